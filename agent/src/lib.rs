@@ -1,0 +1,1 @@
+//! Dials out from the private side and joins streams to local services.

@@ -1,0 +1,1 @@
+//! Decides: clusters, tokens, registry.

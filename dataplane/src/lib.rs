@@ -1,0 +1,1 @@
+//! Moves the bytes: accepts clients and agents, relays, counts.

@@ -1,0 +1,1 @@
+//! Listeners, dialling, TLS, transports and carriers.

@@ -1,0 +1,2 @@
+//! Wire formats and decisions of Culvert, without I/O.
+#![cfg_attr(not(test), no_std)]

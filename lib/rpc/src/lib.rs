@@ -1,0 +1,1 @@
+//! The control link: state from control to data planes.

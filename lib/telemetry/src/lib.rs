@@ -1,0 +1,1 @@
+//! Logs, metrics, admin server and process life cycle.
