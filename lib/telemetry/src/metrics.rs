@@ -1,0 +1,158 @@
+//! The metrics of one process: the only file that knows the `prometheus` crate.
+//!
+//! Labels are bounded: small enumerations, or a cluster through
+//! [`ClusterLabels`]. Nothing per user, path or connection.
+
+use std::collections::HashSet;
+
+use parking_lot::RwLock;
+pub use prometheus::core::Collector;
+pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramOpts, Opts, Registry, TextEncoder};
+
+/// Clusters that get a label of their own; the rest share [`OVERFLOW`].
+pub const CLUSTER_LABELS_MAX: usize = 1024;
+/// The label of every cluster beyond [`CLUSTER_LABELS_MAX`].
+pub const OVERFLOW: &str = "_overflow";
+/// Content type of the exposition text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds in seconds that fit both a local hit and a slow watch.
+pub const SECONDS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
+];
+
+/// Registers instruments and renders them.
+///
+/// A name that does not parse or stands twice is a defect of the program, not
+/// of its input: registration then panics, at start, in every test.
+#[derive(Clone, Default)]
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// An empty registry that also carries `process_*`.
+    #[must_use]
+    pub fn new() -> Self {
+        let metrics = Self(Registry::new());
+        metrics.collector(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ));
+        metrics
+    }
+
+    /// A counter without labels.
+    #[must_use]
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(Opts::new(name, help)))
+    }
+
+    /// A counter with labels.
+    #[must_use]
+    pub fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    /// A gauge without labels.
+    #[must_use]
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(Opts::new(name, help)))
+    }
+
+    /// A gauge with labels.
+    #[must_use]
+    pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    /// A histogram with labels; `bounds` are upper bucket bounds, rising.
+    #[must_use]
+    pub fn histogram_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        bounds: &[f64],
+    ) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        self.add(HistogramVec::new(opts, labels))
+    }
+
+    /// Adds a collector that fills itself at scrape time.
+    pub fn collector(&self, collector: Box<dyn Collector>) {
+        self.0
+            .register(collector)
+            .expect("metric names are unique in a process");
+    }
+
+    /// The exposition text of all instruments.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        TextEncoder::new()
+            .encode_utf8(&self.0.gather(), &mut text)
+            .expect("registered families encode");
+        text
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let instrument = made.expect("metric names and labels are literals that parse");
+        self.collector(Box::new(instrument.clone()));
+        instrument
+    }
+}
+
+/// Gives each cluster its own label until [`CLUSTER_LABELS_MAX`] are in use.
+#[derive(Default)]
+pub struct ClusterLabels(RwLock<HashSet<Box<str>>>);
+
+impl ClusterLabels {
+    /// The label for `cluster`: its own name, or [`OVERFLOW`].
+    pub fn label<'a>(&self, cluster: &'a str) -> &'a str {
+        if self.0.read().contains(cluster) {
+            return cluster;
+        }
+        let mut known = self.0.write();
+        if known.contains(cluster) {
+            return cluster;
+        }
+        if known.len() >= CLUSTER_LABELS_MAX {
+            return OVERFLOW;
+        }
+        known.insert(cluster.into());
+        cluster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_names_help_and_types() {
+        let metrics = Metrics::new();
+        let requests = metrics.counter_vec("proxy_requests_total", "Requests.", &["cluster"]);
+        requests.with_label_values(&["a"]).inc_by(3);
+        let text = metrics.render();
+        assert!(
+            text.contains("# TYPE proxy_requests_total counter"),
+            "{text}"
+        );
+        assert!(
+            text.contains("proxy_requests_total{cluster=\"a\"} 3"),
+            "{text}"
+        );
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn the_cluster_after_the_last_label_overflows() {
+        let labels = ClusterLabels::default();
+        for i in 0..CLUSTER_LABELS_MAX {
+            let name = format!("c{i}");
+            assert_eq!(labels.label(&name), name);
+        }
+        assert_eq!(labels.label("one-more"), OVERFLOW);
+        assert_eq!(labels.label("c0"), "c0");
+    }
+}
