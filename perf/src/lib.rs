@@ -1,1 +1,7 @@
-//! The testbed and the load generator.
+//! The testbed (network namespaces, real processes, injectors that prove that they bite) and the
+//! load generator (open loop, receiver-counted, CPU by process), shared by the end-to-end tests
+//! and by `cargo xtask perf`.
+#![forbid(unsafe_code)]
+
+pub mod packages;
+pub mod testbed;
