@@ -1,0 +1,73 @@
+//! Installs what the tests use and this machine lacks. Everything comes from
+//! the ordinary package clients, by name.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::run;
+
+const NEXTEST: &str = "0.9.143";
+const DENY: &str = "0.20.2";
+
+/// Debian packages of the tests, a name a line.
+const PACKAGES: &str = "perf/packages.txt";
+
+/// Everything `cargo xtask test` needs.
+pub fn for_tests() -> anyhow::Result<()> {
+    tool("nextest", "cargo-nextest", NEXTEST)?;
+    tool("deny", "cargo-deny", DENY)?;
+    packages()
+}
+
+fn tool(verb: &str, package: &str, version: &str) -> anyhow::Result<()> {
+    let have = run::cargo(&[verb, "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if have {
+        return Ok(());
+    }
+    let mut install = run::cargo(&["install", package, "--locked", "--version", version]);
+    // Built outside the checkout's target directory: other features, other profile.
+    install.env_remove("CARGO_TARGET_DIR");
+    run::wait(install)
+}
+
+/// Installs the Debian packages that are missing. Without root it says what is
+/// missing; the tests that need it then say so too.
+pub fn packages() -> anyhow::Result<()> {
+    let list = std::fs::read_to_string(run::root().join(PACKAGES))?;
+    let wanted = list
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let missing: Vec<&str> = wanted.filter(|name| !installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() || !rustix::process::geteuid().is_root() {
+        eprintln!(
+            "missing packages: {}; install them to run every test",
+            missing.join(" ")
+        );
+        return Ok(());
+    }
+    run::wait(run::command("apt-get", &["update", "-qq"]))?;
+    let mut args = vec!["install", "-qq", "-y", "--no-install-recommends"];
+    args.extend(&missing);
+    let mut install = run::command("apt-get", &args);
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .stdout(Stdio::null());
+    run::wait(install)
+}
+
+fn installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f=${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|out| out.stdout == b"installed")
+}

@@ -1,0 +1,25 @@
+//! `cargo xtask soak`: the proofs that are too long for every change.
+
+use anyhow::Result;
+
+use crate::run;
+
+/// Options of the verb.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Seeds of the mux and session models; CI runs a slice of them.
+    #[arg(long, default_value_t = 1_000_000)]
+    seeds: u64,
+    /// Cases of every property test.
+    #[arg(long, default_value_t = 100_000)]
+    cases: u64,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    let mut models = run::cargo(&["test", "--locked", "--release"]);
+    models.args(["--package", "culvert-mux", "--package", "culvert-proto"]);
+    models.env("CULVERT_MODEL_SEEDS", args.seeds.to_string());
+    models.env("PROPTEST_CASES", args.cases.to_string());
+    run::wait(models)
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask test`: everything CI holds, in the order that fails fastest.
+
+use anyhow::Result;
+
+use crate::{run, setup, tidy};
+
+/// Options of the verb.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only formatting, lints, tidy and deny.
+    #[arg(long)]
+    lint: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    setup::for_tests()?;
+    lint()?;
+    if args.lint {
+        return Ok(());
+    }
+    // One build: the binaries under test are those of the same feature set.
+    run::wait(run::cargo(&[
+        "build",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+    ]))?;
+    let mut tests = run::cargo(&["nextest", "run", "--locked", "--workspace", "--all-targets"]);
+    tests
+        .arg("--no-fail-fast")
+        .env("CULVERT_BIN_DIR", run::target_dir().join("debug"));
+    if rustix::process::geteuid().is_root() {
+        // As root every kernel feature is there: a skipped test is then a failure.
+        tests.env("CULVERT_REQUIRE", "all");
+    }
+    run::wait(tests)?;
+    run::wait(run::cargo(&[
+        "test",
+        "--locked",
+        "--workspace",
+        "--doc",
+        "--quiet",
+    ]))?;
+    run::wait(run::cargo(&["xtask", "quickstart", "--check"]))
+}
+
+fn lint() -> Result<()> {
+    run::wait(run::cargo(&["fmt", "--all", "--check"]))?;
+    tidy::run()?;
+    let checks = ["bans", "licenses", "sources"];
+    run::wait(run::cargo(
+        &[&["deny", "--offline", "check"][..], &checks].concat(),
+    ))?;
+    let mut clippy = run::cargo(&["clippy", "--locked", "--workspace", "--all-targets"]);
+    clippy.args(["--quiet", "--", "-D", "warnings"]);
+    run::wait(clippy)
+}
