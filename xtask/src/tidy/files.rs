@@ -75,7 +75,9 @@ fn one(path: &str, text: &str, lines: usize, test: bool) -> Vec<String> {
         ));
     }
     let fenced = UNSAFE.iter().any(|fence| path.starts_with(fence));
-    let opened = ["allow(unsafe_code", "expect(unsafe_code"].iter().any(|word| text.contains(word));
+    let opened = ["allow(unsafe_code", "expect(unsafe_code"]
+        .iter()
+        .any(|word| text.contains(word));
     if opened && !fenced {
         breaches.push(format!("{path}: unsafe outside its fence"));
     }
