@@ -1,1 +1,11 @@
 //! Listeners, dialling, TLS, transports and carriers.
+//!
+//! The only home of rustls, socket options and WebSocket. Everything above speaks `AsyncRead` and
+//! `AsyncWrite`; everything below (the mux, the session, the wire) is pure and driven from here.
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+pub mod listen;
+pub mod socket;
+pub mod tls;
+pub mod watch;

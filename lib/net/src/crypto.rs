@@ -1,0 +1,300 @@
+//! The few cryptographic verbs the project needs, all from aws-lc-rs.
+//!
+//! Secrets have no `Debug`, `Display` or `Clone`; error texts carry paths and key ids, never material.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use aws_lc_rs::{constant_time, digest, hmac, rand};
+use zeroize::Zeroizing;
+
+/// Bytes of an Ed25519 public key.
+pub const VERIFYING_KEY_BYTES: usize = 32;
+/// Bytes of an Ed25519 signature.
+pub const SIGNATURE_BYTES: usize = 64;
+/// Largest key file that is read.
+const KEY_FILE_BYTES_MAX: u64 = 4096;
+
+/// SHA-256 of `data`.
+#[must_use]
+pub fn sha256(data: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
+    out
+}
+
+/// `N` bytes of the operating system's random generator. For secrets and ids.
+#[must_use]
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    rand::fill(&mut out).expect("aws-lc-rs aborts the process itself when it has no entropy");
+    out
+}
+
+/// HMAC-SHA256 of `data` under `key`.
+#[must_use]
+pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    let mut out = [0; 32];
+    out.copy_from_slice(hmac::sign(&key, data).as_ref());
+    out
+}
+
+/// Compares in a time that depends on the lengths only.
+#[must_use]
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// SHA-1, which RFC 6455 demands for `Sec-WebSocket-Accept` and nothing else may use.
+pub(crate) fn sha1_of_websocket_key(data: &[u8]) -> [u8; 20] {
+    let mut out = [0; 20];
+    out.copy_from_slice(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, data).as_ref());
+    out
+}
+
+/// Why a key could not be made, read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read or written.
+    #[error("key file {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others than the owner may read or write the file.
+    #[error("key file {path}: mode {mode:04o} lets others in; run: chmod 0600 {path}")]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another user owns the file.
+    #[error("key file {path}: owned by uid {owner}, this process runs as uid {uid}")]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Who we are.
+        uid: u32,
+    },
+    /// The content is no Ed25519 key.
+    #[error("key file {path}: not an Ed25519 key in PKCS#8")]
+    Format {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The key pair could not be made.
+    #[error("an Ed25519 key could not be generated")]
+    Generate,
+}
+
+/// An Ed25519 signing key.
+pub struct SigningKey {
+    pair: Ed25519KeyPair,
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+impl SigningKey {
+    /// A fresh key.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] when the generator fails.
+    pub fn generate() -> Result<SigningKey, KeyError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Generate)?;
+        let document = pair.to_pkcs8().map_err(|_| KeyError::Generate)?;
+        let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
+        Ok(SigningKey { pair, pkcs8 })
+    }
+
+    /// Reads a key written by [`SigningKey::save`]; the file must be ours alone (0600).
+    ///
+    /// # Errors
+    /// When the file is missing, readable by others, foreign, or no key.
+    pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
+        let pkcs8 = read_private(path)?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| KeyError::Format {
+            path: path.to_owned(),
+        })?;
+        Ok(SigningKey { pair, pkcs8 })
+    }
+
+    /// Writes the key to a new file of mode 0600, durably.
+    ///
+    /// # Errors
+    /// When the file exists already or cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), KeyError> {
+        let io = |source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
+        file.write_all(&self.pkcs8).map_err(io)?;
+        file.sync_all().map_err(io)
+    }
+
+    /// Reads the key of `path`, or makes and saves one when there is no such file.
+    ///
+    /// # Errors
+    /// As [`SigningKey::load`] and [`SigningKey::save`].
+    pub fn load_or_generate(path: &Path) -> Result<SigningKey, KeyError> {
+        match SigningKey::load(path) {
+            Err(KeyError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                let key = SigningKey::generate()?;
+                key.save(path)?;
+                Ok(key)
+            }
+            other => other,
+        }
+    }
+
+    /// Signs `message`.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let mut out = [0; SIGNATURE_BYTES];
+        out.copy_from_slice(self.pair.sign(message).as_ref());
+        out
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn verifying_key(&self) -> VerifyingKey {
+        let mut bytes = [0; VERIFYING_KEY_BYTES];
+        bytes.copy_from_slice(self.pair.public_key().as_ref());
+        VerifyingKey(bytes)
+    }
+}
+
+/// An Ed25519 public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VerifyingKey([u8; VERIFYING_KEY_BYTES]);
+
+impl VerifyingKey {
+    /// From its 32 bytes. Whether they are a point is known at the first verification.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; VERIFYING_KEY_BYTES]) -> VerifyingKey {
+        VerifyingKey(bytes)
+    }
+
+    /// Its 32 bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; VERIFYING_KEY_BYTES] {
+        self.0
+    }
+
+    /// Key id: the first 8 bytes of the SHA-256 of the key. Safe to log.
+    #[must_use]
+    pub fn id(self) -> [u8; 8] {
+        let mut id = [0; 8];
+        id.copy_from_slice(&sha256(&self.0)[..8]);
+        id
+    }
+
+    /// Whether `signature` is this key's signature of `message`.
+    #[must_use]
+    pub fn verify(self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(message, signature)
+            .is_ok()
+    }
+}
+
+/// Reads a file that must belong to this user and be closed to all others.
+///
+/// # Errors
+/// When it is missing, larger than 4 KiB, foreign, or open to others.
+pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    use std::io::Read as _;
+    let io = |source| KeyError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = fs::File::open(path).map_err(io)?;
+    let meta = file.metadata().map_err(io)?;
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Mode {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    if meta.uid() != uid {
+        return Err(KeyError::Owner {
+            path: path.to_owned(),
+            owner: meta.uid(),
+            uid,
+        });
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
+    file.take(KEY_FILE_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn digests_match_published_vectors() {
+        assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+        // RFC 4231, test case 2.
+        assert_eq!(
+            hmac_sha256(b"Jefe", b"what do ya want for nothing?")[..4],
+            [0x5b, 0xdc, 0xc1, 0x46]
+        );
+        assert!(constant_time_eq(b"a", b"a") && !constant_time_eq(b"a", b"b"));
+        assert!(!constant_time_eq(b"a", b"ab"));
+    }
+
+    #[test]
+    fn a_saved_key_signs_like_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("signing.key");
+        let first = SigningKey::load_or_generate(&path).unwrap();
+        let again = SigningKey::load_or_generate(&path).unwrap();
+        let signature = first.sign(b"state");
+        assert!(again.verifying_key().verify(b"state", &signature));
+        assert!(!again.verifying_key().verify(b"stale", &signature));
+        assert_eq!(first.verifying_key().id(), again.verifying_key().id());
+        assert!(
+            !SigningKey::generate()
+                .unwrap()
+                .verifying_key()
+                .verify(b"state", &signature)
+        );
+    }
+
+    #[test]
+    fn an_open_key_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("signing.key");
+        SigningKey::load_or_generate(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            SigningKey::load(&path),
+            Err(KeyError::Mode { mode: 0o640, .. })
+        ));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"nonsense").unwrap();
+        assert!(matches!(
+            SigningKey::load(&path),
+            Err(KeyError::Format { .. })
+        ));
+    }
+}

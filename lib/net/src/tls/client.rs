@@ -1,0 +1,226 @@
+//! The dialling side: whom to trust, and what to show.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
+
+use super::error::TlsError;
+use super::server::HANDSHAKE_MAX;
+use super::verify::{AcceptAny, NamingVerifier, PinVerifier, SpkiPin};
+use super::{MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
+
+/// A dialled TLS connection.
+pub type ClientStream<IO> = tokio_rustls::client::TlsStream<IO>;
+
+/// Whose certificates are accepted.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// The CAs of the operating system.
+    System,
+    /// The CAs of this PEM file, and no others.
+    File(PathBuf),
+    /// The CAs of the operating system and of this PEM file.
+    SystemAnd(PathBuf),
+    /// The certificate whose public key hashes to this, or one that such a CA signed.
+    Pin(SpkiPin),
+    /// Anything. For upstreams the operator named `--insecure`; never for a hub.
+    Insecure,
+}
+
+/// The files and rules of a dialler.
+#[derive(Clone, Debug)]
+pub struct ClientTlsOptions {
+    /// Whose certificates are accepted.
+    pub roots: Roots,
+    /// Our certificate chain and private key (PEM files), if the other side wants one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Protocols offered by ALPN, most wanted first; empty = no ALPN.
+    pub alpn: Vec<Vec<u8>>,
+    /// Lowest version.
+    pub min_version: MinVersion,
+}
+
+impl Default for ClientTlsOptions {
+    fn default() -> ClientTlsOptions {
+        ClientTlsOptions {
+            roots: Roots::System,
+            identity: None,
+            alpn: Vec::new(),
+            min_version: MinVersion::Tls12,
+        }
+    }
+}
+
+/// TLS of a dialler. Share it by `Arc`; reload with [`super::keep_fresh`] or [`Reload::reload`].
+pub struct ClientTls {
+    options: ClientTlsOptions,
+    config: ArcSwap<ClientConfig>,
+    loaded: Mutex<[u8; 32]>,
+}
+
+impl ClientTls {
+    /// Reads and checks all files.
+    ///
+    /// # Errors
+    /// When a file is missing, empty, or not what it must be, or the system has no CAs.
+    pub fn load(options: ClientTlsOptions) -> Result<ClientTls, TlsError> {
+        let content = Content::read(&options)?;
+        let config = content.config(&options)?;
+        Ok(ClientTls {
+            config: ArcSwap::from_pointee(config),
+            loaded: Mutex::new(content.digest()),
+            options,
+        })
+    }
+
+    /// What new connections use now.
+    #[must_use]
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.config.load_full()
+    }
+
+    /// Does the handshake with the host called `name`, within 10 s.
+    ///
+    /// # Errors
+    /// When the certificate is not acceptable (issuer and key hash are named), or no TLS is spoken.
+    pub async fn connect<IO>(&self, name: &str, io: IO) -> Result<ClientStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        let server_name =
+            ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
+        let handshake = TlsConnector::from(self.config()).connect(server_name, io);
+        match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(TlsError::from_handshake(&error)),
+            Err(_) => Err(TlsError::Timeout {
+                seconds: HANDSHAKE_MAX.as_secs(),
+            }),
+        }
+    }
+
+    /// What the handshake of `stream` agreed on.
+    #[must_use]
+    pub fn info<IO>(stream: &ClientStream<IO>) -> TlsInfo {
+        TlsInfo::of(stream.get_ref().1)
+    }
+}
+
+impl Reload for ClientTls {
+    fn paths(&self) -> Vec<PathBuf> {
+        let roots = match &self.options.roots {
+            Roots::File(path) | Roots::SystemAnd(path) => Some(path.clone()),
+            Roots::System | Roots::Pin(_) | Roots::Insecure => None,
+        };
+        let identity = self.options.identity.clone().map(|(cert, key)| [cert, key]);
+        roots
+            .into_iter()
+            .chain(identity.into_iter().flatten())
+            .collect()
+    }
+
+    fn reload(&self) -> Result<Reloaded, TlsError> {
+        let mut loaded = self.loaded.lock();
+        let content = Content::read(&self.options)?;
+        let digest = content.digest();
+        if *loaded == digest {
+            return Ok(Reloaded::Unchanged);
+        }
+        self.config.store(Arc::new(content.config(&self.options)?));
+        *loaded = digest;
+        Ok(Reloaded::Changed)
+    }
+}
+
+struct Content {
+    roots: Option<Zeroizing<Vec<u8>>>,
+    identity: Option<[Zeroizing<Vec<u8>>; 2]>,
+}
+
+impl Content {
+    fn read(options: &ClientTlsOptions) -> Result<Content, TlsError> {
+        let roots = match &options.roots {
+            Roots::File(path) | Roots::SystemAnd(path) => Some(files::read(path)?),
+            Roots::System | Roots::Pin(_) | Roots::Insecure => None,
+        };
+        let identity = match &options.identity {
+            Some((cert, key)) => Some([files::read(cert)?, files::read(key)?]),
+            None => None,
+        };
+        Ok(Content { roots, identity })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut parts = Vec::with_capacity(96);
+        for part in self.roots.iter().chain(self.identity.iter().flatten()) {
+            parts.extend_from_slice(&crate::crypto::sha256(part));
+        }
+        crate::crypto::sha256(&parts)
+    }
+
+    fn config(&self, options: &ClientTlsOptions) -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(options.min_version))
+            .map_err(|e| TlsError::Handshake(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(self.verifier(&options.roots)?);
+        let mut config = match (&options.identity, &self.identity) {
+            (Some((cert_path, key_path)), Some([cert, key])) => builder
+                .with_client_auth_cert(
+                    files::certificates(cert_path, cert)?,
+                    files::private_key(key_path, key)?,
+                )
+                .map_err(|e| TlsError::bad(cert_path, format!("does not go with the key: {e}")))?,
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&options.alpn);
+        Ok(config)
+    }
+
+    fn verifier(&self, roots: &Roots) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+        let of_file = |path: &PathBuf| match &self.roots {
+            Some(content) => files::roots(path, content),
+            None => Err(TlsError::Empty {
+                path: path.clone(),
+                wanted: "certificate",
+            }),
+        };
+        let store = match roots {
+            Roots::System => system_roots()?,
+            Roots::File(path) => of_file(path)?,
+            Roots::SystemAnd(path) => {
+                let mut store = of_file(path)?;
+                if let Ok(system) = system_roots() {
+                    store.extend(system.roots);
+                }
+                store
+            }
+            Roots::Pin(pin) => return Ok(Arc::new(PinVerifier::new(*pin, provider()))),
+            Roots::Insecure => return Ok(Arc::new(AcceptAny::new(provider()))),
+        };
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
+            .build()
+            .map_err(|e| TlsError::Handshake(e.to_string()))?;
+        Ok(Arc::new(NamingVerifier::new(inner)))
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() {
+        Err(TlsError::NoSystemRoots)
+    } else {
+        Ok(store)
+    }
+}
