@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod dial;
 pub mod listen;
 pub mod socket;
 pub mod tls;
+pub mod transport;
 pub mod watch;

@@ -1,0 +1,128 @@
+//! Dialling out: every address of every hub, through whatever proxy stands in the way.
+//!
+//! Names are resolved again at each attempt; TCP connections race 250 ms apart; the proxy and TLS
+//! steps follow on the winner, and on its failure the race goes on with the rest. Each step has its
+//! deadline, and each error says which step failed and whose side that is.
+
+mod backoff;
+mod connect;
+mod error;
+mod proxy;
+mod race;
+mod url;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{io, io::IoSlice};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub use backoff::{Backoff, RETRY_AFTER_MAX, Setback};
+pub use error::{DialError, DialFailure, Step};
+pub use proxy::{ProxyConfig, ProxyConfigError};
+pub use url::{HubUrl, UrlError};
+
+use crate::tls::{ClientTls, TlsInfo};
+use crate::transport::Transport;
+
+/// Between the starts of two connection attempts.
+pub const STAGGER: Duration = Duration::from_millis(250);
+/// One TCP connection, proxy step or TLS handshake.
+pub const STEP_MAX: Duration = Duration::from_secs(10);
+/// One whole dial, over all addresses.
+pub const DIAL_MAX: Duration = Duration::from_secs(30);
+/// Addresses tried in one dial.
+pub const CANDIDATES_MAX: usize = 64;
+
+/// Dials hubs.
+pub struct Dialer {
+    tls: Arc<ClientTls>,
+    proxy: ProxyConfig,
+    /// Address that last worked, for when the resolver does not (C-16).
+    last_good: Mutex<HashMap<(String, u16), SocketAddr>>,
+}
+
+impl Dialer {
+    /// A dialler that trusts what `tls` trusts.
+    #[must_use]
+    pub fn new(tls: Arc<ClientTls>, proxy: ProxyConfig) -> Dialer {
+        Dialer {
+            tls,
+            proxy,
+            last_good: Mutex::default(),
+        }
+    }
+
+    /// Connects to the first of `urls`, in their order, that lets itself be connected to.
+    ///
+    /// # Errors
+    /// When none does; the error lists what happened at each address.
+    pub async fn dial(&self, urls: &[HubUrl]) -> Result<Conn, DialError> {
+        match tokio::time::timeout(DIAL_MAX, connect::dial(self, urls)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::one(DialFailure {
+                target: urls.first().map(ToString::to_string).unwrap_or_default(),
+                step: Step::Deadline,
+                problem: format!("no address answered within {} s", DIAL_MAX.as_secs()),
+            })),
+        }
+    }
+}
+
+/// An established connection to a hub: TCP, perhaps through a proxy, perhaps inside TLS.
+pub struct Conn {
+    io: Box<dyn Transport>,
+    /// Which of the given URLs it leads to.
+    pub url_index: usize,
+    /// The address of the TCP connection: the hub's, or the proxy's.
+    pub peer: SocketAddr,
+    /// The proxy it goes through, without credentials.
+    pub proxy: Option<String>,
+    /// What TLS agreed on; `None` on plain `ws` and `http`.
+    pub tls: Option<TlsInfo>,
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
