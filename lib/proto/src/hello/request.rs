@@ -1,0 +1,391 @@
+//! The request: written by the agent, read by the hub.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::{
+    AgentHello, Caps, CarrierKind, HelloError, SUBPROTOCOL, UPGRADE_NATIVE, UPGRADE_WEBSOCKET,
+    header,
+};
+use crate::id::{ClusterId, InstanceId};
+use crate::text;
+use crate::token::TokenText;
+
+const VERSION_BYTES_MAX: usize = 64;
+const RADAR_FIELD_BYTES_MAX: usize = 512;
+
+/// A hello as the hub received it. It holds a token: no `Debug`.
+pub struct HelloRequest {
+    /// What the agent says about itself.
+    pub hello: AgentHello,
+    /// The bearer token; `None` where a client certificate is the identity.
+    pub token: Option<TokenText>,
+    /// The carrier to answer with.
+    pub kind: CarrierKind,
+    /// `Sec-WebSocket-Key`; always there when `kind` is a WebSocket.
+    pub websocket_key: Option<String>,
+    /// What a Radar connector adds.
+    pub radar: Option<RadarFacts>,
+}
+
+/// Facts of a Radar connector (W-2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RadarFacts {
+    /// `cluster_name` of the query.
+    pub cluster_name: String,
+    /// `X-Radar-Namespace`.
+    pub namespace: String,
+    /// `X-Radar-API-Server-URL`.
+    pub api_server_url: String,
+    /// `X-Radar-Release`; `None` = keep the stored value.
+    pub release: Option<String>,
+    /// `X-Radar-Self-Upgrade-Available`.
+    pub self_upgrade: bool,
+}
+
+/// Header fields of the agent's request, besides `Host` and `Authorization`. With
+/// `websocket_only` the raw upgrade is not offered.
+pub fn request_headers(
+    hello: &AgentHello,
+    websocket_key: &str,
+    websocket_only: bool,
+) -> Vec<(&'static str, String)> {
+    let upgrade = match websocket_only {
+        true => UPGRADE_WEBSOCKET.into(),
+        false => [UPGRADE_NATIVE, ", ", UPGRADE_WEBSOCKET].concat(),
+    };
+    let mut fields = alloc::vec![
+        ("connection", String::from("Upgrade")),
+        ("upgrade", upgrade),
+        ("sec-websocket-version", "13".into()),
+        ("sec-websocket-key", websocket_key.into()),
+        ("sec-websocket-protocol", SUBPROTOCOL.into()),
+        (header::VERSION, hello.version.clone()),
+        (header::CAPS, hello.caps.to_string()),
+    ];
+    if let Some(instance) = &hello.instance {
+        fields.push((header::INSTANCE, instance.to_string()));
+    }
+    if let Some(cluster) = &hello.cluster {
+        fields.push((header::CLUSTER, cluster.to_string()));
+    }
+    fields
+}
+
+impl HelloRequest {
+    /// Reads a `GET` on an agent path. `query` is the raw query without `?`; `headers` are names
+    /// in any case with their raw values.
+    pub fn parse<'a>(
+        query: Option<&str>,
+        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<HelloRequest, HelloError> {
+        let fields = Fields::collect(headers)?;
+        let kind = fields.carrier_kind()?;
+        let token = fields.token()?;
+        let websocket_key = fields.websocket_key(kind)?;
+        let radar_claim = query.unwrap_or("");
+        let (hello, radar) = match kind {
+            CarrierKind::Radar => {
+                let (hello, radar) = fields.radar(radar_claim)?;
+                (hello, Some(radar))
+            }
+            CarrierKind::Native | CarrierKind::WebSocket => (fields.culvert()?, None),
+        };
+        Ok(HelloRequest {
+            hello,
+            token,
+            kind,
+            websocket_key,
+            radar,
+        })
+    }
+
+    /// A claimed cluster must be the credential's own.
+    pub fn check_cluster(&self, credential: &ClusterId) -> Result<(), HelloError> {
+        match &self.hello.cluster {
+            Some(claimed) if claimed != credential => Err(HelloError::ClusterMismatch {
+                claimed: claimed.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every field of interest, each at most once; lists are joined.
+#[derive(Default)]
+struct Fields<'a> {
+    connection_upgrade: bool,
+    upgrade: Vec<&'a str>,
+    subprotocols: Vec<&'a str>,
+    websocket_version: Option<&'a str>,
+    websocket_key: Option<&'a str>,
+    authorization: Option<&'a [u8]>,
+    instance: Option<&'a str>,
+    version: Option<&'a str>,
+    caps: Option<&'a str>,
+    cluster: Option<&'a str>,
+    radar_version: Option<&'a str>,
+    radar_namespace: Option<&'a str>,
+    radar_api_server: Option<&'a str>,
+    radar_release: Option<&'a str>,
+    radar_self_upgrade: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn collect(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, HelloError> {
+        let mut fields = Fields::default();
+        for (name, value) in headers {
+            fields.take(&name.to_ascii_lowercase(), value)?;
+        }
+        Ok(fields)
+    }
+
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), HelloError> {
+        match name {
+            "origin" => return Err(HelloError::Browser("Origin")),
+            "cookie" => return Err(HelloError::Browser("Cookie")),
+            "connection" => {
+                let mut tokens = list(ascii("Connection", value)?);
+                self.connection_upgrade |=
+                    tokens.any(|token| token.eq_ignore_ascii_case("upgrade"));
+            }
+            "upgrade" => self.upgrade.extend(list(ascii("Upgrade", value)?)),
+            "sec-websocket-protocol" => {
+                self.subprotocols
+                    .extend(list(ascii("Sec-WebSocket-Protocol", value)?));
+            }
+            "authorization" => {
+                if self.authorization.replace(value).is_some() {
+                    return Err(HelloError::Repeated("Authorization"));
+                }
+            }
+            "sec-websocket-version" => {
+                once(&mut self.websocket_version, "Sec-WebSocket-Version", value)?;
+            }
+            "sec-websocket-key" => once(&mut self.websocket_key, "Sec-WebSocket-Key", value)?,
+            header::INSTANCE => once(&mut self.instance, "Culvert-Instance", value)?,
+            header::VERSION => once(&mut self.version, "Culvert-Version", value)?,
+            header::CAPS => once(&mut self.caps, "Culvert-Caps", value)?,
+            header::CLUSTER => once(&mut self.cluster, "Culvert-Cluster", value)?,
+            "x-radar-version" => once(&mut self.radar_version, "X-Radar-Version", value)?,
+            "x-radar-namespace" => once(&mut self.radar_namespace, "X-Radar-Namespace", value)?,
+            "x-radar-api-server-url" => {
+                once(&mut self.radar_api_server, "X-Radar-API-Server-URL", value)?;
+            }
+            "x-radar-release" => once(&mut self.radar_release, "X-Radar-Release", value)?,
+            "x-radar-self-upgrade-available" => {
+                once(
+                    &mut self.radar_self_upgrade,
+                    "X-Radar-Self-Upgrade-Available",
+                    value,
+                )?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn carrier_kind(&self) -> Result<CarrierKind, HelloError> {
+        if !self.connection_upgrade || self.upgrade.is_empty() {
+            return Err(HelloError::NotUpgrade);
+        }
+        if self.upgrade.contains(&UPGRADE_NATIVE) {
+            return Ok(CarrierKind::Native);
+        }
+        let websocket = self
+            .upgrade
+            .iter()
+            .any(|u| u.eq_ignore_ascii_case(UPGRADE_WEBSOCKET))
+            && self.websocket_version == Some("13");
+        if websocket && self.subprotocols.contains(&SUBPROTOCOL) {
+            return Ok(CarrierKind::WebSocket);
+        }
+        // Radar connectors always name their version and never a sub-protocol.
+        if websocket && self.subprotocols.is_empty() && self.radar_version.is_some() {
+            return Ok(CarrierKind::Radar);
+        }
+        Err(HelloError::NoCommonVersion {
+            offered: self.offer(),
+        })
+    }
+
+    fn offer(&self) -> String {
+        let mut offer = self.upgrade.join(", ");
+        for (label, values) in [
+            ("; sub-protocol ", &self.subprotocols),
+            ("; version ", &self.version_list()),
+        ] {
+            if !values.is_empty() {
+                offer.push_str(label);
+                offer.push_str(&values.join(", "));
+            }
+        }
+        String::from(text::clip(&offer, 128))
+    }
+
+    fn version_list(&self) -> Vec<&'a str> {
+        self.version.into_iter().collect()
+    }
+
+    fn token(&self) -> Result<Option<TokenText>, HelloError> {
+        let Some(value) = self.authorization else {
+            return Ok(None);
+        };
+        let value = core::str::from_utf8(value).map_err(|_| HelloError::Credential)?;
+        let (scheme, token) = value.split_once(' ').ok_or(HelloError::Credential)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(HelloError::Credential);
+        }
+        TokenText::new(token.trim_matches(' '))
+            .map(Some)
+            .map_err(|_| HelloError::Credential)
+    }
+
+    /// 16 bytes in base64: 24 characters that end in `==`.
+    fn websocket_key(&self, kind: CarrierKind) -> Result<Option<String>, HelloError> {
+        let name = "Sec-WebSocket-Key";
+        let Some(key) = self.websocket_key else {
+            return match kind {
+                CarrierKind::Native => Ok(None),
+                _ => Err(HelloError::Field {
+                    name,
+                    why: "missing",
+                }),
+            };
+        };
+        let digits = key.as_bytes();
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+        if key.len() == 24 && key.ends_with("==") && digits[..22].iter().all(plain) {
+            Ok(Some(key.into()))
+        } else {
+            Err(HelloError::Field {
+                name,
+                why: "not 16 bytes in base64",
+            })
+        }
+    }
+
+    fn culvert(&self) -> Result<AgentHello, HelloError> {
+        let name = "Culvert-Instance";
+        let instance = self.instance.ok_or(HelloError::Field {
+            name,
+            why: "missing",
+        })?;
+        let instance: InstanceId = instance.parse().map_err(|_| HelloError::Field {
+            name,
+            why: "not a UUID",
+        })?;
+        if instance.is_none() {
+            return Err(HelloError::Field {
+                name,
+                why: "the nil UUID names no process",
+            });
+        }
+        let cluster = self.cluster.map(ClusterId::new).transpose();
+        Ok(AgentHello {
+            instance: Some(instance),
+            version: version("Culvert-Version", self.version)?,
+            caps: Caps::parse(self.caps.unwrap_or("")),
+            cluster: cluster.map_err(|_| HelloError::Field {
+                name: "Culvert-Cluster",
+                why: "no cluster id",
+            })?,
+        })
+    }
+
+    fn radar(&self, query: &str) -> Result<(AgentHello, RadarFacts), HelloError> {
+        let name = "cluster_id";
+        let claimed = query_value(query, name).filter(|id| !id.is_empty());
+        // A name our pattern refuses can be no cluster of ours; the credential would not match it.
+        let cluster = claimed.map(|id| ClusterId::new(&id)).transpose();
+        let cluster = cluster.map_err(|_| HelloError::Field {
+            name,
+            why: "no cluster id",
+        })?;
+        let hello = AgentHello {
+            instance: None,
+            version: version("X-Radar-Version", self.radar_version)?,
+            caps: Caps::default(),
+            cluster,
+        };
+        let kept = |value: Option<&str>| {
+            String::from(text::clip(value.unwrap_or(""), RADAR_FIELD_BYTES_MAX))
+        };
+        let radar = RadarFacts {
+            cluster_name: kept(query_value(query, "cluster_name").as_deref()),
+            namespace: kept(self.radar_namespace),
+            api_server_url: kept(self.radar_api_server),
+            release: self.radar_release.map(|release| kept(Some(release))),
+            self_upgrade: self.radar_self_upgrade == Some("true"),
+        };
+        Ok((hello, radar))
+    }
+}
+
+fn version(name: &'static str, value: Option<&str>) -> Result<String, HelloError> {
+    let value = value.unwrap_or("");
+    if value.len() > VERSION_BYTES_MAX {
+        return Err(HelloError::Field {
+            name,
+            why: "over 64 characters",
+        });
+    }
+    Ok(value.into())
+}
+
+fn once<'a>(
+    place: &mut Option<&'a str>,
+    name: &'static str,
+    value: &'a [u8],
+) -> Result<(), HelloError> {
+    match place.replace(ascii(name, value)?.trim()) {
+        None => Ok(()),
+        Some(_) => Err(HelloError::Repeated(name)),
+    }
+}
+
+fn ascii<'a>(name: &'static str, value: &'a [u8]) -> Result<&'a str, HelloError> {
+    let text = core::str::from_utf8(value).ok();
+    text.filter(|text| text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')))
+        .ok_or(HelloError::Field {
+            name,
+            why: "not printable ASCII",
+        })
+}
+
+fn list(value: &str) -> impl Iterator<Item = &str> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+/// The value of one query parameter, percent-decoded; text that is not UTF-8 counts as absent.
+fn query_value(query: &str, wanted: &str) -> Option<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let raw = pairs
+        .filter(|(name, _)| *name == wanted)
+        .map(|(_, value)| value)
+        .next()?;
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let [decoded] = text::unhex::<1>(&[*high, *low])?;
+                bytes.push(decoded);
+                rest = tail;
+            }
+            (b'%', _) => return None,
+            (b'+', _) => {
+                bytes.push(b' ');
+                rest = tail;
+            }
+            _ => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}

@@ -1,0 +1,1 @@
+//! The state machine of the control stream (P7).
