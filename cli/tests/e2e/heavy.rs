@@ -1,0 +1,5 @@
+//! Tests that move gigabytes or open thousands of connections: one at a time.
+
+mod crowd;
+mod nginx;
+mod stalled;

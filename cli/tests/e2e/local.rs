@@ -1,0 +1,96 @@
+//! The local run of contract A-68: hub, agent and curl on one machine, no control process.
+
+use anyhow::Result;
+use culvert_perf::testbed::{Layout, Spawn, Testbed};
+
+use crate::client;
+use crate::hub::{START_MAX, binary, complaints, ready};
+use crate::upstream::Upstream;
+
+#[test]
+fn hub_agent_and_curl_on_one_machine() -> Result<()> {
+    if !ready("hub_agent_and_curl_on_one_machine", &["curl"]) {
+        return Ok(());
+    }
+    let bed = Testbed::new(Layout::default())?;
+    let host = &bed.hub;
+    let _service = Upstream::local(host, 6443)?;
+    let text = r#"[{"id":"dev","token":"dev-token-16-bytes","targetAddr":"127.0.0.1:6443"}]"#;
+    let dataplane = Spawn::new(binary("culvert-dataplane")?)
+        .env("CLUSTERS", text)
+        .start(&bed, host, "dataplane")?;
+    let mut agent = Spawn::new(binary("culvert-agent")?)
+        .args([
+            "-server",
+            "ws://localhost:8443/connect",
+            "-token=dev-token-16-bytes",
+        ])
+        .args([
+            "-target",
+            "127.0.0.1:6443",
+            "-plain-target",
+            "-allow-insecure-server",
+        ])
+        .start(&bed, host, "agent")?;
+    let curl = |url: &str| host.output("curl", &["-sS", "--fail", "--max-time", "5", url]);
+    agent.wait_until("the first request served", START_MAX, |_| {
+        let answer = curl("http://localhost:8080/tunnel/dev/id/first").ok()?;
+        assert_eq!(answer, "first");
+        Some(())
+    })?;
+    assert_eq!(curl("http://localhost:8080/readyz")?.trim(), "ok");
+    assert_eq!(curl("http://localhost:8080/healthz")?.trim(), "ok");
+    assert_eq!(curl("http://localhost:8081/readyz")?.trim(), "ok");
+    assert!(curl("http://localhost:8080/metrics")?.contains("agents_connected 1"));
+    assert!(curl("http://localhost:8081/metrics")?.contains("agent_connected 1"));
+
+    let warnings = complaints(&dataplane, &[]);
+    assert_eq!(
+        warnings.len(),
+        1,
+        "one line says that there is no TLS: {warnings:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_address_that_the_agent_does_not_serve_is_refused_by_name() -> Result<()> {
+    if !ready(
+        "an_address_that_the_agent_does_not_serve_is_refused_by_name",
+        &[],
+    ) {
+        return Ok(());
+    }
+    for (hub_says, agent_serves, status) in [
+        ("127.0.0.1:6443", "127.0.0.1:6443", 200),
+        ("127.0.0.1:1", "127.0.0.1:6443", 403),
+    ] {
+        let bed = Testbed::new(Layout::default())?;
+        let _service = Upstream::local(&bed.hub, 6443)?;
+        let text =
+            format!(r#"[{{"id":"dev","token":"dev-token-16-bytes","targetAddr":"{hub_says}"}}]"#);
+        let _dataplane = Spawn::new(binary("culvert-dataplane")?)
+            .env("CLUSTERS", text)
+            .start(&bed, &bed.hub, "dataplane")?;
+        let mut agent = Spawn::new(binary("culvert-agent")?)
+            .env("TOKEN", "dev-token-16-bytes")
+            .args([
+                "-server",
+                "ws://localhost:8443/connect",
+                "-target",
+                agent_serves,
+            ])
+            .args(["-plain-target", "-allow-insecure-server"])
+            .start(&bed, &bed.hub, "agent")?;
+        let target = ([127, 0, 0, 1], 8080).into();
+        let answer = agent.wait_until("an answer of the agent", START_MAX, |_| {
+            let answer = client::get(&bed.hub, target, "/tunnel/dev/id/x").ok()?;
+            (answer.status != 503).then_some(answer)
+        })?;
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 403 {
+            assert_eq!(answer.header("culvert-error"), Some("target_not_allowed"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! End-to-end tests: the real binaries in network namespaces (hub, a private site that can only
+//! dial out, clients), with servers and clients from the distribution.
+//!
+//! They need root and the packages of `perf/packages.txt`; without them each prints `SKIP` and,
+//! where `CULVERT_REQUIRE=all` says that nothing may be missing, fails. The binaries are those of
+//! `CULVERT_BIN_DIR`, else of the target directory this test was built into.
+#![forbid(unsafe_code)]
+
+mod client;
+mod config;
+mod drain;
+mod etcd;
+mod heads;
+mod heavy;
+mod hostile;
+mod hub;
+mod load;
+mod local;
+mod mtls;
+mod proxy;
+mod races;
+mod radar;
+mod silence;
+mod sse;
+mod upgrade;
+mod upstream;
