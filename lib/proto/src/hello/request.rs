@@ -154,11 +154,10 @@ impl<'a> Fields<'a> {
                 self.subprotocols
                     .extend(list(ascii("Sec-WebSocket-Protocol", value)?));
             }
-            "authorization" => {
-                if self.authorization.replace(value).is_some() {
-                    return Err(HelloError::Repeated("Authorization"));
-                }
-            }
+            "authorization" => match self.authorization.replace(value) {
+                None => {}
+                Some(_) => return Err(HelloError::Repeated("Authorization")),
+            },
             "sec-websocket-version" => {
                 once(&mut self.websocket_version, "Sec-WebSocket-Version", value)?;
             }

@@ -96,7 +96,7 @@ pub struct Ack {
     pub generation: Generation,
 }
 
-mod report {
+mod field {
     pub(super) const GENERATION: u8 = 1;
     pub(super) const DATAPLANE_ID: u8 = 2;
     pub(super) const VERSION: u8 = 3;
@@ -139,27 +139,27 @@ impl Report {
     /// The report's bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::new(REPORT_DOMAIN);
-        out.u64(report::GENERATION, self.generation.0);
-        out.text(report::DATAPLANE_ID, &self.dataplane_id);
-        out.text(report::VERSION, &self.version);
-        out.u64(report::STARTED, self.started_unix_ms);
-        out.u8(report::DRAINING, u8::from(self.draining));
+        out.u64(field::GENERATION, self.generation.0);
+        out.text(field::DATAPLANE_ID, &self.dataplane_id);
+        out.text(field::VERSION, &self.version);
+        out.u64(field::STARTED, self.started_unix_ms);
+        out.u8(field::DRAINING, u8::from(self.draining));
         for session in &self.sessions {
-            out.bytes(report::SESSION, &write_session(session));
+            out.bytes(field::SESSION, &write_session(session));
         }
         for used in &self.token_uses {
             let mut nested = Writer::nested();
             nested.text(fact::CLUSTER, used.cluster.as_str());
             nested.text(fact::TOKEN_ID, &used.token_id);
             nested.u64(fact::LAST_USED, used.last_used_unix_ms);
-            out.bytes(report::TOKEN_USE, &nested.finish());
+            out.bytes(field::TOKEN_USE, &nested.finish());
         }
         for rotated in &self.rotated {
             let mut nested = Writer::nested();
             nested.text(fact::CLUSTER, rotated.cluster.as_str());
             nested.bytes(fact::INSTANCE, &rotated.instance.0);
             nested.bytes(fact::DIGEST, &rotated.digest.0);
-            out.bytes(report::ROTATED, &nested.finish());
+            out.bytes(field::ROTATED, &nested.finish());
         }
         Bytes::from(out.finish())
     }
@@ -168,15 +168,15 @@ impl Report {
     pub fn decode(body: &[u8]) -> Result<Report, DecodeError> {
         let mut fields = Fields::open("report", REPORT_DOMAIN, body)?;
         let mut read = Report::default();
-        let lists = [report::SESSION, report::TOKEN_USE, report::ROTATED];
+        let lists = [field::SESSION, field::TOKEN_USE, field::ROTATED];
         while let Some((field, value)) = fields.next(&lists)? {
             match field {
-                report::GENERATION => read.generation = Generation(fields.u64(field, value)?),
-                report::DATAPLANE_ID => read.dataplane_id = fields.text(field, value)?,
-                report::VERSION => read.version = fields.text(field, value)?,
-                report::STARTED => read.started_unix_ms = fields.u64(field, value)?,
-                report::DRAINING => read.draining = fields.u8(field, value)? == 1,
-                report::SESSION => {
+                field::GENERATION => read.generation = Generation(fields.u64(field, value)?),
+                field::DATAPLANE_ID => read.dataplane_id = fields.text(field, value)?,
+                field::VERSION => read.version = fields.text(field, value)?,
+                field::STARTED => read.started_unix_ms = fields.u64(field, value)?,
+                field::DRAINING => read.draining = fields.u8(field, value)? == 1,
+                field::SESSION => {
                     push(
                         &mut read.sessions,
                         read_session(value)?,
@@ -184,11 +184,11 @@ impl Report {
                         REPORT_ENTRIES_MAX,
                     )?;
                 }
-                report::TOKEN_USE => {
+                field::TOKEN_USE => {
                     let used = read_token_use(value)?;
                     push(&mut read.token_uses, used, "token uses", REPORT_ENTRIES_MAX)?;
                 }
-                report::ROTATED => {
+                field::ROTATED => {
                     push(
                         &mut read.rotated,
                         read_rotated(value)?,
