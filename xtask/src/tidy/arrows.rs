@@ -43,7 +43,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "culvert-telemetry",
         ],
     ),
-    ("culvert-cli", &["culvert-proto"]),
+    ("culvert-cli", &["culvert-net", "culvert-proto"]),
     ("culvert-perf", &["culvert-mux", "culvert-proto"]),
     ("culvert-benches", &[]),
     ("xtask", &[]),

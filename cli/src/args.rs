@@ -1,0 +1,264 @@
+//! Flags and verbs; the only place that reads them or the environment.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Reach private clusters that only dial out.
+#[derive(Parser)]
+#[command(name = "culvert", version, propagate_version = true)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Args)]
+pub struct Global {
+    /// Control's admin API: unix:PATH or http://127.0.0.1:PORT.
+    #[arg(
+        long,
+        global = true,
+        env = "CULVERT_API",
+        default_value = "unix:/run/culvert/api.sock"
+    )]
+    pub api: String,
+    /// File with the admin token; needed for an http:// API, not for a Unix socket.
+    #[arg(long, global = true, env = "CULVERT_API_TOKEN_FILE")]
+    pub api_token_file: Option<PathBuf>,
+    /// How to print results.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Print what a changing verb would do, and do nothing.
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Do not ask before a destructive change.
+    #[arg(long, global = true)]
+    pub yes: bool,
+}
+
+/// How to print results.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Run control, data plane, agent and a demo service on this machine, for trying out.
+    Quickstart(Quickstart),
+    /// Clusters: the private sites that agents connect from.
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Tokens: what an agent of a cluster shows.
+    #[command(subcommand)]
+    Token(Token),
+    /// Agents: what to run on the private side, and who is connected.
+    #[command(subcommand, alias = "agents")]
+    Agent(Agent),
+    /// What the hub is doing.
+    Status,
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `culvert cluster`.
+#[derive(Subcommand)]
+pub enum Cluster {
+    /// Register a cluster and print the line to paste on its side.
+    Add(Add),
+    /// All clusters.
+    #[command(alias = "ls")]
+    List,
+    /// One cluster.
+    Show {
+        /// The cluster's id.
+        id: String,
+    },
+    /// Forget a cluster: its tokens, sessions and live streams end.
+    #[command(alias = "rm")]
+    Remove {
+        /// The cluster's id.
+        id: String,
+    },
+}
+
+/// `culvert cluster add`.
+#[derive(Args)]
+pub struct Add {
+    /// Id: 1 to 63 lower-case letters, digits and inner hyphens.
+    pub id: String,
+    /// A name for people.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A label, may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+    /// Several agents with this cluster's token: share the load, or the last one wins, or refuse.
+    #[arg(long, value_parser = ["spread", "replace", "refuse"])]
+    pub policy: Option<String>,
+    /// What the agent reaches: a Kubernetes API or another HTTP service.
+    #[arg(long, value_parser = ["kube", "http"])]
+    pub target_kind: Option<String>,
+    /// Where the agent finds the hub.
+    #[command(flatten)]
+    pub join: Join,
+}
+
+/// What goes into a join string.
+#[derive(Args)]
+pub struct Join {
+    /// The hub's address for agents, may be repeated; default: control's public URL.
+    #[arg(
+        long = "hub",
+        value_name = "WSS-URL",
+        env = "CULVERT_HUB",
+        value_delimiter = ','
+    )]
+    pub hubs: Vec<String>,
+    /// Hash of the hub's public key, where its certificate is not publicly trusted.
+    #[arg(long, value_name = "sha256:HEX", env = "CULVERT_HUB_PIN")]
+    pub pin: Option<String>,
+    /// Life of the join string in hours.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub join_hours: u64,
+}
+
+/// `culvert token`.
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make one more token for a cluster; it is shown once.
+    Mint {
+        /// The cluster's id.
+        cluster: String,
+        /// Life in hours; without it the token does not expire.
+        #[arg(long)]
+        expires_hours: Option<u64>,
+    },
+    /// Make a new token and end the others after an overlap.
+    Rotate {
+        /// The cluster's id.
+        cluster: String,
+        /// How long the old tokens stay valid, such as 24h, 30m or 0s.
+        #[arg(long, default_value = "24h", value_parser = seconds, conflicts_with = "now")]
+        overlap: u64,
+        /// End the old tokens at once; sessions that used them are cut.
+        #[arg(long)]
+        now: bool,
+    },
+    /// End one token, or every token, session and live stream of a cluster, within a second.
+    Revoke {
+        /// The cluster's id.
+        cluster: String,
+        /// Only this token.
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// The tokens of a cluster: ids, expiry and last use, never the tokens.
+    #[command(alias = "ls")]
+    List {
+        /// The cluster's id.
+        cluster: String,
+    },
+}
+
+/// `culvert agent`.
+#[derive(Subcommand)]
+pub enum Agent {
+    /// Mint a token and print the line to paste on the private side.
+    Command {
+        /// The cluster's id.
+        cluster: String,
+        /// Where the agent finds the hub.
+        #[command(flatten)]
+        join: Join,
+    },
+    /// Connected agents.
+    #[command(alias = "ls")]
+    List,
+}
+
+/// `culvert quickstart`.
+#[derive(Args)]
+pub struct Quickstart {
+    /// A service to reach through the tunnel; without it a demo service is started.
+    #[arg(long, value_name = "URL")]
+    pub target: Option<url::Url>,
+    /// Where state is kept; an existing directory is used again.
+    #[arg(long, env = "CULVERT_QUICKSTART_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// End after one request has gone through the tunnel; takes any free ports.
+    #[arg(long)]
+    pub check: bool,
+    /// Listener for agents.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    pub addr: std::net::SocketAddr,
+    /// Listener for clients.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub internal_addr: std::net::SocketAddr,
+    /// Where state goes without --state-dir.
+    #[arg(env = "XDG_STATE_HOME", long, hide = true)]
+    pub xdg_state_home: Option<PathBuf>,
+    /// Where state goes without --state-dir and XDG_STATE_HOME.
+    #[arg(env = "HOME", long, hide = true)]
+    pub home: Option<PathBuf>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("wants KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `90s`, `30m`, `24h`, `7d` or a number of seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(format!("unit {unit:?} is none of s, m, h, d")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no duration"))?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("{text:?} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(seconds("24h"), Ok(86_400));
+        assert_eq!(seconds("0s"), Ok(0));
+        assert_eq!(seconds("90"), Ok(90));
+        for bad in ["", "h", "1w", "-1s", "99999999999999999999h", "1h30m"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

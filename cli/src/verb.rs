@@ -1,0 +1,72 @@
+//! The verbs, one file each.
+
+mod agent;
+mod cluster;
+mod join;
+mod status;
+mod token;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use clap::CommandFactory as _;
+
+use crate::api::Api;
+use crate::args::{Cli, Global, Verb};
+use crate::error::{CliError, Result};
+use crate::quickstart;
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// What went wrong, with its side and one fix.
+pub async fn run(cli: Cli) -> Result<()> {
+    let Cli { global, verb } = cli;
+    match verb {
+        Verb::Quickstart(args) => quickstart::run(&args).await,
+        Verb::Cluster(verb) => cluster::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Token(verb) => token::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Status => status::run(&global, &Api::new(&global)?).await,
+        Verb::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "culvert",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Asks before something is destroyed; `--yes` and `--dry-run` answer for the user.
+fn confirm(global: &Global, what: &str) -> Result<()> {
+    if global.yes || global.dry_run {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        let fix = "add --yes where nobody can be asked";
+        return Err(CliError::usage("this wants a confirmation", what, fix));
+    }
+    eprint!("{what} Go on? [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(CliError::usage(
+        "not confirmed",
+        what,
+        "answer y, or add --yes",
+    ))
+}
+
+/// A path segment: ids are checked here, so that a typo is named before it travels.
+fn cluster_path(id: &str, rest: &str) -> Result<String> {
+    let id: culvert_proto::id::ClusterId = id.parse().map_err(|why| {
+        let fix = "use 1 to 63 lower-case letters, digits and inner hyphens";
+        CliError::usage("this is no cluster id", format!("{id:?}: {why}"), fix)
+    })?;
+    Ok(format!("/api/v1/clusters/{id}{rest}"))
+}
