@@ -1,0 +1,214 @@
+//! Control's end of the link.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_proto::id::{ClusterId, Epoch, Generation, InstanceId};
+use culvert_proto::token::{Digest, TokenText};
+use culvert_proto::update::Report;
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::accept::{self, LinkInfo};
+use crate::feed::{Feed, Position};
+use crate::generated::state_server::{State, StateServer};
+use crate::generated::{CollectTokenAnswer, CollectTokenRequest, StateMessage, Up};
+
+pub use crate::accept::Access;
+
+/// Data planes connected at once; further ones are refused.
+pub const DATAPLANES_MAX: usize = 256;
+/// Longest report of a data plane in bytes: 10,000 sessions fit.
+pub const REPORT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A quiet link carries a beat this often.
+pub(crate) const BEAT: Duration = Duration::from_secs(5);
+/// A peer that answers no ping for this long is cut; it comes back and resumes.
+pub(crate) const DEAD: Duration = Duration::from_secs(10);
+const FIRST_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// Calls at once on one connection: the subscription and token collections.
+const CALLS_MAX: u32 = 16;
+
+/// One subscription of one data plane; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// The session a token is collected for.
+#[derive(Clone, Debug)]
+pub struct CollectToken {
+    /// The token's cluster.
+    pub cluster: ClusterId,
+    /// The token, as the state names it.
+    pub digest: Digest,
+    /// Agent process of the session.
+    pub instance: InstanceId,
+    /// Epoch of the session.
+    pub epoch: Epoch,
+}
+
+/// Why a token is not handed out.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("token is not waiting for delivery: {0}")]
+pub struct CollectRefused(pub &'static str);
+
+/// What control offers to its data planes.
+pub trait Hub: Send + Sync + 'static {
+    /// The state to send.
+    fn feed(&self) -> &Feed;
+    /// A data plane subscribed; `peer` says who it is, for people.
+    fn opened(&self, link: LinkId, peer: &str);
+    /// A data plane holds `generation` and, unless it only acknowledges, says what it saw.
+    fn report(&self, link: LinkId, generation: Generation, report: Option<Report>);
+    /// The subscription ended.
+    fn closed(&self, link: LinkId);
+    /// Hands out a freshly minted token for delivery over a session.
+    ///
+    /// # Errors
+    /// When no such token waits for delivery.
+    fn collect_token(&self, wanted: &CollectToken) -> Result<TokenText, CollectRefused>;
+}
+
+/// Serves `hub` to data planes until `stop` resolves; open links end with it.
+///
+/// # Errors
+/// What the transport says when it cannot go on.
+pub async fn serve<H: Hub>(
+    hub: Arc<H>,
+    access: Access,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let service = StateServer::new(Service { hub, links: AtomicU64::new(1) })
+        .max_decoding_message_size(REPORT_BYTES_MAX);
+    let incoming = accept::incoming(access);
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(BEAT))
+        .http2_keepalive_timeout(Some(DEAD))
+        .max_concurrent_streams(CALLS_MAX)
+        .add_service(service)
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        ended = serving => ended,
+        () = stop => Ok(()),
+    }
+}
+
+struct Service<H> {
+    hub: Arc<H>,
+    links: AtomicU64,
+}
+
+/// One subscription; its drop tells the hub.
+struct Link<H: Hub> {
+    hub: Arc<H>,
+    id: LinkId,
+    inbound: Streaming<Up>,
+    tip: watch::Receiver<u64>,
+    position: Position,
+    beat: Interval,
+}
+
+type Down = Pin<Box<dyn Stream<Item = Result<StateMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<H: Hub> State for Service<H> {
+    type SubscribeStream = Down;
+
+    async fn subscribe(&self, call: Request<Streaming<Up>>) -> Result<Response<Down>, Status> {
+        let peer = call.extensions().get::<LinkInfo>().map_or("unknown", |info| &*info.peer);
+        let peer = peer.to_owned();
+        let mut inbound = call.into_inner();
+        let first = timeout(FIRST_UP_DEADLINE, inbound.message()).await;
+        let Ok(Ok(Some(first))) = first else {
+            return Err(Status::deadline_exceeded("no first message within 5 s"));
+        };
+        let id = LinkId(self.links.fetch_add(1, Ordering::Relaxed));
+        self.hub.opened(id, &peer);
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let feed = self.hub.feed();
+        let mut link = Link {
+            hub: self.hub.clone(),
+            id,
+            inbound,
+            tip: feed.tip(),
+            position: feed.position(&first.hub_id, first.generation),
+            beat,
+        };
+        link.take(first)?;
+        let down = stream::unfold(link, |mut link| async move {
+            let message = link.next().await?;
+            Some((message, link))
+        });
+        Ok(Response::new(Box::pin(down)))
+    }
+
+    async fn collect_token(
+        &self,
+        call: Request<CollectTokenRequest>,
+    ) -> Result<Response<CollectTokenAnswer>, Status> {
+        let wanted = collect_request(&call.into_inner())
+            .ok_or_else(|| Status::invalid_argument("cluster, digest or instance is malformed"))?;
+        let token = self
+            .hub
+            .collect_token(&wanted)
+            .map_err(|why| Status::failed_precondition(why.to_string()))?;
+        let token = Bytes::copy_from_slice(token.expose().as_bytes());
+        Ok(Response::new(CollectTokenAnswer { token, not_before_unix_s: 0 }))
+    }
+}
+
+fn collect_request(request: &CollectTokenRequest) -> Option<CollectToken> {
+    Some(CollectToken {
+        cluster: request.cluster.parse().ok()?,
+        digest: Digest(<[u8; 32]>::try_from(&request.digest[..]).ok()?),
+        instance: InstanceId(<[u8; 16]>::try_from(&request.instance[..]).ok()?),
+        epoch: Epoch(request.epoch),
+    })
+}
+
+impl<H: Hub> Link<H> {
+    async fn next(&mut self) -> Option<Result<StateMessage, Status>> {
+        loop {
+            if let Some(message) = self.hub.feed().next(&mut self.position) {
+                self.beat.reset();
+                return Some(Ok(message));
+            }
+            tokio::select! {
+                biased;
+                changed = self.tip.changed() => changed.ok()?,
+                up = self.inbound.message() => {
+                    let up = up.ok()??;
+                    if let Err(refused) = self.take(up) {
+                        return Some(Err(refused));
+                    }
+                }
+                _ = self.beat.tick() => return Some(Ok(self.hub.feed().beat())),
+            }
+        }
+    }
+
+    fn take(&mut self, up: Up) -> Result<(), Status> {
+        if up.need_snapshot {
+            self.position = Position::default();
+        }
+        let report = match &up.report[..] {
+            [] => None,
+            body => Some(Report::decode(body).map_err(|why| {
+                Status::invalid_argument(format!("report cannot be read: {why}"))
+            })?),
+        };
+        self.hub.report(self.id, Generation(up.generation), report);
+        Ok(())
+    }
+}
+
+impl<H: Hub> Drop for Link<H> {
+    fn drop(&mut self) {
+        self.hub.closed(self.id);
+    }
+}
