@@ -7,15 +7,20 @@
 //! Floor 2: the only home of tonic.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod address;
 mod client;
 mod feed;
+mod inbox;
 mod server;
 mod signed;
 mod trust;
 
+pub use accept::bind_unix;
 pub use address::{Address, AddressError, PeerCheck};
-pub use client::{Event, Held, LinkConfig, Reporter, Subscription};
+pub use client::{
+    CollectError, EVENTS_MAX, Event, Held, LinkConfig, Reporter, STATE_BYTES_MAX, Subscription,
+};
 pub use feed::{Feed, FeedError, UPDATES_BYTES_MAX, UPDATES_MAX};
 pub use server::{
     Access, CollectRefused, CollectToken, DATAPLANES_MAX, Hub, LinkId, REPORT_BYTES_MAX, serve,

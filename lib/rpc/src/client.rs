@@ -1,0 +1,368 @@
+//! A data plane's end of the link.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_net::crypto;
+use culvert_net::tls::ClientTls;
+use culvert_proto::id::{Generation, SessionKey};
+use culvert_proto::token::{Digest, TokenText};
+use culvert_proto::update::{Report, Snapshot, Update};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::address::{Address, PeerCheck};
+use crate::generated::state_client::StateClient;
+use crate::generated::{CollectTokenRequest, Up};
+use crate::inbox::{Inbox, Taken};
+use crate::trust::Trust;
+
+/// Events that wait for the data plane; the link stands still above it.
+pub const EVENTS_MAX: usize = 16;
+/// Largest snapshot or update that is read, in bytes.
+pub const STATE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connecting and each call, once and for all.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Control beats every 5 s; a link silent for this long is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A link that lived this long starts over at the first backoff.
+const HEALTHY: Duration = Duration::from_secs(30);
+/// Messages on their way up.
+const UPS_MAX: usize = 2;
+
+/// How to reach control and what to believe.
+pub struct LinkConfig {
+    /// Where control's state link is.
+    pub address: Address,
+    /// Who may serve a Unix socket.
+    pub peer: PeerCheck,
+    /// Roots and client certificate for [`Address::Tls`]; its ALPN is `h2`.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Whose signatures are believed.
+    pub trust: Trust,
+    /// The state this data plane starts with, from its copy on disk.
+    pub held: Option<Held>,
+}
+
+/// The state a data plane holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whose state it is.
+    pub hub_id: String,
+    /// Which version of it.
+    pub generation: Generation,
+}
+
+/// What came down the link, verified and in order.
+#[derive(Debug)]
+pub enum Event {
+    /// Control answered; state follows when there is news.
+    Connected,
+    /// The whole state.
+    Snapshot {
+        /// Decoded.
+        snapshot: Snapshot,
+        /// The bytes that were signed.
+        body: Bytes,
+        /// The signature of `body`, see [`crate::verify_snapshot`].
+        signature: Bytes,
+        /// Id of the key that signed.
+        key_id: [u8; 8],
+    },
+    /// The next change.
+    Update {
+        /// Decoded; its generation follows that of the event before.
+        update: Update,
+        /// Signature of the snapshot that this update leads to, for the copy on disk.
+        snapshot_signature: Bytes,
+        /// Id of the key that signed.
+        key_id: [u8; 8],
+    },
+    /// The link is down; it comes back by itself.
+    Disconnected {
+        /// What was seen.
+        why: String,
+    },
+}
+
+/// A data plane's place in control's history. Ends when dropped.
+pub struct Subscription {
+    events: mpsc::Receiver<Event>,
+    reporter: Reporter,
+    task: JoinHandle<()>,
+}
+
+/// The way up; clones share it.
+#[derive(Clone)]
+pub struct Reporter {
+    report: watch::Sender<Bytes>,
+    need_snapshot: watch::Sender<u64>,
+    channel: watch::Sender<Option<Channel>>,
+}
+
+/// Why a token was not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The link is down.
+    #[error("the link to control is down")]
+    Down,
+    /// Control did not answer in time.
+    #[error("control did not answer within 5 s")]
+    Timeout,
+    /// Control refused.
+    #[error("control refused: {0}")]
+    Refused(String),
+    /// The answer is no token.
+    #[error("control's answer is no token")]
+    Malformed,
+}
+
+impl Subscription {
+    /// Starts to connect, on the current tokio runtime.
+    #[must_use]
+    pub fn start(config: LinkConfig) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let reporter = Reporter {
+            report: watch::Sender::new(Bytes::new()),
+            need_snapshot: watch::Sender::new(0),
+            channel: watch::Sender::new(None),
+        };
+        let inbox = Inbox::new(config.trust.clone(), config.held.clone());
+        let link = Link { config, inbox, events: sender, reporter: reporter.clone() };
+        Self { events, reporter, task: tokio::spawn(link.run()) }
+    }
+
+    /// The next event. Cancel safe.
+    pub async fn next(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The way up.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reporter {
+    /// Sends `report`. One that has not left yet is replaced: the newest wins.
+    pub fn report(&self, report: &Report) {
+        self.report.send_replace(Bytes::from(report.encode()));
+    }
+
+    /// Asks for the whole state, because an update could not be applied.
+    pub fn need_snapshot(&self) {
+        self.need_snapshot.send_modify(|asked| *asked += 1);
+    }
+
+    /// Collects a token that the state marks as waiting for delivery over `session`.
+    ///
+    /// # Errors
+    /// [`CollectError`] when the link is down or control has no such token.
+    pub async fn collect_token(
+        &self,
+        session: &SessionKey,
+        digest: &Digest,
+    ) -> Result<TokenText, CollectError> {
+        let channel = self.channel.borrow().clone().ok_or(CollectError::Down)?;
+        let request = CollectTokenRequest {
+            cluster: session.cluster.to_string(),
+            digest: Bytes::copy_from_slice(&digest.0),
+            instance: Bytes::copy_from_slice(&session.instance.0),
+            epoch: session.epoch.0,
+        };
+        let mut client = StateClient::new(channel);
+        let answer = timeout(CALL_DEADLINE, client.collect_token(request))
+            .await
+            .map_err(|_| CollectError::Timeout)?
+            .map_err(|status| CollectError::Refused(status.message().to_owned()))?;
+        std::str::from_utf8(&answer.get_ref().token)
+            .ok()
+            .and_then(|text| TokenText::parse(text).ok())
+            .ok_or(CollectError::Malformed)
+    }
+}
+
+/// The task behind a subscription.
+struct Link {
+    config: LinkConfig,
+    inbox: Inbox,
+    events: mpsc::Sender<Event>,
+    reporter: Reporter,
+}
+
+impl Link {
+    async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let started = tokio::time::Instant::now();
+            let why = match self.connected().await {
+                Ok(()) => return,
+                Err(why) => why,
+            };
+            self.reporter.channel.send_replace(None);
+            if started.elapsed() >= HEALTHY {
+                failures = 0;
+            }
+            if self.events.send(Event::Disconnected { why }).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(backoff(failures, crypto::random_bytes())).await;
+            failures += 1;
+        }
+    }
+
+    /// Holds one connection; `Ok` when the data plane is gone.
+    async fn connected(&mut self) -> Result<(), String> {
+        let channel = timeout(CALL_DEADLINE, self.connect())
+            .await
+            .map_err(|_| format!("{} did not answer within 5 s", self.config.address))??;
+        let (ups, outbound) = mpsc::channel(UPS_MAX);
+        let mut asked = self.reporter.need_snapshot.subscribe();
+        let mut reports = self.reporter.report.subscribe();
+        asked.mark_unchanged();
+        let _ = ups.try_send(self.inbox.up(Bytes::new()));
+        let mut client = StateClient::new(channel.clone()).max_decoding_message_size(STATE_BYTES_MAX);
+        let call = client.subscribe(tokio_stream::wrappers::ReceiverStream::new(outbound));
+        let mut inbound = timeout(CALL_DEADLINE, call)
+            .await
+            .map_err(|_| "control did not accept the subscription within 5 s".to_owned())?
+            .map_err(|status| said(&status))?
+            .into_inner();
+        self.reporter.channel.send_replace(Some(channel));
+        if self.events.send(Event::Connected).await.is_err() {
+            return Ok(());
+        }
+        reports.mark_changed();
+        loop {
+            let up = tokio::select! {
+                message = timeout(SILENCE_MAX, inbound.message()) => {
+                    let message = message
+                        .map_err(|_| format!("no beat from control for {SILENCE_MAX:?}"))?
+                        .map_err(|status| said(&status))?
+                        .ok_or_else(|| "control ended the subscription".to_owned())?;
+                    match self.inbox.take(message).map_err(|refused| refused.to_string())? {
+                        Taken::Nothing => continue,
+                        Taken::Missed => self.inbox.up(Bytes::new()),
+                        Taken::Event(event) => {
+                            if self.events.send(event).await.is_err() {
+                                return Ok(());
+                            }
+                            self.inbox.up(Bytes::new())
+                        }
+                    }
+                }
+                Ok(()) = reports.changed() => {
+                    let report = reports.borrow_and_update().clone();
+                    if report.is_empty() {
+                        continue;
+                    }
+                    self.inbox.up(report)
+                }
+                Ok(()) = asked.changed() => {
+                    self.inbox.ask();
+                    self.inbox.up(Bytes::new())
+                }
+                () = self.events.closed() => return Ok(()),
+            };
+            send(&ups, up).await?;
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, String> {
+        let address = self.config.address.clone();
+        let (peer, tls) = (self.config.peer, self.config.tls.clone());
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let (address, tls) = (address.clone(), tls.clone());
+            async move { open(&address, peer, tls).await }
+        });
+        // The connector knows where to go; the URI only fills the request line.
+        Endpoint::from_static("http://control.culvert.invalid")
+            .connect_with_connector(connector)
+            .await
+            .map_err(|why| format!("{}: {}", self.config.address, root_cause(&why)))
+    }
+}
+
+trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
+
+async fn open(
+    address: &Address,
+    peer: PeerCheck,
+    tls: Option<Arc<ClientTls>>,
+) -> io::Result<TokioIo<Box<dyn Io>>> {
+    let io: Box<dyn Io> = match address {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            peer.check(&stream).map_err(io::Error::other)?;
+            Box::new(stream)
+        }
+        Address::Tls { host, port } => {
+            let tls = tls.ok_or_else(|| {
+                io::Error::other("a https link needs a client certificate and a CA")
+            })?;
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            culvert_net::socket::set_leg_options(&stream)?;
+            Box::new(tls.connect(host, stream).await.map_err(io::Error::other)?)
+        }
+    };
+    Ok(TokioIo::new(io))
+}
+
+async fn send(ups: &mpsc::Sender<Up>, up: Up) -> Result<(), String> {
+    match timeout(SILENCE_MAX, ups.send(up)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("control closed the way up".to_owned()),
+        Err(_) => Err(format!("control took no report for {SILENCE_MAX:?}")),
+    }
+}
+
+fn said(status: &Status) -> String {
+    format!("control said {:?}: {}", status.code(), status.message())
+}
+
+fn root_cause(why: &dyn std::error::Error) -> String {
+    let mut cause = why;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// Full jitter: anywhere between 0 and the doubled ceiling.
+fn backoff(failures: u32, random: [u8; 4]) -> Duration {
+    let ceiling = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+    ceiling.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_its_ceiling_and_no_further() {
+        assert_eq!(backoff(0, [0; 4]), Duration::ZERO);
+        assert_eq!(backoff(0, [0xff; 4]), BACKOFF_FIRST);
+        assert_eq!(backoff(3, [0xff; 4]), BACKOFF_FIRST * 8);
+        assert_eq!(backoff(u32::MAX, [0xff; 4]), BACKOFF_MAX);
+    }
+}

@@ -1,0 +1,144 @@
+//! Judges what comes down: signature first, then hub, then order. Pure but for
+//! the trust file.
+
+use bytes::Bytes;
+use culvert_net::crypto::{VERIFYING_KEY_BYTES, VerifyingKey};
+use culvert_proto::id::Generation;
+use culvert_proto::update::{Snapshot, Update};
+
+use crate::client::{Event, Held};
+use crate::generated::state_message::Kind;
+use crate::generated::{StateMessage, Up};
+use crate::signed::{verify_snapshot, verify_update};
+use crate::trust::{Trust, TrustError, hex};
+
+/// Why a message ends the link.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("control's message is malformed: {0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("the signature of control's {kind} by key {key} does not hold")]
+    Signature { kind: &'static str, key: String },
+    #[error("state of hub {seen}, this data plane holds the state of hub {held}")]
+    OtherHub { seen: String, held: String },
+    #[error(
+        "generation {seen} is older than generation {held} held here: was control's store \
+         restored from a copy?"
+    )]
+    Older { seen: u64, held: u64 },
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Event(Event),
+    /// An update is missing: ask for a snapshot.
+    Missed,
+    Nothing,
+}
+
+pub(crate) struct Inbox {
+    trust: Trust,
+    held: Option<Held>,
+    need_snapshot: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new(trust: Trust, held: Option<Held>) -> Self {
+        Self { trust, held, need_snapshot: false }
+    }
+
+    /// From now on only a snapshot helps.
+    pub(crate) fn ask(&mut self) {
+        self.need_snapshot = true;
+    }
+
+    /// The message up that says what is held.
+    pub(crate) fn up(&self, report: Bytes) -> Up {
+        let (hub_id, generation) = match &self.held {
+            Some(held) => (held.hub_id.clone(), held.generation.0),
+            None => (String::new(), 0),
+        };
+        Up { generation, hub_id, need_snapshot: self.need_snapshot, report }
+    }
+
+    pub(crate) fn take(&mut self, message: StateMessage) -> Result<Taken, Refused> {
+        match message.kind() {
+            Kind::Unspecified => Err(Refused::Malformed("its kind is unknown".to_owned())),
+            Kind::Beat => Ok(Taken::Nothing),
+            Kind::Snapshot => self.snapshot(message),
+            Kind::Update => self.update(message),
+        }
+    }
+
+    fn snapshot(&mut self, message: StateMessage) -> Result<Taken, Refused> {
+        let key = self.believed(&message, "snapshot", verify_snapshot)?;
+        let snapshot = Snapshot::decode(&message.body)
+            .map_err(|why| Refused::Malformed(format!("snapshot: {why}")))?;
+        let seen = snapshot.generation;
+        let hub_id = snapshot.hub_id.to_string();
+        if let Some(held) = &self.held {
+            if held.hub_id != hub_id {
+                return Err(Refused::OtherHub { seen: hub_id, held: held.hub_id.clone() });
+            }
+            if seen < held.generation {
+                return Err(Refused::Older { seen: seen.0, held: held.generation.0 });
+            }
+        }
+        self.held = Some(Held { hub_id, generation: seen });
+        self.need_snapshot = false;
+        Ok(Taken::Event(Event::Snapshot {
+            snapshot,
+            body: message.body,
+            signature: message.signature,
+            key_id: key.id(),
+        }))
+    }
+
+    fn update(&mut self, message: StateMessage) -> Result<Taken, Refused> {
+        let key = self.believed(&message, "update", verify_update)?;
+        let update = Update::decode(&message.body)
+            .map_err(|why| Refused::Malformed(format!("update: {why}")))?;
+        if self.need_snapshot {
+            return Ok(Taken::Nothing);
+        }
+        let Some(held) = &mut self.held else {
+            self.need_snapshot = true;
+            return Ok(Taken::Missed);
+        };
+        let seen = update.generation.0;
+        if seen <= held.generation.0 {
+            return Err(Refused::Older { seen, held: held.generation.0 });
+        }
+        if Some(seen) != held.generation.0.checked_add(1) {
+            self.need_snapshot = true;
+            return Ok(Taken::Missed);
+        }
+        held.generation = Generation(seen);
+        Ok(Taken::Event(Event::Update {
+            update,
+            snapshot_signature: message.snapshot_signature,
+            key_id: key.id(),
+        }))
+    }
+
+    /// The key, when it is trusted and its signature of the body holds. A key
+    /// is learned only from a message whose signature holds under it.
+    fn believed(
+        &self,
+        message: &StateMessage,
+        kind: &'static str,
+        verify: fn(VerifyingKey, &[u8], &[u8]) -> bool,
+    ) -> Result<VerifyingKey, Refused> {
+        let key: [u8; VERIFYING_KEY_BYTES] = message.public_key[..]
+            .try_into()
+            .map_err(|_| Refused::Malformed("the public key is not 32 bytes".to_owned()))?;
+        let key = VerifyingKey::from_bytes(key);
+        if !verify(key, &message.body, &message.signature) {
+            return Err(Refused::Signature { kind, key: hex(&key.id()) });
+        }
+        Ok(self.trust.accept(key)?)
+    }
+}
