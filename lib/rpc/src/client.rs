@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_net::crypto;
 use culvert_net::tls::ClientTls;
-use culvert_proto::id::{Generation, SessionKey};
-use culvert_proto::token::{Digest, TokenText};
-use culvert_proto::update::{Report, Snapshot, Update};
+use culvert_proto::id::Generation;
+use culvert_proto::limits::STATE_BYTES_MAX;
+use culvert_proto::update::{Report, Rotation, Snapshot, Update};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -20,14 +20,14 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::address::{Address, PeerCheck};
 use crate::generated::state_client::StateClient;
-use crate::generated::{CollectTokenRequest, Up};
+use crate::generated::Up;
 use crate::inbox::{Inbox, Taken};
 use crate::trust::Trust;
 
 /// Events that wait for the data plane; the link stands still above it.
 pub const EVENTS_MAX: usize = 16;
-/// Largest snapshot or update that is read, in bytes.
-pub const STATE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Room beside a body in its message.
+const FRAME_BYTES_MAX: usize = 1024;
 /// Connecting and each call, once and for all.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Control beats every 5 s; a link silent for this long is dead.
@@ -62,8 +62,7 @@ pub struct Held {
     pub generation: Generation,
 }
 
-/// What came down the link, verified and in order.
-#[derive(Debug)]
+/// What came down the link, verified and in order. No `Debug`: it may hold a token.
 pub enum Event {
     /// Control answered; state follows when there is news.
     Connected,
@@ -73,8 +72,8 @@ pub enum Event {
         snapshot: Snapshot,
         /// The bytes that were signed.
         body: Bytes,
-        /// The signature of `body`, see [`crate::verify_snapshot`].
-        signature: Bytes,
+        /// Ed25519 over `body`.
+        signature: [u8; 64],
         /// Id of the key that signed.
         key_id: [u8; 8],
     },
@@ -82,11 +81,13 @@ pub enum Event {
     Update {
         /// Decoded; its generation follows that of the event before.
         update: Update,
-        /// Signature of the snapshot that this update leads to, for the copy on disk.
-        snapshot_signature: Bytes,
+        /// Ed25519 over the snapshot that this update leads to, for the copy on disk.
+        snapshot_signature: [u8; 64],
         /// Id of the key that signed.
         key_id: [u8; 8],
     },
+    /// A token that the agents of a cluster should store. Keep it in memory only.
+    Rotation(Rotation),
     /// The link is down; it comes back by itself.
     Disconnected {
         /// What was seen.
@@ -106,24 +107,6 @@ pub struct Subscription {
 pub struct Reporter {
     report: watch::Sender<Bytes>,
     need_snapshot: watch::Sender<u64>,
-    channel: watch::Sender<Option<Channel>>,
-}
-
-/// Why a token was not collected.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    /// The link is down.
-    #[error("the link to control is down")]
-    Down,
-    /// Control did not answer in time.
-    #[error("control did not answer within 5 s")]
-    Timeout,
-    /// Control refused.
-    #[error("control refused: {0}")]
-    Refused(String),
-    /// The answer is no token.
-    #[error("control's answer is no token")]
-    Malformed,
 }
 
 impl Subscription {
@@ -134,7 +117,6 @@ impl Subscription {
         let reporter = Reporter {
             report: watch::Sender::new(Bytes::new()),
             need_snapshot: watch::Sender::new(0),
-            channel: watch::Sender::new(None),
         };
         let inbox = Inbox::new(config.trust.clone(), config.held.clone());
         let link = Link { config, inbox, events: sender, reporter: reporter.clone() };
@@ -165,39 +147,12 @@ impl Drop for Subscription {
 impl Reporter {
     /// Sends `report`. One that has not left yet is replaced: the newest wins.
     pub fn report(&self, report: &Report) {
-        self.report.send_replace(Bytes::from(report.encode()));
+        self.report.send_replace(report.encode());
     }
 
     /// Asks for the whole state, because an update could not be applied.
     pub fn need_snapshot(&self) {
         self.need_snapshot.send_modify(|asked| *asked += 1);
-    }
-
-    /// Collects a token that the state marks as waiting for delivery over `session`.
-    ///
-    /// # Errors
-    /// [`CollectError`] when the link is down or control has no such token.
-    pub async fn collect_token(
-        &self,
-        session: &SessionKey,
-        digest: &Digest,
-    ) -> Result<TokenText, CollectError> {
-        let channel = self.channel.borrow().clone().ok_or(CollectError::Down)?;
-        let request = CollectTokenRequest {
-            cluster: session.cluster.to_string(),
-            digest: Bytes::copy_from_slice(&digest.0),
-            instance: Bytes::copy_from_slice(&session.instance.0),
-            epoch: session.epoch.0,
-        };
-        let mut client = StateClient::new(channel);
-        let answer = timeout(CALL_DEADLINE, client.collect_token(request))
-            .await
-            .map_err(|_| CollectError::Timeout)?
-            .map_err(|status| CollectError::Refused(status.message().to_owned()))?;
-        std::str::from_utf8(&answer.get_ref().token)
-            .ok()
-            .and_then(|text| TokenText::parse(text).ok())
-            .ok_or(CollectError::Malformed)
     }
 }
 
@@ -218,7 +173,6 @@ impl Link {
                 Ok(()) => return,
                 Err(why) => why,
             };
-            self.reporter.channel.send_replace(None);
             if started.elapsed() >= HEALTHY {
                 failures = 0;
             }
@@ -240,14 +194,13 @@ impl Link {
         let mut reports = self.reporter.report.subscribe();
         asked.mark_unchanged();
         let _ = ups.try_send(self.inbox.up(Bytes::new()));
-        let mut client = StateClient::new(channel.clone()).max_decoding_message_size(STATE_BYTES_MAX);
+        let mut client = StateClient::new(channel).max_decoding_message_size(STATE_BYTES_MAX + FRAME_BYTES_MAX);
         let call = client.subscribe(tokio_stream::wrappers::ReceiverStream::new(outbound));
         let mut inbound = timeout(CALL_DEADLINE, call)
             .await
             .map_err(|_| "control did not accept the subscription within 5 s".to_owned())?
             .map_err(|status| said(&status))?
             .into_inner();
-        self.reporter.channel.send_replace(Some(channel));
         if self.events.send(Event::Connected).await.is_err() {
             return Ok(());
         }

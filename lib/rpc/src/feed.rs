@@ -3,100 +3,117 @@
 //! Subscribers pull: each knows its own position and nothing is queued for it.
 //! One that falls behind the ring gets a snapshot.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use culvert_net::crypto::{SigningKey, VerifyingKey};
-use culvert_proto::id::Generation;
-use culvert_proto::update::{Snapshot, Update};
+use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::update::{ApplyError, Rotation, State, Update};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::generated::StateMessage;
 use crate::generated::state_message::Kind;
-use crate::signed::{sign_snapshot, sign_update};
 
 /// Updates kept for subscribers that come back.
 pub const UPDATES_MAX: usize = 1024;
 /// Bytes of updates kept for subscribers that come back.
-pub const UPDATES_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const UPDATES_BYTES_MAX: usize = 8 << 20;
+/// Tokens that wait for delivery at once, one for each cluster.
+pub const ROTATIONS_MAX: usize = 1024;
 
-/// Control's present state and the updates that led to it.
+/// Control's present state, the updates that led to it, and the tokens that
+/// wait for delivery.
 pub struct Feed {
     key: SigningKey,
     history: Mutex<History>,
-    tip: watch::Sender<u64>,
+    /// Rises with everything that subscribers should look at.
+    news: watch::Sender<u64>,
 }
 
 struct History {
-    hub_id: String,
-    generation: u64,
+    state: State,
     snapshot: StateMessage,
-    /// Ends with the update to `generation`, without gaps.
+    /// Ends with the update to the present generation, without gaps.
     updates: VecDeque<StateMessage>,
     bytes: usize,
+    rotations: BTreeMap<u64, (ClusterId, StateMessage)>,
+    last_rotation: u64,
 }
 
-/// An update that does not continue the history.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("update to generation {seen} does not follow generation {held}")]
-pub struct FeedError {
-    /// The update's generation.
-    pub seen: u64,
-    /// The present generation.
-    pub held: u64,
-}
+/// As many tokens wait for delivery as are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{ROTATIONS_MAX} tokens wait for delivery already")]
+pub struct TooManyRotations;
 
-/// How far a subscriber is; `None` before its first message.
+/// How far a subscriber is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Position(pub(crate) Option<u64>);
+pub(crate) struct Position {
+    /// `None` when only a snapshot helps.
+    generation: Option<Generation>,
+    rotation: u64,
+}
 
 impl Feed {
-    /// A feed whose history starts at `snapshot`.
+    /// A feed whose history starts at `state`.
     #[must_use]
-    pub fn new(key: SigningKey, snapshot: &Snapshot) -> Self {
-        let generation = snapshot.generation.0;
+    pub fn new(key: SigningKey, state: State) -> Self {
         let history = History {
-            hub_id: snapshot.hub_id.to_string(),
-            generation,
-            snapshot: snapshot_message(&key, snapshot),
+            snapshot: snapshot(&key, &state),
+            state,
             updates: VecDeque::new(),
             bytes: 0,
+            rotations: BTreeMap::new(),
+            last_rotation: 0,
         };
-        Self { key, history: Mutex::new(history), tip: watch::Sender::new(generation) }
+        Self { key, history: Mutex::new(history), news: watch::Sender::new(0) }
     }
 
-    /// Appends `update`; `snapshot` is the state once it is applied.
+    /// Appends `update` and shows it to every subscriber.
     ///
     /// # Errors
-    /// When the update is not the next one, or the snapshot is not its result.
-    pub fn publish(&self, update: &Update, snapshot: &Snapshot) -> Result<(), FeedError> {
-        let seen = update.generation.0;
+    /// When it does not follow the present generation; then nothing changed.
+    pub fn publish(&self, update: &Update) -> Result<(), ApplyError> {
         let mut history = self.history.lock();
-        let held = history.generation;
-        if Some(seen) != held.checked_add(1) || snapshot.generation != update.generation {
-            return Err(FeedError { seen, held });
-        }
-        history.snapshot = snapshot_message(&self.key, snapshot);
-        history.generation = seen;
-        let body = Bytes::from(update.encode());
-        let message = StateMessage {
-            kind: Kind::Update.into(),
-            signature: Bytes::copy_from_slice(&sign_update(&self.key, &body)),
-            snapshot_signature: history.snapshot.signature.clone(),
-            body,
-            ..bare(&self.key)
-        };
+        history.state.apply(update)?;
+        history.snapshot = snapshot(&self.key, &history.state);
+        let mut message = self.signed(Kind::Update, update.encode());
+        message.snapshot_signature = history.snapshot.signature.clone();
         history.keep(message);
         drop(history);
-        self.tip.send_replace(seen);
+        self.announce();
         Ok(())
+    }
+
+    /// Offers a token to the agents of its cluster, in place of an earlier one.
+    /// Subscribers that come later get it too, until it is withdrawn.
+    ///
+    /// # Errors
+    /// [`TooManyRotations`].
+    pub fn offer(&self, rotation: &Rotation) -> Result<(), TooManyRotations> {
+        let message = self.signed(Kind::Rotation, Bytes::copy_from_slice(&rotation.encode()));
+        let mut history = self.history.lock();
+        history.withdraw(&rotation.cluster);
+        if history.rotations.len() >= ROTATIONS_MAX {
+            return Err(TooManyRotations);
+        }
+        history.last_rotation += 1;
+        let sequence = history.last_rotation;
+        history.rotations.insert(sequence, (rotation.cluster.clone(), message));
+        drop(history);
+        self.announce();
+        Ok(())
+    }
+
+    /// Stops to offer the cluster's token.
+    pub fn withdraw(&self, cluster: &ClusterId) {
+        self.history.lock().withdraw(cluster);
     }
 
     /// The present generation.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        Generation(*self.tip.borrow())
+        self.history.lock().state.generation
     }
 
     /// The key that verifies what this feed sends.
@@ -105,51 +122,74 @@ impl Feed {
         self.key.verifying_key()
     }
 
-    pub(crate) fn tip(&self) -> watch::Receiver<u64> {
-        self.tip.subscribe()
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Where a subscriber stands that holds `generation` of `hub_id`.
-    pub(crate) fn position(&self, hub_id: &str, generation: u64) -> Position {
+    pub(crate) fn position(&self, hub_id: &str, generation: Generation) -> Position {
         let history = self.history.lock();
-        let known = generation > 0 && history.hub_id == hub_id && generation <= history.generation;
-        if generation > history.generation && history.hub_id == hub_id {
+        let held = history.state.generation;
+        let is_ours = *history.state.hub_id == *hub_id && generation.0 > 0;
+        if is_ours && generation > held {
             tracing::warn!(
-                seen = generation,
-                held = history.generation,
+                seen = generation.0,
+                held = held.0,
                 "a data plane holds a newer generation than this store: was the store restored \
                  from a copy? the data plane keeps its state and refuses ours"
             );
         }
-        Position(known.then_some(generation))
+        let known = is_ours && generation <= held;
+        Position { generation: known.then_some(generation), rotation: 0 }
     }
 
-    /// The message after `position`, which moves on; `None` when it is the newest.
+    /// The message after `position`, which moves on; `None` when there is no news.
     pub(crate) fn next(&self, position: &mut Position) -> Option<StateMessage> {
         let history = self.history.lock();
-        let oldest = history.generation - history.updates.len() as u64;
-        let message = match position.0 {
-            Some(held) if held == history.generation => return None,
-            Some(held) if held >= oldest && held < history.generation => {
-                position.0 = Some(held + 1);
-                let index = usize::try_from(held - oldest).unwrap_or(usize::MAX);
-                history.updates.get(index)?.clone()
-            }
-            _ => {
-                position.0 = Some(history.generation);
-                history.snapshot.clone()
-            }
-        };
-        Some(message)
+        let newest = history.state.generation;
+        if position.generation != Some(newest) {
+            let update = position.generation.and_then(|held| history.after(held));
+            let next = match (&update, position.generation) {
+                (Some(_), Some(held)) => Generation(held.0 + 1),
+                _ => newest,
+            };
+            position.generation = Some(next);
+            return Some(update.unwrap_or_else(|| history.snapshot.clone()));
+        }
+        let unseen = position.rotation + 1;
+        let (sequence, (_, message)) = history.rotations.range(unseen..).next()?;
+        position.rotation = *sequence;
+        Some(message.clone())
     }
 
     /// A message that only says the link is alive.
     pub(crate) fn beat(&self) -> StateMessage {
-        StateMessage { kind: Kind::Beat.into(), ..bare(&self.key) }
+        StateMessage { kind: Kind::Beat.into(), ..StateMessage::default() }
+    }
+
+    fn signed(&self, kind: Kind, body: Bytes) -> StateMessage {
+        signed(&self.key, kind, body)
+    }
+
+    fn announce(&self) {
+        self.news.send_modify(|news| *news = news.wrapping_add(1));
+    }
+}
+
+impl Position {
+    /// Forgets what the subscriber holds of the state.
+    pub(crate) fn start_over(&mut self) {
+        self.generation = None;
     }
 }
 
 impl History {
+    fn after(&self, held: Generation) -> Option<StateMessage> {
+        let behind = self.state.generation.0.checked_sub(held.0)?;
+        let index = self.updates.len().checked_sub(usize::try_from(behind).ok()?)?;
+        self.updates.get(index).cloned()
+    }
+
     fn keep(&mut self, message: StateMessage) {
         self.bytes += message.body.len();
         self.updates.push_back(message);
@@ -158,25 +198,138 @@ impl History {
             self.bytes -= oldest.body.len();
         }
     }
-}
 
-fn snapshot_message(key: &SigningKey, snapshot: &Snapshot) -> StateMessage {
-    let body = Bytes::from(snapshot.encode());
-    let signature = Bytes::copy_from_slice(&sign_snapshot(key, &body));
-    StateMessage {
-        kind: Kind::Snapshot.into(),
-        snapshot_signature: signature.clone(),
-        signature,
-        body,
-        ..bare(key)
+    fn withdraw(&mut self, cluster: &ClusterId) {
+        self.rotations.retain(|_, (other, _)| other != cluster);
     }
 }
 
-fn bare(key: &SigningKey) -> StateMessage {
+fn snapshot(key: &SigningKey, state: &State) -> StateMessage {
+    let mut message = signed(key, Kind::Snapshot, state.to_snapshot().encode());
+    message.snapshot_signature = message.signature.clone();
+    message
+}
+
+fn signed(key: &SigningKey, kind: Kind, body: Bytes) -> StateMessage {
     let public = key.verifying_key();
     StateMessage {
+        kind: kind.into(),
+        signature: Bytes::copy_from_slice(&key.sign(&body)),
+        body,
+        snapshot_signature: Bytes::new(),
         key_id: Bytes::copy_from_slice(&public.id()),
         public_key: Bytes::copy_from_slice(&public.to_bytes()),
-        ..StateMessage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use culvert_proto::token::TokenText;
+    use culvert_proto::update::{Change, ClusterState, Snapshot};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn feed() -> Feed {
+        let state = State { generation: Generation(1), hub_id: "hub".into(), ..State::default() };
+        Feed::new(SigningKey::generate().unwrap(), state)
+    }
+
+    fn update(generation: u64) -> Update {
+        let id = format!("c{}", generation % 5).parse().unwrap();
+        let mut cluster = ClusterState::new(id);
+        cluster.rate_per_second = u32::try_from(generation).unwrap();
+        let changes = match generation % 7 {
+            0 => vec![Change::Remove(cluster.id)],
+            _ => vec![Change::Upsert(Arc::new(cluster))],
+        };
+        Update { generation: Generation(generation), issued_unix_ms: generation, changes }
+    }
+
+    fn rotation(cluster: &str) -> Rotation {
+        Rotation {
+            cluster: cluster.parse().unwrap(),
+            token_id: "t".into(),
+            not_before_unix_s: 0,
+            token: TokenText::new("rhc_0123456789abcdef").unwrap(),
+        }
+    }
+
+    #[test]
+    fn only_the_next_generation_is_taken() {
+        let feed = feed();
+        assert!(feed.publish(&update(3)).is_err());
+        assert!(feed.publish(&update(1)).is_err());
+        feed.publish(&update(2)).unwrap();
+        assert_eq!(feed.generation(), Generation(2));
+    }
+
+    #[test]
+    fn a_subscriber_behind_the_ring_gets_a_snapshot() {
+        let feed = feed();
+        let mut here = feed.position("hub", Generation(1));
+        let mut elsewhere = feed.position("other hub", Generation(1));
+        let newest = UPDATES_MAX as u64 + 2;
+        (2..=newest).for_each(|n| feed.publish(&update(n)).unwrap());
+        for position in [&mut here, &mut elsewhere] {
+            assert_eq!(feed.next(position).unwrap().kind(), Kind::Snapshot);
+            assert!(feed.next(position).is_none());
+        }
+        let mut close = feed.position("hub", Generation(2));
+        assert_eq!(feed.next(&mut close).unwrap().kind(), Kind::Update);
+    }
+
+    #[test]
+    fn a_token_is_offered_once_to_each_until_it_is_withdrawn() {
+        let feed = feed();
+        let mut first = feed.position("hub", Generation(1));
+        feed.offer(&rotation("a")).unwrap();
+        feed.offer(&rotation("a")).unwrap();
+        assert_eq!(feed.next(&mut first).unwrap().kind(), Kind::Rotation);
+        assert!(feed.next(&mut first).is_none());
+        let mut second = feed.position("hub", Generation(1));
+        assert_eq!(feed.next(&mut second).unwrap().kind(), Kind::Rotation);
+        feed.withdraw(&"a".parse().unwrap());
+        assert!(feed.next(&mut feed.position("hub", Generation(1))).is_none());
+    }
+
+    proptest! {
+        /// Whatever a subscriber holds and whenever it reads: what it gets leads
+        /// it to exactly the newest state, and every signature holds.
+        #[test]
+        fn every_subscriber_ends_at_the_newest_state(
+            published in 1u64..40, start in 0u64..45, reads in proptest::collection::vec(0u8..4, 40)
+        ) {
+            let feed = feed();
+            let mut mirror = State { generation: Generation(1), hub_id: "hub".into(), ..State::default() };
+            let mut position = feed.position("hub", Generation(start));
+            let mut held = (start == 1).then(|| mirror.clone());
+            let mut read = |held: &mut Option<State>| {
+                let Some(message) = feed.next(&mut position) else { return false };
+                assert!(feed.verifying_key().verify(&message.body, &message.signature));
+                match message.kind() {
+                    Kind::Snapshot => {
+                        let snapshot = Snapshot::decode(&message.body).unwrap();
+                        *held = Some(State::from_snapshot(snapshot));
+                    }
+                    _ => {
+                        let state = held.as_mut().unwrap();
+                        state.apply(&Update::decode(&message.body).unwrap()).unwrap();
+                        let copy = state.to_snapshot().encode();
+                        assert!(feed.verifying_key().verify(&copy, &message.snapshot_signature));
+                    }
+                }
+                true
+            };
+            for n in 2..2 + published {
+                feed.publish(&update(n)).unwrap();
+                mirror.apply(&update(n)).unwrap();
+                for _ in 0..reads[usize::try_from(n % 40).unwrap()] {
+                    read(&mut held);
+                }
+            }
+            while read(&mut held) {}
+            prop_assert_eq!(held, Some(mirror));
+        }
     }
 }

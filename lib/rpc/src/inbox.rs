@@ -4,12 +4,11 @@
 use bytes::Bytes;
 use culvert_net::crypto::{VERIFYING_KEY_BYTES, VerifyingKey};
 use culvert_proto::id::Generation;
-use culvert_proto::update::{Snapshot, Update};
+use culvert_proto::update::{Rotation, SNAPSHOT_SIGNATURE_BYTES, Snapshot, Update};
 
 use crate::client::{Event, Held};
 use crate::generated::state_message::Kind;
 use crate::generated::{StateMessage, Up};
-use crate::signed::{verify_snapshot, verify_update};
 use crate::trust::{Trust, TrustError, hex};
 
 /// Why a message ends the link.
@@ -31,7 +30,6 @@ pub(crate) enum Refused {
 }
 
 /// What became of a message.
-#[derive(Debug)]
 pub(crate) enum Taken {
     Event(Event),
     /// An update is missing: ask for a snapshot.
@@ -70,11 +68,12 @@ impl Inbox {
             Kind::Beat => Ok(Taken::Nothing),
             Kind::Snapshot => self.snapshot(message),
             Kind::Update => self.update(message),
+            Kind::Rotation => self.rotation(&message),
         }
     }
 
     fn snapshot(&mut self, message: StateMessage) -> Result<Taken, Refused> {
-        let key = self.believed(&message, "snapshot", verify_snapshot)?;
+        let key = self.believed(&message, "snapshot")?;
         let snapshot = Snapshot::decode(&message.body)
             .map_err(|why| Refused::Malformed(format!("snapshot: {why}")))?;
         let seen = snapshot.generation;
@@ -91,14 +90,14 @@ impl Inbox {
         self.need_snapshot = false;
         Ok(Taken::Event(Event::Snapshot {
             snapshot,
+            signature: signature(&message.signature)?,
             body: message.body,
-            signature: message.signature,
             key_id: key.id(),
         }))
     }
 
     fn update(&mut self, message: StateMessage) -> Result<Taken, Refused> {
-        let key = self.believed(&message, "update", verify_update)?;
+        let key = self.believed(&message, "update")?;
         let update = Update::decode(&message.body)
             .map_err(|why| Refused::Malformed(format!("update: {why}")))?;
         if self.need_snapshot {
@@ -116,12 +115,20 @@ impl Inbox {
             self.need_snapshot = true;
             return Ok(Taken::Missed);
         }
+        let snapshot_signature = signature(&message.snapshot_signature)?;
         held.generation = Generation(seen);
         Ok(Taken::Event(Event::Update {
             update,
-            snapshot_signature: message.snapshot_signature,
+            snapshot_signature,
             key_id: key.id(),
         }))
+    }
+
+    fn rotation(&self, message: &StateMessage) -> Result<Taken, Refused> {
+        self.believed(message, "rotation")?;
+        let rotation = Rotation::decode(&message.body)
+            .map_err(|why| Refused::Malformed(format!("rotation: {why}")))?;
+        Ok(Taken::Event(Event::Rotation(rotation)))
     }
 
     /// The key, when it is trusted and its signature of the body holds. A key
@@ -130,15 +137,18 @@ impl Inbox {
         &self,
         message: &StateMessage,
         kind: &'static str,
-        verify: fn(VerifyingKey, &[u8], &[u8]) -> bool,
     ) -> Result<VerifyingKey, Refused> {
         let key: [u8; VERIFYING_KEY_BYTES] = message.public_key[..]
             .try_into()
             .map_err(|_| Refused::Malformed("the public key is not 32 bytes".to_owned()))?;
         let key = VerifyingKey::from_bytes(key);
-        if !verify(key, &message.body, &message.signature) {
+        if !key.verify(&message.body, &message.signature) {
             return Err(Refused::Signature { kind, key: hex(&key.id()) });
         }
         Ok(self.trust.accept(key)?)
     }
+}
+
+fn signature(bytes: &[u8]) -> Result<[u8; SNAPSHOT_SIGNATURE_BYTES], Refused> {
+    bytes.try_into().map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))
 }

@@ -13,19 +13,13 @@ mod client;
 mod feed;
 mod inbox;
 mod server;
-mod signed;
 mod trust;
 
 pub use accept::bind_unix;
 pub use address::{Address, AddressError, PeerCheck};
-pub use client::{
-    CollectError, EVENTS_MAX, Event, Held, LinkConfig, Reporter, STATE_BYTES_MAX, Subscription,
-};
-pub use feed::{Feed, FeedError, UPDATES_BYTES_MAX, UPDATES_MAX};
-pub use server::{
-    Access, CollectRefused, CollectToken, DATAPLANES_MAX, Hub, LinkId, REPORT_BYTES_MAX, serve,
-};
-pub use signed::{sign_snapshot, verify_snapshot};
+pub use client::{EVENTS_MAX, Event, Held, LinkConfig, Reporter, Subscription};
+pub use feed::{Feed, ROTATIONS_MAX, TooManyRotations, UPDATES_BYTES_MAX, UPDATES_MAX};
+pub use server::{Access, DATAPLANES_MAX, Hub, LinkId, REPORT_BYTES_MAX, serve};
 pub use trust::{Trust, TrustError};
 
 #[allow(

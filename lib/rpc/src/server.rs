@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use culvert_proto::id::{ClusterId, Epoch, Generation, InstanceId};
-use culvert_proto::token::{Digest, TokenText};
+use culvert_proto::id::Generation;
 use culvert_proto::update::Report;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
@@ -18,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::accept::{self, LinkInfo};
 use crate::feed::{Feed, Position};
 use crate::generated::state_server::{State, StateServer};
-use crate::generated::{CollectTokenAnswer, CollectTokenRequest, StateMessage, Up};
+use crate::generated::{StateMessage, Up};
 
 pub use crate::accept::Access;
 
@@ -31,30 +29,12 @@ pub(crate) const BEAT: Duration = Duration::from_secs(5);
 /// A peer that answers no ping for this long is cut; it comes back and resumes.
 pub(crate) const DEAD: Duration = Duration::from_secs(10);
 const FIRST_UP_DEADLINE: Duration = Duration::from_secs(5);
-/// Calls at once on one connection: the subscription and token collections.
-const CALLS_MAX: u32 = 16;
+/// Calls at once on one connection.
+const CALLS_MAX: u32 = 4;
 
 /// One subscription of one data plane; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
-
-/// The session a token is collected for.
-#[derive(Clone, Debug)]
-pub struct CollectToken {
-    /// The token's cluster.
-    pub cluster: ClusterId,
-    /// The token, as the state names it.
-    pub digest: Digest,
-    /// Agent process of the session.
-    pub instance: InstanceId,
-    /// Epoch of the session.
-    pub epoch: Epoch,
-}
-
-/// Why a token is not handed out.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("token is not waiting for delivery: {0}")]
-pub struct CollectRefused(pub &'static str);
 
 /// What control offers to its data planes.
 pub trait Hub: Send + Sync + 'static {
@@ -66,11 +46,6 @@ pub trait Hub: Send + Sync + 'static {
     fn report(&self, link: LinkId, generation: Generation, report: Option<Report>);
     /// The subscription ended.
     fn closed(&self, link: LinkId);
-    /// Hands out a freshly minted token for delivery over a session.
-    ///
-    /// # Errors
-    /// When no such token waits for delivery.
-    fn collect_token(&self, wanted: &CollectToken) -> Result<TokenText, CollectRefused>;
 }
 
 /// Serves `hub` to data planes until `stop` resolves; open links end with it.
@@ -107,7 +82,7 @@ struct Link<H: Hub> {
     hub: Arc<H>,
     id: LinkId,
     inbound: Streaming<Up>,
-    tip: watch::Receiver<u64>,
+    news: watch::Receiver<u64>,
     position: Position,
     beat: Interval,
 }
@@ -135,8 +110,8 @@ impl<H: Hub> State for Service<H> {
             hub: self.hub.clone(),
             id,
             inbound,
-            tip: feed.tip(),
-            position: feed.position(&first.hub_id, first.generation),
+            news: feed.news(),
+            position: feed.position(&first.hub_id, Generation(first.generation)),
             beat,
         };
         link.take(first)?;
@@ -146,29 +121,6 @@ impl<H: Hub> State for Service<H> {
         });
         Ok(Response::new(Box::pin(down)))
     }
-
-    async fn collect_token(
-        &self,
-        call: Request<CollectTokenRequest>,
-    ) -> Result<Response<CollectTokenAnswer>, Status> {
-        let wanted = collect_request(&call.into_inner())
-            .ok_or_else(|| Status::invalid_argument("cluster, digest or instance is malformed"))?;
-        let token = self
-            .hub
-            .collect_token(&wanted)
-            .map_err(|why| Status::failed_precondition(why.to_string()))?;
-        let token = Bytes::copy_from_slice(token.expose().as_bytes());
-        Ok(Response::new(CollectTokenAnswer { token, not_before_unix_s: 0 }))
-    }
-}
-
-fn collect_request(request: &CollectTokenRequest) -> Option<CollectToken> {
-    Some(CollectToken {
-        cluster: request.cluster.parse().ok()?,
-        digest: Digest(<[u8; 32]>::try_from(&request.digest[..]).ok()?),
-        instance: InstanceId(<[u8; 16]>::try_from(&request.instance[..]).ok()?),
-        epoch: Epoch(request.epoch),
-    })
 }
 
 impl<H: Hub> Link<H> {
@@ -180,7 +132,7 @@ impl<H: Hub> Link<H> {
             }
             tokio::select! {
                 biased;
-                changed = self.tip.changed() => changed.ok()?,
+                changed = self.news.changed() => changed.ok()?,
                 up = self.inbound.message() => {
                     let up = up.ok()??;
                     if let Err(refused) = self.take(up) {
@@ -194,7 +146,7 @@ impl<H: Hub> Link<H> {
 
     fn take(&mut self, up: Up) -> Result<(), Status> {
         if up.need_snapshot {
-            self.position = Position::default();
+            self.position.start_over();
         }
         let report = match &up.report[..] {
             [] => None,

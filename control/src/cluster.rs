@@ -1,0 +1,203 @@
+//! A cluster as control keeps it.
+
+use std::collections::BTreeMap;
+
+use culvert_proto::id::ClusterId;
+use culvert_proto::token::Digest;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Clusters of one hub.
+pub const CLUSTERS_MAX: usize = 10_000;
+/// Live tokens of one cluster.
+pub const TOKENS_MAX: usize = 8;
+/// Labels of one cluster.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of a label's name, a label's value, and of a cluster's name.
+pub const TEXT_BYTES_MAX: usize = 253;
+
+/// A cluster and its credentials.
+#[derive(Clone)]
+pub struct Cluster {
+    /// What a token belongs to; never changes.
+    pub id: ClusterId,
+    /// What an operator may change.
+    pub spec: Spec,
+    /// Sessions below this epoch are dead.
+    pub epoch_floor: u64,
+    /// Live tokens, oldest first.
+    pub tokens: Vec<Token>,
+    /// Milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// Milliseconds since 1970.
+    pub updated_unix_ms: u64,
+    /// When an agent was last seen connected, milliseconds since 1970.
+    pub last_connected_unix_ms: Option<u64>,
+}
+
+/// One token, by its digest.
+#[derive(Clone)]
+pub struct Token {
+    /// The part of the token that may be shown.
+    pub id: String,
+    /// SHA-256 of the text.
+    pub digest: Digest,
+    /// Milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// End of its life; `None` = no end.
+    pub not_after_unix_ms: Option<u64>,
+    /// When a session with it was last reported.
+    pub last_used_unix_ms: Option<u64>,
+    /// Waits for delivery through the tunnel; then the older tokens live this long.
+    pub pending_overlap_ms: Option<u64>,
+}
+
+/// What an operator may change about a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spec {
+    /// Name for people; the id when empty.
+    pub name: String,
+    /// Whether agents are let in.
+    pub enabled: bool,
+    /// What a second agent does.
+    pub policy: Policy,
+    /// Where the agent sends requests.
+    pub target: Target,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Streams of one session at once, 1 to 16,384.
+    pub streams_max: u32,
+    /// Requests in flight at once; 0 = unlimited.
+    pub requests_max: u32,
+    /// Requests per second; 0 = unlimited.
+    pub rate_per_second: u32,
+    /// Whether clients may impersonate users towards this cluster.
+    pub allow_impersonation: bool,
+}
+
+/// What a second agent of a cluster does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Shares the load.
+    #[default]
+    Spread,
+    /// Takes over.
+    Replace,
+    /// Is refused.
+    Refuse,
+}
+
+/// The service behind the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Target {
+    /// What speaks there.
+    pub kind: TargetKind,
+    /// `host:port`, for hubs that name it; the agent dials what its own configuration allows.
+    pub addr: Option<String>,
+}
+
+/// What speaks at the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// Any HTTP service.
+    #[default]
+    Http,
+    /// A Kubernetes API server.
+    Kube,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            enabled: true,
+            policy: Policy::default(),
+            target: Target::default(),
+            labels: BTreeMap::new(),
+            streams_max: 1024,
+            requests_max: 0,
+            rate_per_second: 0,
+            allow_impersonation: false,
+        }
+    }
+}
+
+impl Spec {
+    /// Everything wrong with it, as `(field, sentence)`.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut say = |field: &str, why: String| problems.push((field.to_owned(), why));
+        if !is_text(&self.name) {
+            say("name", text_rule());
+        }
+        if !(1..=16_384).contains(&self.streams_max) {
+            say("streams_max", format!("is {}; 1 to 16384 are allowed", self.streams_max));
+        }
+        if self.labels.len() > LABELS_MAX {
+            say("labels", format!("holds {} labels; at most {LABELS_MAX}", self.labels.len()));
+        }
+        for (name, value) in self.labels.iter().take(LABELS_MAX) {
+            if name.is_empty() || !is_text(name) || !is_text(value) {
+                say(&format!("labels.{}", name.escape_debug()), text_rule());
+            }
+        }
+        if let Some(addr) = &self.target.addr
+            && !is_host_port(addr)
+        {
+            say("target.addr", format!("is {addr:?}; wanted host:port"));
+        }
+        problems
+    }
+}
+
+fn text_rule() -> String {
+    format!("has at most {TEXT_BYTES_MAX} bytes and no control character")
+}
+
+fn is_text(text: &str) -> bool {
+    text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
+}
+
+fn is_host_port(addr: &str) -> bool {
+    let Some((host, port)) = addr.rsplit_once(':') else { return false };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+    !host.is_empty()
+        && host.len() <= TEXT_BYTES_MAX
+        && host.bytes().all(plain)
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_right_and_each_wrong_field_is_named() {
+        assert_eq!(Spec::default().problems(), []);
+        let wrong = Spec {
+            name: "a\nb".to_owned(),
+            streams_max: 0,
+            labels: [(String::new(), "x".to_owned())].into(),
+            target: Target { addr: Some("nowhere".to_owned()), ..Target::default() },
+            ..Spec::default()
+        };
+        let fields: Vec<_> = wrong.problems().into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["name", "streams_max", "labels.", "target.addr"]);
+    }
+
+    #[test]
+    fn targets_are_host_and_port() {
+        for right in ["a:1", "10.0.0.1:443", "[::1]:6443", "kubernetes.default.svc:443"] {
+            assert!(is_host_port(right), "{right}");
+        }
+        for wrong in ["", "a", "a:", ":1", "a:0", "a:65536", "http://a:1", "a b:1"] {
+            assert!(!is_host_port(wrong), "{wrong}");
+        }
+    }
+}

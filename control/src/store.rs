@@ -1,0 +1,195 @@
+//! Durable state: one SQLite file, one writer.
+//!
+//! Everything is read once at start; afterwards the store only records what
+//! was decided. Each change raises the generation in the same transaction.
+
+mod error;
+mod lock;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use culvert_proto::id::{ClusterId, Generation};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use tokio::time::timeout;
+
+use crate::cluster::Cluster;
+
+pub use error::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// A call that takes longer fails.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long SQLite waits for a lock that another connection holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dsn(PathBuf);
+
+/// The open store. One process at a time holds it.
+pub struct Store {
+    pool: SqlitePool,
+    path: PathBuf,
+    _lock: lock::Lock,
+}
+
+/// What the store held when it was opened.
+pub struct Loaded {
+    /// Names this hub; made with the store.
+    pub hub_id: String,
+    /// The generation published last.
+    pub generation: Generation,
+    /// Every cluster, by id.
+    pub clusters: Vec<Cluster>,
+}
+
+/// When a credential or a cluster was last used, for [`Store::touch`].
+pub struct Touch {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// A session was connected at this time.
+    pub last_connected_unix_ms: u64,
+    /// Digests of tokens in use then.
+    pub tokens: Vec<[u8; 32]>,
+}
+
+impl Dsn {
+    /// Reads `sqlite:path`, `sqlite://path`, `sqlite:///path` or a bare path.
+    ///
+    /// # Errors
+    /// A sentence for people. It repeats no more than the scheme, since a DSN may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let path = match text.split_once(':') {
+            Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+            Some((scheme @ ("postgres" | "postgresql"), _)) => {
+                return Err(format!("{scheme}: this version stores in SQLite only; use sqlite:PATH"));
+            }
+            _ if text.contains("://") => return Err("unknown scheme; use sqlite:PATH".to_owned()),
+            _ if text.contains("dbname=") || text.contains("host=") => {
+                return Err("a libpq DSN; this version stores in SQLite only; use sqlite:PATH".to_owned());
+            }
+            _ => text,
+        };
+        if path.is_empty() || path == ":memory:" {
+            return Err("names no file; use sqlite:PATH".to_owned());
+        }
+        if path.contains('?') {
+            return Err("has parameters; only sqlite:PATH is understood".to_owned());
+        }
+        Ok(Self(path.into()))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Store {
+    /// Opens or makes the store, brings its schema up to date and reads it.
+    ///
+    /// # Errors
+    /// [`StoreError`], naming the file and what to do.
+    pub async fn open(dsn: &Dsn, now_ms: u64) -> Result<(Self, Loaded), StoreError> {
+        let path = dsn.path().to_owned();
+        let lock = lock::Lock::take(&path)?;
+        let fail = |why: sqlx::Error| StoreError::from_sqlx(&path, &why);
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(CALL_DEADLINE)
+            .connect_with(options)
+            .await
+            .map_err(fail)?;
+        let store = Self { pool, path: path.clone(), _lock: lock };
+        store.migrate().await?;
+        let loaded = rows::load(&store.pool, now_ms).await.map_err(|why| why.at(&path))?;
+        Ok((store, loaded))
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        match MIGRATIONS.run(&self.pool).await {
+            Ok(()) => Ok(()),
+            Err(MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version)) => {
+                Err(StoreError::Newer {
+                    path: self.path.clone(),
+                    schema: version,
+                    written_by: rows::written_by(&self.pool).await,
+                })
+            }
+            Err(MigrateError::Execute(why) | MigrateError::ExecuteMigration(why, _)) => {
+                Err(StoreError::from_sqlx(&self.path, &why))
+            }
+            Err(why) => Err(StoreError::Other { path: self.path.clone(), why: why.to_string() }),
+        }
+    }
+
+    /// Records `cluster` as it is now, as part of `generation`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was recorded.
+    pub async fn save(&self, cluster: &Cluster, generation: Generation) -> Result<(), StoreError> {
+        self.bounded(rows::save(&self.pool, cluster, generation)).await
+    }
+
+    /// Forgets a cluster and its tokens, as part of `generation`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was forgotten.
+    pub async fn remove(&self, id: &ClusterId, generation: Generation) -> Result<(), StoreError> {
+        self.bounded(rows::remove(&self.pool, id, generation)).await
+    }
+
+    /// Records when clusters and tokens were last used. Not part of the history.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn touch(&self, touched: &[Touch]) -> Result<(), StoreError> {
+        self.bounded(rows::touch(&self.pool, touched)).await
+    }
+
+    /// Closes the file; what was recorded is on disk already.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, rows::RowError>>,
+    ) -> Result<T, StoreError> {
+        match timeout(CALL_DEADLINE, call).await {
+            Ok(done) => done.map_err(|why| why.at(&self.path)),
+            Err(_) => Err(StoreError::Slow { path: self.path.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_of_a_dsn() {
+        for text in ["/a/b.db", "sqlite:/a/b.db", "sqlite:///a/b.db"] {
+            assert_eq!(Dsn::parse(text).unwrap().path(), Path::new("/a/b.db"), "{text}");
+        }
+        assert_eq!(Dsn::parse("sqlite://b.db").unwrap().path(), Path::new("b.db"));
+        for text in ["", "sqlite:", "postgres://u:secret@h/d", "mysql://x", "host=a password=secret"] {
+            let why = Dsn::parse(text).unwrap_err();
+            assert!(!why.contains("secret"), "{why}");
+        }
+    }
+}

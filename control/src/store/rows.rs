@@ -1,0 +1,216 @@
+//! Rows to clusters and back.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use culvert_net::crypto;
+use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::token::Digest;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+
+use super::{Loaded, StoreError, Touch};
+use crate::cluster::{Cluster, Spec, Token};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a query or a row is wrong with.
+pub(super) enum RowError {
+    Sqlx(sqlx::Error),
+    Damaged(String),
+}
+
+impl From<sqlx::Error> for RowError {
+    fn from(why: sqlx::Error) -> Self {
+        Self::Sqlx(why)
+    }
+}
+
+impl RowError {
+    pub(super) fn at(self, path: &Path) -> StoreError {
+        match self {
+            Self::Sqlx(why) => StoreError::from_sqlx(path, &why),
+            Self::Damaged(why) => StoreError::Damaged { path: path.to_owned(), why },
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, RowError>;
+type ClusterRow = (String, String, i64, i64, i64, Option<i64>);
+type TokenRow = (Vec<u8>, String, String, i64, Option<i64>, Option<i64>, Option<i64>);
+
+pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let hub_id = crypto::random_bytes::<16>();
+    sqlx::query(
+        "INSERT INTO hub (only_row, hub_id, generation, written_by, created_unix_ms)
+         VALUES (1, ?, 1, ?, ?) ON CONFLICT (only_row) DO UPDATE SET written_by = excluded.written_by",
+    )
+    .bind(uuid::Builder::from_random_bytes(hub_id).into_uuid().to_string())
+    .bind(VERSION)
+    .bind(signed(now_ms)?)
+    .execute(&mut *transaction)
+    .await?;
+    let (hub_id, generation): (String, i64) =
+        sqlx::query_as("SELECT hub_id, generation FROM hub").fetch_one(&mut *transaction).await?;
+    let mut tokens = load_tokens(&mut transaction).await?;
+    let rows: Vec<ClusterRow> = sqlx::query_as(
+        "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms
+         FROM clusters ORDER BY id",
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let clusters = rows
+        .into_iter()
+        .map(|row| {
+            let own = tokens.remove(&row.0).unwrap_or_default();
+            cluster(row, own)
+        })
+        .collect::<Result<_>>()?;
+    Ok(Loaded { hub_id, generation: Generation(unsigned(generation)?), clusters })
+}
+
+async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String, Vec<Token>>> {
+    let rows: Vec<TokenRow> = sqlx::query_as(
+        "SELECT digest, id, cluster_id, created_unix_ms, not_after_unix_ms, last_used_unix_ms,
+                overlap_ms
+         FROM tokens ORDER BY created_unix_ms, rowid",
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut tokens: HashMap<String, Vec<Token>> = HashMap::new();
+    for (digest, id, cluster, created, not_after, last_used, overlap) in rows {
+        let digest: [u8; 32] =
+            digest.try_into().map_err(|_| RowError::Damaged("a digest is not 32 bytes".into()))?;
+        tokens.entry(cluster).or_default().push(Token {
+            id,
+            digest: Digest(digest),
+            created_unix_ms: unsigned(created)?,
+            not_after_unix_ms: not_after.map(unsigned).transpose()?,
+            last_used_unix_ms: last_used.map(unsigned).transpose()?,
+            pending_overlap_ms: overlap.map(unsigned).transpose()?,
+        });
+    }
+    Ok(tokens)
+}
+
+fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
+    let (id, spec, epoch_floor, created, updated, last_connected) = row;
+    let damaged = |why: String| RowError::Damaged(format!("cluster {id:?}: {why}"));
+    let spec: Spec = serde_json::from_str(&spec).map_err(|why| damaged(why.to_string()))?;
+    Ok(Cluster {
+        spec,
+        epoch_floor: unsigned(epoch_floor)?,
+        tokens,
+        created_unix_ms: unsigned(created)?,
+        updated_unix_ms: unsigned(updated)?,
+        last_connected_unix_ms: last_connected.map(unsigned).transpose()?,
+        id: id.parse::<ClusterId>().map_err(|why| damaged(why.to_string()))?,
+    })
+}
+
+pub(super) async fn save(
+    pool: &SqlitePool,
+    cluster: &Cluster,
+    generation: Generation,
+) -> Result<()> {
+    let spec = serde_json::to_string(&cluster.spec)
+        .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    raise(&mut transaction, generation).await?;
+    sqlx::query(
+        "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms)
+         VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET spec = excluded.spec,
+             epoch_floor = excluded.epoch_floor, updated_unix_ms = excluded.updated_unix_ms",
+    )
+    .bind(cluster.id.as_str())
+    .bind(spec)
+    .bind(signed(cluster.epoch_floor)?)
+    .bind(signed(cluster.created_unix_ms)?)
+    .bind(signed(cluster.updated_unix_ms)?)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query("DELETE FROM tokens WHERE cluster_id = ?")
+        .bind(cluster.id.as_str())
+        .execute(&mut *transaction)
+        .await?;
+    for token in &cluster.tokens {
+        sqlx::query(
+            "INSERT INTO tokens (digest, id, cluster_id, created_unix_ms, not_after_unix_ms,
+                                 last_used_unix_ms, overlap_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&token.digest.0[..])
+        .bind(&token.id)
+        .bind(cluster.id.as_str())
+        .bind(signed(token.created_unix_ms)?)
+        .bind(token.not_after_unix_ms.map(signed).transpose()?)
+        .bind(token.last_used_unix_ms.map(signed).transpose()?)
+        .bind(token.pending_overlap_ms.map(signed).transpose()?)
+        .execute(&mut *transaction)
+        .await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+pub(super) async fn remove(
+    pool: &SqlitePool,
+    id: &ClusterId,
+    generation: Generation,
+) -> Result<()> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    raise(&mut transaction, generation).await?;
+    sqlx::query("DELETE FROM clusters WHERE id = ?")
+        .bind(id.as_str())
+        .execute(&mut *transaction)
+        .await?;
+    Ok(transaction.commit().await?)
+}
+
+pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    for touch in touched {
+        let at = signed(touch.last_connected_unix_ms)?;
+        sqlx::query("UPDATE clusters SET last_connected_unix_ms = ? WHERE id = ?")
+            .bind(at)
+            .bind(touch.cluster.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        for digest in &touch.tokens {
+            sqlx::query("UPDATE tokens SET last_used_unix_ms = ? WHERE digest = ?")
+                .bind(at)
+                .bind(&digest[..])
+                .execute(&mut *transaction)
+                .await?;
+        }
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// The version that wrote the store, as far as it can be read.
+pub(super) async fn written_by(pool: &SqlitePool) -> String {
+    let row: std::result::Result<(String,), _> =
+        sqlx::query_as("SELECT written_by FROM hub").fetch_one(pool).await;
+    row.map_or_else(|_| "unknown".to_owned(), |(version,)| version)
+}
+
+/// Raises the generation by one; anything else means two writers.
+async fn raise(connection: &mut SqliteConnection, generation: Generation) -> Result<()> {
+    let raised = sqlx::query("UPDATE hub SET generation = ?1 WHERE generation = ?1 - 1")
+        .bind(signed(generation.0)?)
+        .execute(connection)
+        .await?;
+    if raised.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(RowError::Damaged(format!("its generation is not {} any more", generation.0 - 1)))
+}
+
+fn signed(value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| RowError::Damaged(format!("{value} does not fit a column")))
+}
+
+fn unsigned(value: i64) -> Result<u64> {
+    u64::try_from(value).map_err(|_| RowError::Damaged(format!("{value} is negative")))
+}
