@@ -117,9 +117,17 @@ async fn unix(
         tracing::warn!(%why, "state link refused");
         return;
     }
-    let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).unwrap_or_default();
+    let pid = stream
+        .peer_cred()
+        .ok()
+        .and_then(|cred| cred.pid())
+        .unwrap_or_default();
     let peer = format!("unix pid {pid}").into();
-    let io = LinkIo { io: Box::new(stream), info: LinkInfo { peer }, _slot: slot };
+    let io = LinkIo {
+        io: Box::new(stream),
+        info: LinkInfo { peer },
+        _slot: slot,
+    };
     let _ = accepted.send(Ok(io)).await;
 }
 
@@ -138,7 +146,11 @@ async fn handshake(
         return tracing::warn!(%peer, "state link refused: no client certificate");
     }
     let peer = format!("tls {peer}").into();
-    let io = LinkIo { io: Box::new(stream), info: LinkInfo { peer }, _slot: slot };
+    let io = LinkIo {
+        io: Box::new(stream),
+        info: LinkInfo { peer },
+        _slot: slot,
+    };
     let _ = accepted.send(Ok(io)).await;
 }
 
@@ -197,8 +209,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let first = bind_unix(&path, 0o600).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(bind_unix(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            bind_unix(&path, 0o600).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
         drop(first);
         bind_unix(&path, 0o600).unwrap();
     }

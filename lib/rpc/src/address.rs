@@ -48,7 +48,10 @@ impl Address {
         let uri: http::Uri = text.parse().map_err(|_| "it is no URI")?;
         match (uri.scheme_str(), uri.host(), uri.port_u16()) {
             (Some("https"), Some(host), Some(port)) if uri.path() == "/" => {
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let host = host
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .to_owned();
                 Ok(Self::Tls { host, port })
             }
             (Some("http"), ..) => Err("TCP needs mutual TLS, so plain http is refused"),
@@ -61,7 +64,10 @@ impl Address {
 impl FromStr for Address {
     type Err = AddressError;
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        Self::parse(text).map_err(|why| AddressError { seen: text.to_owned(), why })
+        Self::parse(text).map_err(|why| AddressError {
+            seen: text.to_owned(),
+            why,
+        })
     }
 }
 
@@ -100,10 +106,17 @@ mod tests {
 
     #[test]
     fn both_forms_are_read_and_written() {
-        for text in ["unix:/run/culvert/state.sock", "https://hub.lan:8444", "https://[::1]:1"] {
+        for text in [
+            "unix:/run/culvert/state.sock",
+            "https://hub.lan:8444",
+            "https://[::1]:1",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        assert_eq!("unix:///a".parse::<Address>().unwrap().to_string(), "unix:/a");
+        assert_eq!(
+            "unix:///a".parse::<Address>().unwrap().to_string(),
+            "unix:/a"
+        );
     }
 
     #[test]

@@ -19,8 +19,8 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::address::{Address, PeerCheck};
-use crate::generated::state_client::StateClient;
 use crate::generated::Up;
+use crate::generated::state_client::StateClient;
 use crate::inbox::{Inbox, Taken};
 use crate::trust::Trust;
 
@@ -119,8 +119,17 @@ impl Subscription {
             need_snapshot: watch::Sender::new(0),
         };
         let inbox = Inbox::new(config.trust.clone(), config.held.clone());
-        let link = Link { config, inbox, events: sender, reporter: reporter.clone() };
-        Self { events, reporter, task: tokio::spawn(link.run()) }
+        let link = Link {
+            config,
+            inbox,
+            events: sender,
+            reporter: reporter.clone(),
+        };
+        Self {
+            events,
+            reporter,
+            task: tokio::spawn(link.run()),
+        }
     }
 
     /// The next event. Cancel safe.
@@ -194,7 +203,8 @@ impl Link {
         let mut reports = self.reporter.report.subscribe();
         asked.mark_unchanged();
         let _ = ups.try_send(self.inbox.up(Bytes::new()));
-        let mut client = StateClient::new(channel).max_decoding_message_size(STATE_BYTES_MAX + FRAME_BYTES_MAX);
+        let mut client =
+            StateClient::new(channel).max_decoding_message_size(STATE_BYTES_MAX + FRAME_BYTES_MAX);
         let call = client.subscribe(tokio_stream::wrappers::ReceiverStream::new(outbound));
         let mut inbound = timeout(CALL_DEADLINE, call)
             .await
@@ -303,7 +313,9 @@ fn root_cause(why: &dyn std::error::Error) -> String {
 
 /// Full jitter: anywhere between 0 and the doubled ceiling.
 fn backoff(failures: u32, random: [u8; 4]) -> Duration {
-    let ceiling = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+    let ceiling = BACKOFF_FIRST
+        .saturating_mul(1 << failures.min(16))
+        .min(BACKOFF_MAX);
     ceiling.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
 }
 

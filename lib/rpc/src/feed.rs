@@ -66,7 +66,11 @@ impl Feed {
             rotations: BTreeMap::new(),
             last_rotation: 0,
         };
-        Self { key, history: Mutex::new(history), news: watch::Sender::new(0) }
+        Self {
+            key,
+            history: Mutex::new(history),
+            news: watch::Sender::new(0),
+        }
     }
 
     /// Appends `update` and shows it to every subscriber.
@@ -99,7 +103,9 @@ impl Feed {
         }
         history.last_rotation += 1;
         let sequence = history.last_rotation;
-        history.rotations.insert(sequence, (rotation.cluster.clone(), message));
+        history
+            .rotations
+            .insert(sequence, (rotation.cluster.clone(), message));
         drop(history);
         self.announce();
         Ok(())
@@ -140,7 +146,10 @@ impl Feed {
             );
         }
         let known = is_ours && generation <= held;
-        Position { generation: known.then_some(generation), rotation: 0 }
+        Position {
+            generation: known.then_some(generation),
+            rotation: 0,
+        }
     }
 
     /// The message after `position`, which moves on; `None` when there is no news.
@@ -164,7 +173,10 @@ impl Feed {
 
     /// A message that only says the link is alive.
     pub(crate) fn beat(&self) -> StateMessage {
-        StateMessage { kind: Kind::Beat.into(), ..StateMessage::default() }
+        StateMessage {
+            kind: Kind::Beat.into(),
+            ..StateMessage::default()
+        }
     }
 
     fn signed(&self, kind: Kind, body: Bytes) -> StateMessage {
@@ -186,7 +198,10 @@ impl Position {
 impl History {
     fn after(&self, held: Generation) -> Option<StateMessage> {
         let behind = self.state.generation.0.checked_sub(held.0)?;
-        let index = self.updates.len().checked_sub(usize::try_from(behind).ok()?)?;
+        let index = self
+            .updates
+            .len()
+            .checked_sub(usize::try_from(behind).ok()?)?;
         self.updates.get(index).cloned()
     }
 
@@ -194,7 +209,9 @@ impl History {
         self.bytes += message.body.len();
         self.updates.push_back(message);
         while self.updates.len() > UPDATES_MAX || self.bytes > UPDATES_BYTES_MAX {
-            let Some(oldest) = self.updates.pop_front() else { return };
+            let Some(oldest) = self.updates.pop_front() else {
+                return;
+            };
             self.bytes -= oldest.body.len();
         }
     }
@@ -231,7 +248,11 @@ mod tests {
     use std::sync::Arc;
 
     fn feed() -> Feed {
-        let state = State { generation: Generation(1), hub_id: "hub".into(), ..State::default() };
+        let state = State {
+            generation: Generation(1),
+            hub_id: "hub".into(),
+            ..State::default()
+        };
         Feed::new(SigningKey::generate().unwrap(), state)
     }
 
@@ -243,7 +264,11 @@ mod tests {
             0 => vec![Change::Remove(cluster.id)],
             _ => vec![Change::Upsert(Arc::new(cluster))],
         };
-        Update { generation: Generation(generation), issued_unix_ms: generation, changes }
+        Update {
+            generation: Generation(generation),
+            issued_unix_ms: generation,
+            changes,
+        }
     }
 
     fn rotation(cluster: &str) -> Rotation {
@@ -290,7 +315,10 @@ mod tests {
         let mut second = feed.position("hub", Generation(1));
         assert_eq!(feed.next(&mut second).unwrap().kind(), Kind::Rotation);
         feed.withdraw(&"a".parse().unwrap());
-        assert!(feed.next(&mut feed.position("hub", Generation(1))).is_none());
+        assert!(
+            feed.next(&mut feed.position("hub", Generation(1)))
+                .is_none()
+        );
     }
 
     proptest! {

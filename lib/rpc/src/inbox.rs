@@ -45,7 +45,11 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(trust: Trust, held: Option<Held>) -> Self {
-        Self { trust, held, need_snapshot: false }
+        Self {
+            trust,
+            held,
+            need_snapshot: false,
+        }
     }
 
     /// From now on only a snapshot helps.
@@ -59,7 +63,12 @@ impl Inbox {
             Some(held) => (held.hub_id.clone(), held.generation.0),
             None => (String::new(), 0),
         };
-        Up { generation, hub_id, need_snapshot: self.need_snapshot, report }
+        Up {
+            generation,
+            hub_id,
+            need_snapshot: self.need_snapshot,
+            report,
+        }
     }
 
     pub(crate) fn take(&mut self, message: StateMessage) -> Result<Taken, Refused> {
@@ -80,13 +89,22 @@ impl Inbox {
         let hub_id = snapshot.hub_id.to_string();
         if let Some(held) = &self.held {
             if held.hub_id != hub_id {
-                return Err(Refused::OtherHub { seen: hub_id, held: held.hub_id.clone() });
+                return Err(Refused::OtherHub {
+                    seen: hub_id,
+                    held: held.hub_id.clone(),
+                });
             }
             if seen < held.generation {
-                return Err(Refused::Older { seen: seen.0, held: held.generation.0 });
+                return Err(Refused::Older {
+                    seen: seen.0,
+                    held: held.generation.0,
+                });
             }
         }
-        self.held = Some(Held { hub_id, generation: seen });
+        self.held = Some(Held {
+            hub_id,
+            generation: seen,
+        });
         self.need_snapshot = false;
         Ok(Taken::Event(Event::Snapshot {
             snapshot,
@@ -109,7 +127,10 @@ impl Inbox {
         };
         let seen = update.generation.0;
         if seen <= held.generation.0 {
-            return Err(Refused::Older { seen, held: held.generation.0 });
+            return Err(Refused::Older {
+                seen,
+                held: held.generation.0,
+            });
         }
         if Some(seen) != held.generation.0.checked_add(1) {
             self.need_snapshot = true;
@@ -143,12 +164,17 @@ impl Inbox {
             .map_err(|_| Refused::Malformed("the public key is not 32 bytes".to_owned()))?;
         let key = VerifyingKey::from_bytes(key);
         if !key.verify(&message.body, &message.signature) {
-            return Err(Refused::Signature { kind, key: hex(&key.id()) });
+            return Err(Refused::Signature {
+                kind,
+                key: hex(&key.id()),
+            });
         }
         Ok(self.trust.accept(key)?)
     }
 }
 
 fn signature(bytes: &[u8]) -> Result<[u8; SNAPSHOT_SIGNATURE_BYTES], Refused> {
-    bytes.try_into().map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))
+    bytes
+        .try_into()
+        .map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))
 }

@@ -57,8 +57,11 @@ pub async fn serve<H: Hub>(
     access: Access,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let service = StateServer::new(Service { hub, links: AtomicU64::new(1) })
-        .max_decoding_message_size(REPORT_BYTES_MAX);
+    let service = StateServer::new(Service {
+        hub,
+        links: AtomicU64::new(1),
+    })
+    .max_decoding_message_size(REPORT_BYTES_MAX);
     let incoming = accept::incoming(access);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(BEAT))
@@ -94,7 +97,10 @@ impl<H: Hub> State for Service<H> {
     type SubscribeStream = Down;
 
     async fn subscribe(&self, call: Request<Streaming<Up>>) -> Result<Response<Down>, Status> {
-        let peer = call.extensions().get::<LinkInfo>().map_or("unknown", |info| &*info.peer);
+        let peer = call
+            .extensions()
+            .get::<LinkInfo>()
+            .map_or("unknown", |info| &*info.peer);
         let peer = peer.to_owned();
         let mut inbound = call.into_inner();
         let first = timeout(FIRST_UP_DEADLINE, inbound.message()).await;

@@ -68,9 +68,10 @@ impl Trust {
     pub(crate) fn accept(&self, seen: VerifyingKey) -> Result<VerifyingKey, TrustError> {
         match (self.key()?, self) {
             (Some(trusted), _) if trusted == seen => Ok(seen),
-            (Some(trusted), _) => {
-                Err(TrustError::OtherKey { seen: hex(&seen.id()), trusted: hex(&trusted.id()) })
-            }
+            (Some(trusted), _) => Err(TrustError::OtherKey {
+                seen: hex(&seen.id()),
+                trusted: hex(&trusted.id()),
+            }),
             (None, Self::File(path)) => {
                 save(path, seen)?;
                 tracing::info!(key = hex(&seen.id()), path = %path.display(), "signing key learned");
@@ -83,35 +84,51 @@ impl Trust {
 
 fn load(path: &Path) -> Result<Option<VerifyingKey>, TrustError> {
     use std::io::Read as _;
-    let io = |source| TrustError::Io { path: path.to_owned(), source };
+    let io = |source| TrustError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(why) => return Err(io(why)),
     };
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
+    file.take(FILE_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(io)?;
     let key = text.trim().strip_prefix(PREFIX).and_then(unhex);
     match key {
         Some(key) => Ok(Some(VerifyingKey::from_bytes(key))),
-        None => Err(TrustError::Format { path: path.to_owned() }),
+        None => Err(TrustError::Format {
+            path: path.to_owned(),
+        }),
     }
 }
 
 fn save(path: &Path, key: VerifyingKey) -> Result<(), TrustError> {
-    let io = |source| TrustError::Io { path: path.to_owned(), source };
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    let io = |source| TrustError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io)?;
     writeln!(file, "{PREFIX}{}", hex(&key.to_bytes())).map_err(io)?;
     file.sync_all().map_err(io)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
@@ -133,22 +150,39 @@ mod tests {
     fn the_first_key_is_learned_and_every_other_refused() {
         let dir = tempfile::tempdir().unwrap();
         let trust = Trust::File(dir.path().join("trust"));
-        let (first, other) = (VerifyingKey::from_bytes([1; 32]), VerifyingKey::from_bytes([2; 32]));
+        let (first, other) = (
+            VerifyingKey::from_bytes([1; 32]),
+            VerifyingKey::from_bytes([2; 32]),
+        );
         assert!(trust.key().unwrap().is_none());
         trust.accept(first).unwrap();
         assert_eq!(trust.key().unwrap(), Some(first));
         trust.accept(first).unwrap();
-        assert!(matches!(trust.accept(other), Err(TrustError::OtherKey { .. })));
-        assert!(matches!(Trust::Key(first).accept(other), Err(TrustError::OtherKey { .. })));
+        assert!(matches!(
+            trust.accept(other),
+            Err(TrustError::OtherKey { .. })
+        ));
+        assert!(matches!(
+            Trust::Key(first).accept(other),
+            Err(TrustError::OtherKey { .. })
+        ));
     }
 
     #[test]
     fn a_damaged_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trust");
-        for text in ["", "ed25519:zz", "ed25519:é", &format!("ed25519:{}", "0".repeat(63))] {
+        for text in [
+            "",
+            "ed25519:zz",
+            "ed25519:é",
+            &format!("ed25519:{}", "0".repeat(63)),
+        ] {
             std::fs::write(&path, text).unwrap();
-            assert!(matches!(Trust::File(path.clone()).key(), Err(TrustError::Format { .. })));
+            assert!(matches!(
+                Trust::File(path.clone()).key(),
+                Err(TrustError::Format { .. })
+            ));
         }
     }
 }

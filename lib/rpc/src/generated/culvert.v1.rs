@@ -15,13 +15,14 @@ pub struct Up {
     pub report: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct StateMessage {
     #[prost(enumeration = "state_message::Kind", tag = "1")]
     pub kind: i32,
     /// culvert_proto::update encoding; empty in a BEAT.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: ::prost::bytes::Bytes,
-    /// Ed25519 over the kind's domain and the body.
+    /// Ed25519 over the body, which starts with its own domain.
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
     /// Ed25519 over the snapshot that results once this update is applied, so
@@ -57,6 +58,9 @@ pub mod state_message {
         Update = 2,
         /// Nothing changed; the link is alive.
         Beat = 3,
+        /// A fresh token that agents of a cluster should store. Beside the history:
+        /// it has no generation and is never written to disk.
+        Rotation = 4,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -69,6 +73,7 @@ pub mod state_message {
                 Self::Snapshot => "SNAPSHOT",
                 Self::Update => "UPDATE",
                 Self::Beat => "BEAT",
+                Self::Rotation => "ROTATION",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -78,32 +83,11 @@ pub mod state_message {
                 "SNAPSHOT" => Some(Self::Snapshot),
                 "UPDATE" => Some(Self::Update),
                 "BEAT" => Some(Self::Beat),
+                "ROTATION" => Some(Self::Rotation),
                 _ => None,
             }
         }
     }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CollectTokenRequest {
-    #[prost(string, tag = "1")]
-    pub cluster: ::prost::alloc::string::String,
-    /// SHA-256 of the token, as the state carries it.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub digest: ::prost::bytes::Bytes,
-    /// The session it will be delivered over.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub instance: ::prost::bytes::Bytes,
-    #[prost(uint64, tag = "4")]
-    pub epoch: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-#[prost(skip_debug)]
-pub struct CollectTokenAnswer {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub token: ::prost::bytes::Bytes,
-    /// Seconds since 1970 from which the token is valid.
-    #[prost(uint64, tag = "2")]
-    pub not_before_unix_s: u64,
 }
 /// Generated client implementations.
 pub mod state_client {
@@ -211,33 +195,6 @@ pub mod state_client {
                 .insert(GrpcMethod::new("culvert.v1.State", "Subscribe"));
             self.inner.streaming(req, path, codec).await
         }
-        /// The plain text of a freshly minted cluster token, for the authenticated
-        /// session it is delivered over. Asked by the data plane once the state says
-        /// that a token waits for delivery; it is never part of the state.
-        pub async fn collect_token(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CollectTokenRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CollectTokenAnswer>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/culvert.v1.State/CollectToken",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("culvert.v1.State", "CollectToken"));
-            self.inner.unary(req, path, codec).await
-        }
     }
 }
 /// Generated server implementations.
@@ -265,16 +222,6 @@ pub mod state_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Up>>,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
-        /// The plain text of a freshly minted cluster token, for the authenticated
-        /// session it is delivered over. Asked by the data plane once the state says
-        /// that a token waits for delivery; it is never part of the state.
-        async fn collect_token(
-            &self,
-            request: tonic::Request<super::CollectTokenRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CollectTokenAnswer>,
-            tonic::Status,
-        >;
     }
     #[derive(Debug)]
     pub struct StateServer<T> {
@@ -392,51 +339,6 @@ pub mod state_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/culvert.v1.State/CollectToken" => {
-                    #[allow(non_camel_case_types)]
-                    struct CollectTokenSvc<T: State>(pub Arc<T>);
-                    impl<
-                        T: State,
-                    > tonic::server::UnaryService<super::CollectTokenRequest>
-                    for CollectTokenSvc<T> {
-                        type Response = super::CollectTokenAnswer;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CollectTokenRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as State>::collect_token(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CollectTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
