@@ -8,12 +8,14 @@
 
 mod client;
 mod config;
+mod control;
 mod drain;
 mod etcd;
 mod heads;
 mod heavy;
 mod hostile;
 mod hub;
+mod kills;
 mod load;
 mod local;
 mod mtls;
@@ -22,5 +24,7 @@ mod races;
 mod radar;
 mod silence;
 mod sse;
+mod store;
+mod tokens;
 mod upgrade;
 mod upstream;

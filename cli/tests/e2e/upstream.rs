@@ -11,7 +11,7 @@
 //! | `/spdy` | `101` to `SPDY/3.1`, then every byte back |
 //! | `/refuse` | `403` to any upgrade |
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,13 @@ struct Shared {
 
 impl Upstream {
     pub fn start(site: &Namespace) -> Result<Upstream> {
+        Upstream::start_at(site, SITE)
+    }
+
+    /// As [`Upstream::start`], for another site.
+    pub fn start_at(site: &Namespace, address: IpAddr) -> Result<Upstream> {
         let runtime = site.runtime()?;
-        let listener = runtime.run(async { TcpListener::bind((SITE, 0)).await })?;
+        let listener = runtime.run(async move { TcpListener::bind((address, 0)).await })?;
         Upstream::serve(runtime, listener)
     }
 
