@@ -4,6 +4,7 @@
 //! `AsyncWrite`; everything below (the mux, the session, the wire) is pure and driven from here.
 #![forbid(unsafe_code)]
 
+pub mod carrier;
 pub mod crypto;
 pub mod dial;
 pub mod listen;

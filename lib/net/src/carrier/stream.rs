@@ -1,0 +1,208 @@
+//! One relayed connection inside a session.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use culvert_mux::{Read, StreamError, StreamId, Write};
+use culvert_proto::close::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::core::{Core, Shared, wake};
+use super::error::to_io;
+
+/// Bytes handed out by one zero-copy read.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// A stream of a session: a byte stream both ways, half-close included.
+///
+/// Only FIN reads as the end; reset and loss of the carrier are errors that carry a close reason
+/// ([`super::close_reason`]). Dropped without `shutdown`, it is reset; dropped after it, the peer's
+/// end is awaited for a bounded time in the background.
+pub struct Stream {
+    shared: Arc<Shared>,
+    id: StreamId,
+    /// Bytes that came with the header.
+    prefix: Bytes,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId, prefix: Bytes) -> Stream {
+        Stream { shared, id, prefix }
+    }
+
+    /// Its id on the wire.
+    #[must_use]
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// The next bytes without a copy; `None` at the end.
+    ///
+    /// # Errors
+    /// When the stream was reset or the carrier is gone.
+    pub fn poll_read_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        self.poll_take(cx, READ_BYTES_MAX)
+    }
+
+    /// Queues `data` without a copy, as far as the send gate takes it; the rest stays in `data`.
+    /// Ready when all of it is queued.
+    ///
+    /// # Errors
+    /// When the stream was reset or the carrier is gone.
+    pub fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let all = std::mem::take(data);
+        self.write_with(cx, |core, id| match core.mux.write(id, all) {
+            Ok(Write::Accepted) => Ok(Some(())),
+            Ok(Write::Blocked(rest)) => {
+                *data = rest;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Ends the stream at once: the peer sees a reset, later calls on this handle see `reason`.
+    pub fn reset(&mut self, reason: CloseReason) {
+        self.shared.cut(self.id, reason);
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Option<Bytes>>> {
+        if !self.prefix.is_empty() {
+            let bytes = self.prefix.len().min(max);
+            return Poll::Ready(Ok(Some(self.prefix.split_to(bytes))));
+        }
+        let mut core = self.shared.lock();
+        if let Some(reason) = core.ended() {
+            return Poll::Ready(Err(to_io(reason)));
+        }
+        let result = match core.mux.read(self.id, max) {
+            Ok(Read::Data(data)) => Poll::Ready(Ok(Some(data))),
+            Ok(Read::Eof) => Poll::Ready(Ok(None)),
+            Ok(Read::Pending) => {
+                core.wait_readable(self.id, cx.waker());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(to_io(core.error(self.id, error)))),
+        };
+        // Credit may be due.
+        let driver = core.unpark();
+        drop(core);
+        wake(driver);
+        result
+    }
+
+    /// Runs a write under the lock; `None` = blocked.
+    fn write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(&mut Core, StreamId) -> Result<Option<R>, StreamError>,
+    ) -> Poll<io::Result<R>> {
+        let mut core = self.shared.lock();
+        if let Some(reason) = core.ended() {
+            return Poll::Ready(Err(to_io(reason)));
+        }
+        let result = match write(&mut core, self.id) {
+            Ok(Some(done)) => Poll::Ready(Ok(done)),
+            Ok(None) => {
+                core.wait_writable(self.id, cx.waker());
+                Poll::Pending
+            }
+            Err(StreamError::Finished) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Err(error) => Poll::Ready(Err(to_io(core.error(self.id, error)))),
+        };
+        let driver = core.unpark();
+        drop(core);
+        wake(driver);
+        result
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // One copy, from the carrier's buffer to the caller's.
+        self.poll_take(cx, buf.remaining()).map_ok(|data| {
+            if let Some(data) = data {
+                buf.put_slice(data.chunk());
+            }
+        })
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.write_with(cx, |core, id| {
+            let mut written = 0;
+            for slice in slices.iter().filter(|slice| !slice.is_empty()) {
+                let taken = core.mux.write_slice(id, slice)?;
+                written += taken;
+                if taken < slice.len() {
+                    break;
+                }
+            }
+            Ok((written > 0).then_some(written))
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// What is written is queued already; the driver sends it without being asked.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// FIN behind what is queued. Reading goes on.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.shared.lock();
+        core.finish(self.id);
+        let driver = core.unpark();
+        drop(core);
+        wake(driver);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let now_ms = self.shared.now_ms();
+        let mut core = self.shared.lock();
+        core.dropped(now_ms, self.id);
+        let driver = core.unpark();
+        drop(core);
+        wake(driver);
+    }
+}
