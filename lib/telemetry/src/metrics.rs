@@ -4,8 +4,10 @@
 //! [`ClusterLabels`]. Nothing per user, path or connection.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 pub use prometheus::core::Collector;
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use prometheus::{HistogramOpts, Opts, Registry, TextEncoder};
@@ -28,13 +30,23 @@ pub const SECONDS: &[f64] = &[
 /// A name that does not parse or stands twice is a defect of the program, not
 /// of its input: registration then panics, at start, in every test.
 #[derive(Clone, Default)]
-pub struct Metrics(Registry);
+pub struct Metrics {
+    registry: Registry,
+    described: Arc<Mutex<Vec<Described>>>,
+}
+
+struct Described {
+    name: String,
+    kind: &'static str,
+    labels: String,
+    help: String,
+}
 
 impl Metrics {
     /// An empty registry that also carries `process_*`.
     #[must_use]
     pub fn new() -> Self {
-        let metrics = Self(Registry::new());
+        let metrics = Self::default();
         metrics.collector(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ));
@@ -44,25 +56,37 @@ impl Metrics {
     /// A counter without labels.
     #[must_use]
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::with_opts(Opts::new(name, help)))
+        self.add(
+            IntCounter::with_opts(Opts::new(name, help)),
+            (name, "counter", &[], help),
+        )
     }
 
     /// A counter with labels.
     #[must_use]
     pub fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+        self.add(
+            IntCounterVec::new(Opts::new(name, help), labels),
+            (name, "counter", labels, help),
+        )
     }
 
     /// A gauge without labels.
     #[must_use]
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(Opts::new(name, help)))
+        self.add(
+            IntGauge::with_opts(Opts::new(name, help)),
+            (name, "gauge", &[], help),
+        )
     }
 
     /// A gauge with labels.
     #[must_use]
     pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.add(
+            IntGaugeVec::new(Opts::new(name, help), labels),
+            (name, "gauge", labels, help),
+        )
     }
 
     /// A histogram with labels; `bounds` are upper bucket bounds, rising.
@@ -75,7 +99,10 @@ impl Metrics {
         bounds: &[f64],
     ) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-        self.add(HistogramVec::new(opts, labels))
+        self.add(
+            HistogramVec::new(opts, labels),
+            (name, "histogram", labels, help),
+        )
     }
 
     /// Adds a collector that fills itself at scrape time.
@@ -90,14 +117,42 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         TextEncoder::new()
-            .encode_utf8(&self.0.gather(), &mut text)
+            .encode_utf8(&self.registry.gather(), &mut text)
             .expect("registered families encode");
         text
     }
 
-    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+    /// All instruments as a Markdown table, in the order of their names.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut described = self.described.lock();
+        described.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut text = "| name | type | labels | what |\n|---|---|---|---|\n".to_owned();
+        for Described {
+            name,
+            kind,
+            labels,
+            help,
+        } in described.iter()
+        {
+            let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} |");
+        }
+        text
+    }
+
+    fn add<C: Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+        (name, kind, labels, help): (&str, &'static str, &[&str], &str),
+    ) -> C {
         let instrument = made.expect("metric names and labels are literals that parse");
         self.collector(Box::new(instrument.clone()));
+        self.described.lock().push(Described {
+            name: name.to_owned(),
+            kind,
+            labels: labels.join(", "),
+            help: help.to_owned(),
+        });
         instrument
     }
 }
@@ -143,6 +198,17 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn describes_every_instrument_even_before_its_first_sample() {
+        let metrics = Metrics::new();
+        let _unused = metrics.histogram_vec("b_seconds", "How long.", &["x", "y"], SECONDS);
+        let _unused = metrics.counter("a_total", "How many.");
+        let text = metrics.describe();
+        let rows: Vec<&str> = text.lines().skip(2).collect();
+        let a = "| `a_total` | counter |  | How many. |";
+        assert_eq!(rows, [a, "| `b_seconds` | histogram | x, y | How long. |"]);
     }
 
     #[test]
