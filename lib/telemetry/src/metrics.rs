@@ -107,7 +107,7 @@ impl Metrics {
 
     /// Adds a collector that fills itself at scrape time.
     pub fn collector(&self, collector: Box<dyn Collector>) {
-        self.0
+        self.registry
             .register(collector)
             .expect("metric names are unique in a process");
     }
