@@ -19,8 +19,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{io, io::IoSlice};
 
+use culvert_proto::close::CloseReason;
+use culvert_proto::limits::WEBSOCKET_ONLY_MEMORY_MS;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 pub use backoff::{Backoff, RETRY_AFTER_MAX, Setback};
 pub use error::{DialError, DialFailure, Step};
@@ -45,6 +48,8 @@ pub struct Dialer {
     proxy: ProxyConfig,
     /// Address that last worked, for when the resolver does not (C-16).
     last_good: Mutex<HashMap<(String, u16), SocketAddr>>,
+    /// Hubs that a raw upgrade does not reach, and until when that is believed.
+    websocket_only: Mutex<HashMap<(String, u16), Instant>>,
 }
 
 impl Dialer {
@@ -55,6 +60,7 @@ impl Dialer {
             tls,
             proxy,
             last_good: Mutex::default(),
+            websocket_only: Mutex::default(),
         }
     }
 
@@ -68,15 +74,31 @@ impl Dialer {
             Err(_) => Err(DialError::one(DialFailure {
                 target: urls.first().map(ToString::to_string).unwrap_or_default(),
                 step: Step::Deadline,
+                reason: CloseReason::HubTimeout,
                 problem: format!("no address answered within {} s", DIAL_MAX.as_secs()),
             })),
         }
+    }
+
+    pub(crate) fn is_websocket_only(&self, url: &HubUrl) -> bool {
+        let key = (url.host().to_owned(), url.port());
+        self.websocket_only
+            .lock()
+            .get(&key)
+            .is_some_and(|until| Instant::now() < *until)
+    }
+
+    pub(crate) fn remember_websocket_only(&self, url: &HubUrl) {
+        let until = Instant::now() + Duration::from_millis(WEBSOCKET_ONLY_MEMORY_MS);
+        self.websocket_only
+            .lock()
+            .insert((url.host().to_owned(), url.port()), until);
     }
 }
 
 /// An established connection to a hub: TCP, perhaps through a proxy, perhaps inside TLS.
 pub struct Conn {
-    io: Box<dyn Transport>,
+    pub(crate) io: Box<dyn Transport>,
     /// Which of the given URLs it leads to.
     pub url_index: usize,
     /// The address of the TCP connection: the hub's, or the proxy's.

@@ -16,7 +16,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ProtocolVersion, SupportedProtocolVersion};
 
 pub use client::{ClientStream, ClientTls, ClientTlsOptions, Roots};
-pub use error::{SeenCertificate, TlsError};
+pub use error::{Problem, SeenCertificate, TlsError};
 pub use rustls::pki_types::CertificateDer;
 pub use server::{ClientAuth, HANDSHAKE_MAX, ServerStream, ServerTls, ServerTlsOptions};
 pub use verify::{PinParseError, SpkiPin, spki_sha256};

@@ -1,12 +1,18 @@
 //! Byte streams that carry a session: raw after `culvert/1`, or WebSocket messages.
 
+mod agent;
 mod frame;
+mod hub;
+mod refusal;
 mod rewind;
 mod websocket;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use agent::{AgentConn, UPGRADE_MAX, connect_agent};
 pub use frame::{End, FrameError, MESSAGE_BYTES_MAX, SENT_MESSAGE_BYTES_MAX};
+pub use hub::{hub_transport, unwrapped, websocket_accept};
+pub use refusal::{ConnectError, Refusal};
 pub(crate) use rewind::rewound;
 pub use websocket::WebSocket;
 
@@ -14,12 +20,3 @@ pub use websocket::WebSocket;
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
-
-/// How the bytes of a session travel after the 101.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// As they are (`Upgrade: culvert/1`).
-    Native,
-    /// In BINARY messages (`Upgrade: websocket`).
-    WebSocket,
-}

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use culvert_proto::close::CloseReason;
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::{DialError, DialFailure, Step};
 use super::proxy::Proxy;
-use super::race::{Candidate, interleave, race};
+use super::race::{Candidate, Failed, interleave, race};
 use super::url::HubUrl;
 use super::{CANDIDATES_MAX, Conn, Dialer, STAGGER, STEP_MAX};
 use crate::socket::set_carrier_options;
@@ -62,15 +63,13 @@ pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialE
                 dialer.last_good.lock().insert(key, candidate.addr);
                 return Ok(conn);
             }
-            Err((step, problem)) => {
-                failures.push(failure(route, &candidate, step, problem));
-            }
+            Err((step, why)) => failures.push(failure(route, &candidate, step, why)),
         }
     }
     Err(DialError { failures })
 }
 
-fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, problem: String) -> DialFailure {
+fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, why: Failed) -> DialFailure {
     let through = match &route.proxy {
         Some(proxy) => format!(
             "{} through {} at {}",
@@ -80,9 +79,11 @@ fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, problem: String
         ),
         None => format!("{} at {}", route.url, candidate.addr),
     };
+    let (reason, problem) = why;
     DialFailure {
         target: through,
         step,
+        reason,
         problem,
     }
 }
@@ -107,6 +108,7 @@ async fn resolve(
             failures.push(DialFailure {
                 target,
                 step: Step::Dns,
+                reason: CloseReason::HubName,
                 problem,
             });
             Vec::new()
@@ -141,8 +143,9 @@ async fn finish(
     route: &Route<'_>,
     candidate: &Candidate,
     stream: TcpStream,
-) -> Result<Conn, (Step, String)> {
-    set_carrier_options(&stream).map_err(|e| (Step::Tcp, e.to_string()))?;
+) -> Result<Conn, (Step, Failed)> {
+    set_carrier_options(&stream)
+        .map_err(|e| (Step::Tcp, (CloseReason::HubUnreachable, e.to_string())))?;
     let proxy_name = route.proxy.as_ref().map(Proxy::name);
     let conn = |io, tls| Conn {
         io,
@@ -172,10 +175,10 @@ async fn finish(
     .await;
     let io: Box<dyn Transport> = match passed {
         Ok(Ok(io)) => io,
-        Ok(Err(problem)) => return Err((Step::Proxy, problem)),
+        Ok(Err(why)) => return Err((Step::Proxy, why)),
         Err(_) => {
             let problem = format!("the proxy did not answer within {} s", STEP_MAX.as_secs());
-            return Err((Step::Proxy, problem));
+            return Err((Step::Proxy, (CloseReason::ProxyRefused, problem)));
         }
     };
     if !route.url.is_tls() {
@@ -186,6 +189,6 @@ async fn finish(
     Ok(conn(Box::new(tls), Some(info)))
 }
 
-fn by_tls(error: &TlsError) -> (Step, String) {
-    (Step::Tls, error.to_string())
+fn by_tls(error: &TlsError) -> (Step, Failed) {
+    (Step::Tls, (error.close_reason(), error.to_string()))
 }

@@ -2,9 +2,13 @@
 
 use std::fmt;
 
-/// Where a connection attempt failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use culvert_proto::close::CloseReason;
+
+/// Where a connection attempt failed, in the order of the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// The deadline over all addresses.
+    Deadline,
     /// Resolving the name.
     Dns,
     /// The TCP connection.
@@ -13,8 +17,6 @@ pub enum Step {
     Proxy,
     /// The TLS handshake.
     Tls,
-    /// The deadline over all addresses.
-    Deadline,
 }
 
 impl Step {
@@ -38,6 +40,8 @@ pub struct DialFailure {
     pub target: String,
     /// Where it failed.
     pub step: Step,
+    /// The word for it in logs, metrics and reports.
+    pub reason: CloseReason,
     /// What was seen, and what to do.
     pub problem: String,
 }
@@ -68,21 +72,23 @@ impl DialError {
         }
     }
 
+    /// The attempt that came furthest: the one to mend first.
+    fn furthest(&self) -> Option<&DialFailure> {
+        self.failures.iter().max_by_key(|failure| failure.step)
+    }
+
     /// The step of the attempt that came furthest.
     #[must_use]
     pub fn step(&self) -> Step {
-        let rank = |step: Step| match step {
-            Step::Deadline => 0,
-            Step::Dns => 1,
-            Step::Tcp => 2,
-            Step::Proxy => 3,
-            Step::Tls => 4,
-        };
-        self.failures
-            .iter()
-            .map(|f| f.step)
-            .max_by_key(|s| rank(*s))
-            .unwrap_or(Step::Deadline)
+        self.furthest()
+            .map_or(Step::Deadline, |failure| failure.step)
+    }
+
+    /// The reason of the attempt that came furthest.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        self.furthest()
+            .map_or(CloseReason::HubTimeout, |failure| failure.reason)
     }
 }
 

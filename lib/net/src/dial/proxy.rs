@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use culvert_proto::close::CloseReason;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::connect::proxy::SocksV5;
@@ -9,6 +10,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tower::Service as _;
 
+use super::race::Failed;
 use super::url::{HubUrl, redact};
 use crate::tls::ClientTls;
 use crate::transport::{Transport, rewound};
@@ -156,13 +158,16 @@ impl Proxy {
         io: Box<dyn Transport>,
         url: &HubUrl,
         default_tls: &ClientTls,
-    ) -> Result<Box<dyn Transport>, String> {
+    ) -> Result<Box<dyn Transport>, Failed> {
         match self.intercept.uri().scheme_str() {
             Some("socks5" | "socks5h") => self.socks(io, url).await,
             Some("https") => {
                 let (host, _) = self.host_and_port();
                 let tls = self.tls.as_deref().unwrap_or(default_tls);
-                let io = tls.connect(&host, io).await.map_err(|e| e.to_string())?;
+                let io = tls
+                    .connect(&host, io)
+                    .await
+                    .map_err(|e| (e.close_reason(), e.to_string()))?;
                 self.connect(Box::new(io), url).await
             }
             _ => self.connect(io, url).await,
@@ -173,7 +178,7 @@ impl Proxy {
         &self,
         io: Box<dyn Transport>,
         url: &HubUrl,
-    ) -> Result<Box<dyn Transport>, String> {
+    ) -> Result<Box<dyn Transport>, Failed> {
         // The connection exists already: the "connector" hands it out, once.
         let mut io = Some(TokioIo::new(io));
         let connector = tower::service_fn(move |_: Uri| {
@@ -186,7 +191,7 @@ impl Proxy {
         if let Some((user, password)) = self.intercept.raw_auth() {
             socks = socks.with_auth(user.to_owned(), password.to_owned());
         }
-        let io = socks.call(url.origin()).await.map_err(|e| e.to_string())?;
+        let io = socks.call(url.origin()).await.map_err(failed)?;
         Ok(io.into_inner())
     }
 
@@ -194,24 +199,24 @@ impl Proxy {
         &self,
         io: Box<dyn Transport>,
         url: &HubUrl,
-    ) -> Result<Box<dyn Transport>, String> {
+    ) -> Result<Box<dyn Transport>, Failed> {
         let authority = url.authority();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
             .await
-            .map_err(text)?;
+            .map_err(failed)?;
         let connection = tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder()
             .method(Method::CONNECT)
             .uri(&authority)
             .header(HOST, &authority)
             .body(http_body_util::Empty::<bytes::Bytes>::new())
-            .map_err(text)?;
+            .map_err(failed)?;
         if let Some(auth) = self.intercept.basic_auth() {
             let mut auth: HeaderValue = auth.clone();
             auth.set_sensitive(true);
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth);
         }
-        let response = sender.send_request(request).await.map_err(text)?;
+        let response = sender.send_request(request).await.map_err(failed)?;
         if !response.status().is_success() {
             connection.abort();
             return Err(refusal(
@@ -219,26 +224,31 @@ impl Proxy {
                 self.intercept.basic_auth().is_some(),
             ));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(text)?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(failed)?;
         let parts = upgraded
             .downcast::<TokioIo<Box<dyn Transport>>>()
-            .map_err(|_| "the proxy connection changed its type".to_owned())?;
+            .map_err(|_| {
+                (
+                    CloseReason::ProxyRefused,
+                    "the connection changed its type".to_owned(),
+                )
+            })?;
         Ok(rewound(parts.read_buf, parts.io.into_inner()))
     }
 }
 
-fn text(error: impl std::error::Error) -> String {
+fn failed(error: impl std::error::Error) -> Failed {
     let mut out = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
         out = format!("{out}: {inner}");
         source = inner.source();
     }
-    out
+    (CloseReason::ProxyRefused, out)
 }
 
-fn refusal(status: StatusCode, with_credentials: bool) -> String {
-    match (status, with_credentials) {
+fn refusal(status: StatusCode, with_credentials: bool) -> Failed {
+    let text = match (status, with_credentials) {
         (StatusCode::PROXY_AUTHENTICATION_REQUIRED, false) => {
             "the proxy wants credentials (407): write them into the proxy URL, \
              http://user:password@host:port"
@@ -254,7 +264,12 @@ fn refusal(status: StatusCode, with_credentials: bool) -> String {
                 .to_owned()
         }
         (status, _) => format!("the proxy answered {status} to CONNECT"),
-    }
+    };
+    let reason = match status {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => CloseReason::ProxyAuth,
+        _ => CloseReason::ProxyRefused,
+    };
+    (reason, text)
 }
 
 #[cfg(test)]

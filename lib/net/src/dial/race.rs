@@ -1,8 +1,10 @@
 //! Happy Eyeballs (RFC 8305) over the addresses of all hubs.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use culvert_proto::close::CloseReason;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
@@ -14,6 +16,9 @@ pub(super) struct Candidate {
     pub(super) url_index: usize,
     pub(super) addr: SocketAddr,
 }
+
+/// Why an attempt failed, as a word and in the system's words.
+pub(super) type Failed = (CloseReason, String);
 
 /// Orders addresses: families alternate, beginning with the family the resolver put first.
 pub(super) fn interleave(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
@@ -41,7 +46,7 @@ pub(super) async fn race(
     candidates: &mut Vec<Candidate>,
     stagger: Duration,
     attempt_max: Duration,
-    mut failed: impl FnMut(&Candidate, String),
+    mut failed: impl FnMut(&Candidate, Failed),
 ) -> Option<(Candidate, TcpStream)> {
     let mut waiting: std::collections::VecDeque<Candidate> = candidates.drain(..).collect();
     let mut attempts = FuturesUnordered::new();
@@ -51,7 +56,6 @@ pub(super) async fn race(
         tokio::select! {
             biased;
             Some((candidate, result)) = attempts.next(), if !attempts.is_empty() => {
-                let result: Result<TcpStream, String> = result;
                 started.retain(|c| *c != candidate);
                 match result {
                     Ok(stream) => break Some((candidate, stream)),
@@ -76,11 +80,21 @@ pub(super) async fn race(
     winner
 }
 
-async fn attempt(candidate: Candidate, max: Duration) -> (Candidate, Result<TcpStream, String>) {
+async fn attempt(candidate: Candidate, max: Duration) -> (Candidate, Result<TcpStream, Failed>) {
     let result = match timeout(max, TcpStream::connect(candidate.addr)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", max.as_secs())),
+        Ok(Err(error)) => {
+            let reason = match error.kind() {
+                io::ErrorKind::ConnectionRefused => CloseReason::HubRefused,
+                io::ErrorKind::TimedOut => CloseReason::HubTimeout,
+                _ => CloseReason::HubUnreachable,
+            };
+            Err((reason, error.to_string()))
+        }
+        Err(_) => Err((
+            CloseReason::HubTimeout,
+            format!("no answer within {} s", max.as_secs()),
+        )),
     };
     (candidate, result)
 }
@@ -133,13 +147,13 @@ mod tests {
         // With an hour of stagger only the refusal can start the second attempt.
         let hour = Duration::from_secs(3600);
         let (winner, _) = race(&mut candidates, hour, hour, |c, p| {
-            failures.push((c.addr, p))
+            failures.push((c.addr, p.0))
         })
         .await
         .unwrap();
         assert_eq!((winner.addr, winner.url_index), (good, 1));
         assert_eq!(failures.len(), 1);
-        assert_eq!(failures[0].0, closed);
+        assert_eq!(failures[0], (closed, CloseReason::HubRefused));
         assert!(candidates.is_empty());
     }
 
@@ -171,7 +185,7 @@ mod tests {
         ];
         let stagger = Duration::from_millis(50);
         let (winner, _) = race(&mut candidates, stagger, Duration::from_secs(20), |_, p| {
-            panic!("{p}")
+            panic!("{p:?}")
         })
         .await
         .unwrap();

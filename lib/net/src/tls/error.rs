@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use culvert_proto::close::CloseReason;
+
 use super::verify::SpkiPin;
 
 /// Why TLS could not be set up or a handshake failed.
@@ -71,6 +73,21 @@ impl TlsError {
         TlsError::Bad {
             path: path.to_owned(),
             problem: problem.to_string(),
+        }
+    }
+
+    /// The word for it when a hub was dialled.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            TlsError::Certificate(seen) => match seen.problem {
+                Problem::UnknownIssuer | Problem::Pin(_) => CloseReason::TlsUnknownCa,
+                Problem::Name => CloseReason::TlsName,
+                Problem::Time => CloseReason::TlsExpired,
+                Problem::Other(_) => CloseReason::TlsFailed,
+            },
+            TlsError::Timeout { .. } => CloseReason::HubTimeout,
+            _ => CloseReason::TlsFailed,
         }
     }
 

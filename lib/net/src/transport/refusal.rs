@@ -1,0 +1,268 @@
+//! Why a hub did not take the session, and whom that blames (C-18).
+
+use std::time::Duration;
+
+use culvert_proto::close::{CloseReason, Retry, Side};
+use http::header::{LOCATION, RETRY_AFTER, SERVER};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+
+use super::agent::error_header;
+use crate::dial::{DialError, Setback};
+
+/// Bytes of a refusal's body that are read for its text.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// No session.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No connection to any hub.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The request cannot be written.
+    #[error("the request to the hub cannot be written: {0}")]
+    Request(String),
+    /// Connected, asked, and nothing came back in time.
+    #[error("{url} took the connection and did not answer within 10 s")]
+    Silent {
+        /// The hub.
+        url: String,
+    },
+    /// The connection ended before an answer.
+    #[error("the connection ended before the hub's answer: {0}")]
+    NoAnswer(String),
+    /// A 101 that is not what a hub sends.
+    #[error("{0}; a box on the way may have changed the upgrade")]
+    Mangled(String),
+    /// The hub, or something in front of it, said no.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+}
+
+/// A refusal in HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.explain())]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// The hub's own reason (`Culvert-Error`); absent when something else answered.
+    pub reason: Option<CloseReason>,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+    /// The beginning of the body, one line.
+    pub text: String,
+    /// `Server` of the answer.
+    pub server: String,
+    /// `Location` of a redirect.
+    pub location: Option<String>,
+}
+
+impl Refusal {
+    pub(super) async fn read(response: Response<Incoming>) -> Refusal {
+        let header = |name| {
+            let value: Option<&http::HeaderValue> = response.headers().get(name);
+            value.and_then(|v| v.to_str().ok()).map(one_line)
+        };
+        let (server, location) = (header(SERVER).unwrap_or_default(), header(LOCATION));
+        let retry_after = header(RETRY_AFTER)
+            .and_then(|v| v.parse().ok())
+            .map(Duration::from_secs);
+        let status = response.status().as_u16();
+        let reason = error_header(&response).and_then(CloseReason::from_word);
+        let body = Limited::new(response.into_body(), TEXT_BYTES_MAX).collect();
+        let text = match tokio::time::timeout(Duration::from_secs(1), body).await {
+            Ok(Ok(body)) => one_line(&String::from_utf8_lossy(&body.to_bytes())),
+            _ => String::new(),
+        };
+        Refusal {
+            status,
+            reason,
+            retry_after,
+            text,
+            server,
+            location,
+        }
+    }
+
+    /// The close reason to log and count.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        if let Some(reason) = self.reason {
+            return reason;
+        }
+        match StatusCode::from_u16(self.status) {
+            Ok(StatusCode::UNAUTHORIZED) => CloseReason::Unauthenticated,
+            Ok(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => CloseReason::ProxyAuth,
+            Ok(StatusCode::FORBIDDEN) => CloseReason::GatewayRefused,
+            Ok(StatusCode::NOT_FOUND) => CloseReason::WrongPath,
+            Ok(StatusCode::CONFLICT) => CloseReason::Duplicate,
+            Ok(StatusCode::UPGRADE_REQUIRED) => CloseReason::NoCommonVersion,
+            Ok(StatusCode::TOO_MANY_REQUESTS) => CloseReason::RateLimited,
+            Ok(status) if status.is_redirection() => CloseReason::Redirected,
+            Ok(status) if status.is_server_error() => CloseReason::HubError,
+            _ => CloseReason::UpgradeMangled,
+        }
+    }
+
+    fn explain(&self) -> String {
+        let reason = self.close_reason();
+        let who = match (self.reason, self.server.as_str()) {
+            (Some(_), _) => "the hub".to_owned(),
+            (None, "") => "the hub, or something in front of it,".to_owned(),
+            (None, server) => format!("{server:?}, the hub or something in front of it,"),
+        };
+        let mut out = format!(
+            "{who} answered {} ({reason}): {} {}",
+            self.status,
+            reason.meaning(),
+            reason.fix()
+        );
+        if let Some(location) = &self.location {
+            out.push_str(&format!(" It points to {location:?}."));
+        }
+        if !self.text.is_empty() {
+            out.push_str(&format!(" It says: {:?}", self.text));
+        }
+        out
+    }
+}
+
+impl ConnectError {
+    pub(super) fn no_answer(error: &hyper::Error) -> ConnectError {
+        use std::error::Error as _;
+        match error.source() {
+            Some(source) => ConnectError::NoAnswer(format!("{error}: {source}")),
+            None => ConnectError::NoAnswer(error.to_string()),
+        }
+    }
+
+    /// The close reason to log and count.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            ConnectError::Dial(error) => error.close_reason(),
+            ConnectError::Request(_) => CloseReason::Internal,
+            ConnectError::Silent { .. } => CloseReason::HubTimeout,
+            ConnectError::NoAnswer(_) => CloseReason::HubError,
+            ConnectError::Mangled(_) => CloseReason::UpgradeMangled,
+            ConnectError::Refused(refusal) => refusal.close_reason(),
+        }
+    }
+
+    /// Whose side it is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.close_reason().side()
+    }
+
+    /// What [`crate::dial::Backoff`] needs to know.
+    #[must_use]
+    pub fn setback(&self) -> Setback {
+        if let ConnectError::Refused(refusal) = self
+            && let Some(after) = refusal.retry_after
+        {
+            return Setback::RetryAfter(after);
+        }
+        match self {
+            ConnectError::Refused(refusal) if matches!(refusal.status, 401 | 403) => {
+                Setback::Refused
+            }
+            _ if self.close_reason().retry() == Retry::Slow => Setback::Refused,
+            _ => Setback::Ordinary,
+        }
+    }
+
+    /// Whether the other hubs would say the same.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, ConnectError::Refused(refusal) if refusal.status == 401)
+            || matches!(self, ConnectError::Request(_))
+    }
+
+    /// Whether a box that does not know the raw upgrade may be the cause.
+    pub(super) fn may_be_mangled(&self) -> bool {
+        match self {
+            ConnectError::Silent { .. } | ConnectError::NoAnswer(_) | ConnectError::Mangled(_) => {
+                true
+            }
+            // A hub names its reason; a box that chokes on the list answers 4xx or 5xx of its own.
+            ConnectError::Refused(refusal) => {
+                refusal.reason.is_none()
+                    && !matches!(refusal.status, 401 | 403 | 404 | 407 | 429 | 503)
+            }
+            ConnectError::Dial(_) | ConnectError::Request(_) => false,
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    visible
+        .collect::<String>()
+        .trim()
+        .chars()
+        .take(200)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, reason: Option<CloseReason>) -> ConnectError {
+        ConnectError::Refused(Box::new(Refusal {
+            status,
+            reason,
+            retry_after: None,
+            text: String::new(),
+            server: "squid".to_owned(),
+            location: None,
+        }))
+    }
+
+    #[test]
+    fn only_401_blames_the_credential() {
+        for status in 300..600 {
+            let reason = refused(status, None).close_reason();
+            assert_eq!(
+                reason == CloseReason::Unauthenticated,
+                status == 401,
+                "{status}"
+            );
+        }
+        assert_eq!(
+            refused(403, None).close_reason(),
+            CloseReason::GatewayRefused
+        );
+        assert_eq!(
+            refused(403, Some(CloseReason::Disabled)).close_reason(),
+            CloseReason::Disabled
+        );
+        assert_eq!(refused(404, None).close_reason(), CloseReason::WrongPath);
+        assert_eq!(refused(302, None).close_reason(), CloseReason::Redirected);
+        assert_eq!(refused(502, None).close_reason(), CloseReason::HubError);
+        assert!(refused(502, None).to_string().contains("squid"));
+    }
+
+    #[test]
+    fn waits_follow_the_answer() {
+        assert_eq!(refused(401, None).setback(), Setback::Refused);
+        assert_eq!(refused(403, None).setback(), Setback::Refused);
+        assert_eq!(refused(500, None).setback(), Setback::Ordinary);
+        let ConnectError::Refused(mut paced) = refused(503, Some(CloseReason::Paced)) else {
+            panic!("made as refused");
+        };
+        paced.retry_after = Some(Duration::from_secs(9));
+        let paced = ConnectError::Refused(paced);
+        assert_eq!(paced.setback(), Setback::RetryAfter(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn a_hubs_own_refusal_is_no_mangled_upgrade() {
+        assert!(refused(400, None).may_be_mangled());
+        assert!(refused(426, None).may_be_mangled());
+        assert!(!refused(426, Some(CloseReason::NoCommonVersion)).may_be_mangled());
+        assert!(!refused(401, None).may_be_mangled());
+        assert!(ConnectError::Mangled(String::new()).may_be_mangled());
+    }
+}
