@@ -109,8 +109,8 @@ pub enum HelloError {
     /// Claimed cluster and credential differ.
     #[error("the agent claims cluster {claimed}; its token belongs to another")]
     ClusterMismatch {
-        /// The claim.
-        claimed: ClusterId,
+        /// The claim, cut to 64 bytes.
+        claimed: String,
     },
 }
 

@@ -9,6 +9,8 @@ mod receive;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::close::CloseReason;
@@ -336,7 +338,7 @@ impl Session {
     /// Hub: a new grant for the same epoch.
     pub fn grant(
         &mut self,
-        targets: alloc::vec::Vec<alloc::sync::Arc<str>>,
+        targets: Vec<Arc<str>>,
     ) -> Result<(), VerbError> {
         let open = self.phase == Phase::Open;
         self.may(true, Caps::default())?;

@@ -80,7 +80,7 @@ pub struct ClusterState {
     pub tokens: Vec<TokenHash>,
     /// Sessions accepted below it are dead.
     pub epoch_floor: Epoch,
-    /// Streams of one session.
+    /// Streams of one session; 0 = [`crate::limits::STREAMS_DEFAULT`].
     pub streams_max: u32,
     /// Concurrent requests; 0 = no limit.
     pub requests_max: u32,
@@ -90,7 +90,7 @@ pub struct ClusterState {
     pub allow_impersonation: bool,
     /// What stands behind the agents.
     pub target: Target,
-    /// Name for people.
+    /// Name for people; never empty.
     pub name: Option<Arc<str>>,
     /// Free labels.
     pub labels: Vec<(Arc<str>, Arc<str>)>,

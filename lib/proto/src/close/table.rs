@@ -124,9 +124,9 @@ close_reasons! {
         "Check certificate, TLS version and whether this port speaks TLS.";
     MethodRefused = 118, "method_refused", Client, Some(405), No,
         "This method is not served here.", "CONNECT is only for the proxy front.";
-    NoCommonVersion = 119, "no_common_version", Client, Some(426), Slow,
-        "The two ends speak no common protocol version or upgrade.",
-        "Upgrade the older end; a hub serves agents of the last two minor versions.";
+    UnknownCluster = 119, "unknown_cluster", Client, Some(404), No,
+        "No cluster of this name is registered, or it is hidden from you.",
+        "Check the name: culvert cluster list.";
     HelloTimeout = 120, "hello_timeout", Client, Some(408), Backoff,
         "The hello or upgrade did not complete within 10 s.",
         "Look for a slow or half-open path to the hub.";
@@ -230,17 +230,11 @@ close_reasons! {
         "Stop one of the agents that share this credential, or use policy spread.";
 
     // Control: 400..
-    UnknownCluster = 400, "unknown_cluster", Control, Some(404), No,
-        "No cluster of this name is registered, or it is hidden from you.",
-        "Check the name: culvert cluster list.";
-    Revoked = 401, "revoked", Control, None, Slow,
+    Revoked = 400, "revoked", Control, None, Slow,
         "The cluster's access was revoked; its sessions and streams were cut.",
         "Mint a new token once the reason is gone.";
-    Disabled = 402, "disabled", Control, Some(403), Slow,
+    Disabled = 401, "disabled", Control, Some(403), Slow,
         "The cluster is disabled.", "Enable it: culvert cluster enable <cluster>.";
-    TargetNotAllowed = 403, "target_not_allowed", Control, Some(403), No,
-        "The target asked for is not the agent's own, or was not granted.",
-        "Let the hub's target address equal the agent's --target.";
 
     // Agent: 500..
     AgentAbsent = 500, "agent_absent", Agent, Some(503), Backoff,
@@ -266,6 +260,12 @@ close_reasons! {
         "The session is no longer the current one.", "Nothing: the newer session serves.";
     StreamRefused = 508, "stream_refused", Agent, Some(502), Backoff,
         "The agent refused to open the stream.", "Look at the agent's log.";
+    NoCommonVersion = 509, "no_common_version", Agent, Some(426), Slow,
+        "The two ends speak no common protocol version or upgrade.",
+        "Upgrade the older end; a hub serves agents of the last two minor versions.";
+    TargetNotAllowed = 510, "target_not_allowed", Agent, Some(403), No,
+        "The target asked for is not the agent's own, or was not granted.",
+        "Let the hub's target address equal the agent's --target.";
 
     // Upstream: 600..
     DialRefused = 600, "dial_refused", Upstream, Some(502), Backoff,

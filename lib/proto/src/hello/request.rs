@@ -104,7 +104,7 @@ impl HelloRequest {
     pub fn check_cluster(&self, credential: &ClusterId) -> Result<(), HelloError> {
         match &self.hello.cluster {
             Some(claimed) if claimed != credential => Err(HelloError::ClusterMismatch {
-                claimed: claimed.clone(),
+                claimed: claimed.to_string(),
             }),
             _ => Ok(()),
         }
@@ -199,8 +199,9 @@ impl<'a> Fields<'a> {
         if websocket && self.subprotocols.contains(&SUBPROTOCOL) {
             return Ok(CarrierKind::WebSocket);
         }
-        // Radar connectors always name their version and never a sub-protocol.
-        if websocket && self.subprotocols.is_empty() && self.radar_version.is_some() {
+        // Radar connectors always send fields of their own and never a sub-protocol.
+        let radar = self.radar_version.is_some() || self.radar_self_upgrade.is_some();
+        if websocket && self.subprotocols.is_empty() && radar {
             return Ok(CarrierKind::Radar);
         }
         Err(HelloError::NoCommonVersion {
@@ -293,22 +294,21 @@ impl<'a> Fields<'a> {
     }
 
     fn radar(&self, query: &str) -> Result<(AgentHello, RadarFacts), HelloError> {
-        let name = "cluster_id";
-        let claimed = query_value(query, name).filter(|id| !id.is_empty());
-        // A name our pattern refuses can be no cluster of ours; the credential would not match it.
-        let cluster = claimed.map(|id| ClusterId::new(&id)).transpose();
-        let cluster = cluster.map_err(|_| HelloError::Field {
-            name,
-            why: "no cluster id",
-        })?;
-        let hello = AgentHello {
-            instance: None,
-            version: version("X-Radar-Version", self.radar_version)?,
-            caps: Caps::default(),
-            cluster,
-        };
         let kept = |value: Option<&str>| {
             String::from(text::clip(value.unwrap_or(""), RADAR_FIELD_BYTES_MAX))
+        };
+        let claimed = query_value(query, "cluster_id").filter(|id| !id.is_empty());
+        // A name our pattern refuses can be no cluster of ours, so no credential belongs to it.
+        let cluster = claimed.map(|id| {
+            ClusterId::new(&id).map_err(|_| HelloError::ClusterMismatch {
+                claimed: text::clip(&id, 64).into(),
+            })
+        });
+        let hello = AgentHello {
+            instance: None,
+            version: text::clip(self.radar_version.unwrap_or(""), VERSION_BYTES_MAX).into(),
+            caps: Caps::default(),
+            cluster: cluster.transpose()?,
         };
         let radar = RadarFacts {
             cluster_name: kept(query_value(query, "cluster_name").as_deref()),

@@ -107,9 +107,8 @@ impl<H> Cluster<H> {
             }
             self.hold_until_ms = None;
         }
-        let window_start = now_ms.saturating_sub(SWAP_WINDOW_MS);
         self.swaps
-            .retain(|at| *at > window_start || now_ms < SWAP_WINDOW_MS);
+            .retain(|at| now_ms.saturating_sub(*at) < SWAP_WINDOW_MS);
         if self.swaps.len() < SWAPS_MAX {
             return Ok(());
         }

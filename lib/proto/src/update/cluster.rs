@@ -56,6 +56,19 @@ impl ClusterState {
         }
     }
 
+    /// Whether a data plane will read this cluster as it is: not more tokens or labels than
+    /// allowed, no empty text where `None` is meant.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        let encoded = write_cluster(self);
+        match read_cluster(Reader::new(&encoded))? == *self {
+            true => Ok(()),
+            false => Err(DecodeError::Field {
+                part: "cluster",
+                field: 0,
+            }),
+        }
+    }
+
     /// The cluster's tokens as entries of a [`crate::token::TokenIndex`].
     pub fn token_entries(&self) -> impl Iterator<Item = TokenEntry> {
         self.tokens.iter().map(|token| TokenEntry {
@@ -114,7 +127,7 @@ fn write_token(hash: &TokenHash) -> Vec<u8> {
 }
 
 pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeError> {
-    let mut fields = Fields::nested("cluster", value);
+    let mut fields = Fields::nested("cluster", field::LABEL, value);
     let Some((field::ID, id)) = fields.next(&[])? else {
         return Err(fields.error(field::ID));
     };
@@ -122,7 +135,7 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
     read.streams_max = 0;
     while let Some((field, value)) = fields.next(&[field::TOKEN, field::LABEL])? {
         match field {
-            field::DISABLED => read.enabled = !flag(&fields, field, value)?,
+            field::DISABLED => read.enabled = !fields.flag(field, value)?,
             field::POLICY => {
                 let code = fields.u8(field, value)?;
                 read.policy = policy_of(code).ok_or(fields.error(field))?;
@@ -135,9 +148,9 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
             field::STREAMS_MAX => read.streams_max = fields.u32(field, value)?,
             field::REQUESTS_MAX => read.requests_max = fields.u32(field, value)?,
             field::RATE => read.rate_per_second = fields.u32(field, value)?,
-            field::ALLOW_IMPERSONATION => read.allow_impersonation = flag(&fields, field, value)?,
+            field::ALLOW_IMPERSONATION => read.allow_impersonation = fields.flag(field, value)?,
             field::TARGET_KIND => {
-                flag(&fields, field, value)?;
+                fields.flag(field, value)?;
                 read.target.kind = TargetKind::Kube;
             }
             field::TARGET_ADDR => read.target.addr = Some(fields.text(field, value)?),
@@ -150,7 +163,7 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
 }
 
 fn read_token(value: Reader<'_>) -> Result<TokenHash, DecodeError> {
-    let mut fields = Fields::nested("token", value);
+    let mut fields = Fields::nested("token", token::NOT_AFTER, value);
     let (mut digest, mut id, mut not_after_unix_ms) = (None, Arc::from(""), None);
     while let Some((field, value)) = fields.next(&[])? {
         match field {
@@ -169,7 +182,7 @@ fn read_token(value: Reader<'_>) -> Result<TokenHash, DecodeError> {
 }
 
 fn read_label(value: Reader<'_>) -> Result<(Arc<str>, Arc<str>), DecodeError> {
-    let mut fields = Fields::nested("label", value);
+    let mut fields = Fields::nested("label", label::VALUE, value);
     let (mut key, mut text) = (Arc::from(""), Arc::from(""));
     while let Some((field, value)) = fields.next(&[])? {
         match field {
@@ -179,13 +192,6 @@ fn read_label(value: Reader<'_>) -> Result<(Arc<str>, Arc<str>), DecodeError> {
         }
     }
     Ok((key, text))
-}
-
-fn flag(fields: &Fields<'_>, field: u8, value: Reader<'_>) -> Result<bool, DecodeError> {
-    match fields.u8(field, value)? {
-        1 => Ok(true),
-        _ => Err(fields.error(field)),
-    }
 }
 
 fn policy_code(policy: Policy) -> u8 {

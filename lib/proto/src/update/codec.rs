@@ -154,7 +154,7 @@ impl Snapshot {
 
     /// Reads a snapshot. Verify the signature over `body` first.
     pub fn decode(body: &[u8]) -> Result<Snapshot, DecodeError> {
-        let mut fields = Fields::open("snapshot", SNAPSHOT_DOMAIN, body)?;
+        let mut fields = Fields::open("snapshot", snapshot::CLUSTER, SNAPSHOT_DOMAIN, body)?;
         let mut read = Snapshot::default();
         while let Some((field, value)) = fields.next(&[snapshot::CLUSTER])? {
             match field {
@@ -200,7 +200,7 @@ impl Update {
 
     /// Reads an update. Verify the signature over `body` first.
     pub fn decode(body: &[u8]) -> Result<Update, DecodeError> {
-        let mut fields = Fields::open("update", UPDATE_DOMAIN, body)?;
+        let mut fields = Fields::open("update", update::CHANGE, UPDATE_DOMAIN, body)?;
         let mut read = Update::default();
         while let Some((field, value)) = fields.next(&[update::CHANGE])? {
             match field {
@@ -235,7 +235,7 @@ impl Rotation {
 
     /// Reads a rotation. Verify the signature over `body` first.
     pub fn decode(body: &[u8]) -> Result<Rotation, DecodeError> {
-        let mut fields = Fields::open("rotation", ROTATION_DOMAIN, body)?;
+        let mut fields = Fields::open("rotation", rotation::TOKEN, ROTATION_DOMAIN, body)?;
         let (mut cluster, mut token, mut token_id) = (None, None, Arc::from(""));
         let mut not_before_unix_s = 0;
         while let Some((field, value)) = fields.next(&[])? {
@@ -278,7 +278,7 @@ pub(super) fn decode_message(body: &Bytes) -> Result<StateMessage, DecodeError> 
 }
 
 fn read_change(value: Reader<'_>) -> Result<Change, DecodeError> {
-    let mut fields = Fields::nested("change", value);
+    let mut fields = Fields::nested("change", change::SETTINGS, value);
     let mut read = None;
     while let Some((field, value)) = fields.next(&[])? {
         let change = match field {
@@ -294,7 +294,7 @@ fn read_change(value: Reader<'_>) -> Result<Change, DecodeError> {
 }
 
 fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
-    let mut fields = Fields::nested("settings", value);
+    let mut fields = Fields::nested("settings", settings::SNAPSHOT_AGE_MAX, value);
     let mut read = Settings::default();
     while let Some((field, value)) = fields.next(&[])? {
         match field {
@@ -306,16 +306,19 @@ fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
     Ok(read)
 }
 
-/// Walks the fields of one part and holds them to rising order.
+/// Walks the fields of one part and holds them to rising order. Types above `known_max` belong to
+/// later versions and are skipped by the callers.
 pub(super) struct Fields<'a> {
     part: &'static str,
     reader: Reader<'a>,
+    known_max: u8,
     last: u8,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn open(
         part: &'static str,
+        known_max: u8,
         domain: &[u8],
         body: &'a [u8],
     ) -> Result<Self, DecodeError> {
@@ -324,7 +327,7 @@ impl<'a> Fields<'a> {
             return Err(DecodeError::TooLong { length });
         }
         match body.strip_prefix(domain) {
-            Some(rest) => Ok(Fields::nested(part, Reader::new(rest))),
+            Some(rest) => Ok(Fields::nested(part, known_max, Reader::new(rest))),
             None => {
                 let start = body.get(..domain.len()).unwrap_or(body);
                 Err(DecodeError::Domain {
@@ -334,15 +337,16 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn nested(part: &'static str, reader: Reader<'a>) -> Self {
+    pub(super) fn nested(part: &'static str, known_max: u8, reader: Reader<'a>) -> Self {
         Fields {
             part,
             reader,
+            known_max,
             last: 0,
         }
     }
 
-    /// The next field. Types rise; only those in `lists` may repeat.
+    /// The next field. Types rise; known ones may repeat only if they are in `lists`.
     pub(super) fn next(&mut self, lists: &[u8]) -> Result<Option<(u8, Reader<'a>)>, DecodeError> {
         if self.reader.is_empty() {
             return Ok(None);
@@ -351,7 +355,8 @@ impl<'a> Fields<'a> {
             .reader
             .wide_tlv()
             .map_err(|_| DecodeError::Short(self.part))?;
-        let rises = field > self.last || (field == self.last && lists.contains(&field));
+        let may_repeat = field > self.known_max || lists.contains(&field);
+        let rises = field > self.last || (field == self.last && may_repeat);
         self.check(field, rises)?;
         self.last = field;
         Ok(Some((field, value)))
@@ -394,6 +399,12 @@ impl<'a> Fields<'a> {
     pub(super) fn u8(&self, field: u8, value: Reader<'_>) -> Result<u8, DecodeError> {
         let [value] = self.exact(field, value)?;
         self.check(field, value != 0).map(|()| value)
+    }
+
+    /// Present and 1, or left out.
+    pub(super) fn flag(&self, field: u8, value: Reader<'_>) -> Result<bool, DecodeError> {
+        self.check(field, self.u8(field, value)? == 1)
+            .map(|()| true)
     }
 
     pub(super) fn str(&self, field: u8, mut value: Reader<'a>) -> Result<&'a str, DecodeError> {

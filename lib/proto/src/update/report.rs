@@ -166,7 +166,7 @@ impl Report {
 
     /// Reads a report.
     pub fn decode(body: &[u8]) -> Result<Report, DecodeError> {
-        let mut fields = Fields::open("report", REPORT_DOMAIN, body)?;
+        let mut fields = Fields::open("report", field::ROTATED, REPORT_DOMAIN, body)?;
         let mut read = Report::default();
         let lists = [field::SESSION, field::TOKEN_USE, field::ROTATED];
         while let Some((field, value)) = fields.next(&lists)? {
@@ -175,7 +175,7 @@ impl Report {
                 field::DATAPLANE_ID => read.dataplane_id = fields.text(field, value)?,
                 field::VERSION => read.version = fields.text(field, value)?,
                 field::STARTED => read.started_unix_ms = fields.u64(field, value)?,
-                field::DRAINING => read.draining = fields.u8(field, value)? == 1,
+                field::DRAINING => read.draining = fields.flag(field, value)?,
                 field::SESSION => {
                     push(
                         &mut read.sessions,
@@ -213,7 +213,7 @@ impl Ack {
 
     /// Reads an acknowledgement.
     pub fn decode(body: &[u8]) -> Result<Ack, DecodeError> {
-        let mut fields = Fields::open("ack", ACK_DOMAIN, body)?;
+        let mut fields = Fields::open("ack", 1, ACK_DOMAIN, body)?;
         let mut read = Ack::default();
         while let Some((field, value)) = fields.next(&[])? {
             if field == 1 {
@@ -272,7 +272,7 @@ fn write_session(fact: &SessionFact) -> Vec<u8> {
 }
 
 fn read_session(value: Reader<'_>) -> Result<SessionFact, DecodeError> {
-    let mut fields = Fields::nested("session", value);
+    let mut fields = Fields::nested("session", session::DRAINING, value);
     let Some((session::CLUSTER, cluster)) = fields.next(&[])? else {
         return Err(fields.error(session::CLUSTER));
     };
@@ -295,7 +295,7 @@ fn read_session(value: Reader<'_>) -> Result<SessionFact, DecodeError> {
             session::ADDRESS => read.address = fields.text(field, value)?,
             session::TOKEN_ID => read.token_id = fields.text(field, value)?,
             session::LABEL => push(&mut read.labels, read_label(value)?, "labels", LABELS_MAX)?,
-            session::DRAINING => read.draining = fields.u8(field, value)? == 1,
+            session::DRAINING => read.draining = fields.flag(field, value)?,
             _ => {}
         }
     }
@@ -303,7 +303,7 @@ fn read_session(value: Reader<'_>) -> Result<SessionFact, DecodeError> {
 }
 
 fn read_label(value: Reader<'_>) -> Result<(Arc<str>, Arc<str>), DecodeError> {
-    let mut fields = Fields::nested("label", value);
+    let mut fields = Fields::nested("label", fact::VALUE, value);
     let (mut key, mut text) = (Arc::from(""), Arc::from(""));
     while let Some((field, value)) = fields.next(&[])? {
         match field {
@@ -316,7 +316,7 @@ fn read_label(value: Reader<'_>) -> Result<(Arc<str>, Arc<str>), DecodeError> {
 }
 
 fn read_token_use(value: Reader<'_>) -> Result<TokenUse, DecodeError> {
-    let mut fields = Fields::nested("token use", value);
+    let mut fields = Fields::nested("token use", fact::LAST_USED, value);
     let (mut cluster, mut token_id, mut last_used_unix_ms) = (None, Arc::from(""), 0);
     while let Some((field, value)) = fields.next(&[])? {
         match field {
@@ -335,7 +335,7 @@ fn read_token_use(value: Reader<'_>) -> Result<TokenUse, DecodeError> {
 }
 
 fn read_rotated(value: Reader<'_>) -> Result<RotatedFact, DecodeError> {
-    let mut fields = Fields::nested("rotated", value);
+    let mut fields = Fields::nested("rotated", fact::DIGEST, value);
     let (mut cluster, mut instance, mut digest) = (None, None, None);
     while let Some((field, value)) = fields.next(&[])? {
         match field {

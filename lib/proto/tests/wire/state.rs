@@ -1,0 +1,443 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use culvert_proto::id::*;
+use culvert_proto::token::{Digest, TokenText};
+use culvert_proto::update::*;
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = Arc<str>> {
+    "\\PC{0,12}".prop_map(Into::into)
+}
+
+fn some_text() -> impl Strategy<Value = Option<Arc<str>>> {
+    of("\\PC{1,12}".prop_map(Into::into))
+}
+
+fn cluster_id() -> impl Strategy<Value = ClusterId> {
+    "[a-z0-9]([a-z0-9-]{0,4}[a-z0-9])?".prop_map(|id| id.parse().unwrap())
+}
+
+fn token() -> impl Strategy<Value = TokenHash> {
+    (any::<[u8; 32]>(), text(), of(1u64..)).prop_map(|(digest, id, not_after_unix_ms)| TokenHash {
+        digest: Digest(digest),
+        id,
+        not_after_unix_ms,
+    })
+}
+
+fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
+    let policy = prop_oneof![
+        Just(Policy::Spread),
+        Just(Policy::Replace),
+        Just(Policy::Refuse)
+    ];
+    let kind = prop_oneof![Just(TargetKind::Http), Just(TargetKind::Kube)];
+    let plain = any::<(bool, bool, u64, u32, u32, u32)>();
+    let lists = (vec(token(), 0..4), vec((text(), text()), 0..4));
+    (plain, policy, kind, some_text(), some_text(), lists).prop_map(
+        move |(plain, policy, kind, addr, name, (tokens, labels))| {
+            let (enabled, allow_impersonation, floor, streams_max, requests_max, rate) = plain;
+            Arc::new(ClusterState {
+                id: id.clone(),
+                enabled,
+                policy,
+                tokens,
+                epoch_floor: Epoch(floor),
+                streams_max,
+                requests_max,
+                rate_per_second: rate,
+                allow_impersonation,
+                target: Target { kind, addr },
+                name,
+                labels,
+            })
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    any::<(u32, u32)>().prop_map(|(rate_per_second, snapshot_age_max_s)| Settings {
+        rate_per_second,
+        snapshot_age_max_s,
+    })
+}
+
+fn snapshot() -> impl Strategy<Value = Snapshot> {
+    let clusters = btree_map(cluster_id(), Just(()), 0..5)
+        .prop_flat_map(|ids| ids.into_keys().map(cluster).collect::<Vec<_>>());
+    (any::<(u64, u64)>(), text(), settings(), clusters).prop_map(
+        |((generation, issued_unix_ms), hub_id, settings, clusters)| Snapshot {
+            generation: Generation(generation),
+            hub_id,
+            issued_unix_ms,
+            settings,
+            clusters,
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        cluster_id().prop_flat_map(cluster).prop_map(Change::Upsert),
+        cluster_id().prop_map(Change::Remove),
+        settings().prop_map(Change::Settings),
+    ]
+}
+
+fn update() -> impl Strategy<Value = Update> {
+    (any::<(u64, u64)>(), vec(change(), 0..6)).prop_map(
+        |((generation, issued_unix_ms), changes)| Update {
+            generation: Generation(generation),
+            issued_unix_ms,
+            changes,
+        },
+    )
+}
+
+fn session() -> impl Strategy<Value = SessionFact> {
+    let plain = any::<([u8; 16], u64, u64, u64, u32, u32, bool)>();
+    let texts = (
+        text(),
+        text(),
+        text(),
+        text(),
+        text(),
+        vec((text(), text()), 0..3),
+    );
+    (cluster_id(), plain, texts).prop_map(|(cluster, plain, texts)| {
+        let (instance, epoch, connected, seen, rtt_ms, streams, draining) = plain;
+        let (protocol, version, region, address, token_id, labels) = texts;
+        SessionFact {
+            connected_unix_ms: connected,
+            last_seen_unix_ms: seen,
+            rtt_ms,
+            streams,
+            protocol,
+            version,
+            region,
+            address,
+            token_id,
+            labels,
+            draining,
+            ..SessionFact::new(cluster, InstanceId(instance), Epoch(epoch))
+        }
+    })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let used = (cluster_id(), text(), any::<u64>()).prop_map(|(cluster, token_id, at)| TokenUse {
+        cluster,
+        token_id,
+        last_used_unix_ms: at,
+    });
+    let rotated =
+        (cluster_id(), any::<([u8; 16], [u8; 32])>()).prop_map(|(cluster, (instance, digest))| {
+            RotatedFact {
+                cluster,
+                instance: InstanceId(instance),
+                digest: Digest(digest),
+            }
+        });
+    let plain = any::<(u64, u64, bool)>();
+    (
+        plain,
+        text(),
+        text(),
+        vec(session(), 0..4),
+        vec(used, 0..4),
+        vec(rotated, 0..4),
+    )
+        .prop_map(
+            |(
+                (generation, started, draining),
+                dataplane_id,
+                version,
+                sessions,
+                token_uses,
+                rotated,
+            )| {
+                Report {
+                    generation: Generation(generation),
+                    dataplane_id,
+                    version,
+                    started_unix_ms: started,
+                    draining,
+                    sessions,
+                    token_uses,
+                    rotated,
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn snapshot_round_trip(snapshot in snapshot()) {
+        let bytes = snapshot.encode();
+        prop_assert_eq!(Snapshot::decode(&bytes), Ok(snapshot));
+    }
+
+    #[test]
+    fn update_round_trip(update in update()) {
+        let bytes = update.encode();
+        prop_assert_eq!(Update::decode(&bytes), Ok(update));
+    }
+
+    #[test]
+    fn report_round_trip(report in report()) {
+        let bytes = report.encode();
+        prop_assert_eq!(Report::decode(&bytes), Ok(report));
+    }
+
+    #[test]
+    fn ack_round_trip(generation: u64) {
+        let ack = Ack { generation: Generation(generation) };
+        prop_assert_eq!(Ack::decode(&ack.encode()), Ok(ack));
+    }
+
+    /// Canonical: what is read and written again is what was read, unless a field was changed
+    /// into one of a later version, which is skipped.
+    #[test]
+    fn one_changed_byte_never_gives_a_second_form(
+        snapshot in snapshot(), place: usize, byte: u8,
+    ) {
+        let mut bytes = snapshot.encode().to_vec();
+        let place = place % bytes.len();
+        bytes[place] = byte;
+        if let Ok(read) = Snapshot::decode(&bytes) {
+            let again = read.encode();
+            prop_assert!(again.len() <= bytes.len());
+            if again.len() == bytes.len() {
+                prop_assert_eq!(&again[..], &bytes[..]);
+            }
+        }
+    }
+
+    /// Every cut is refused or loses whole fields at the end; nothing is invented.
+    #[test]
+    fn every_cut_is_a_prefix(snapshot in snapshot(), cut: usize) {
+        let bytes = snapshot.encode();
+        let cut = cut % bytes.len();
+        if let Ok(read) = Snapshot::decode(&bytes[..cut]) {
+            prop_assert_eq!(&read.encode()[..], &bytes[..cut]);
+        }
+    }
+
+    #[test]
+    fn decoders_never_panic(tail: Vec<u8>, domain in 0usize..6) {
+        let domains: [&[u8]; 6] = [
+            b"culvert-snapshot/1\0", b"culvert-update/1\0", b"culvert-rotation/1\0",
+            b"culvert-report/1\0", b"culvert-ack/1\0", b"",
+        ];
+        let mut bytes = domains[domain].to_vec();
+        bytes.extend_from_slice(&tail);
+        let bytes = Bytes::from(bytes);
+        let _ = StateMessage::decode(&bytes);
+        let _ = Report::decode(&bytes);
+        let _ = Ack::decode(&bytes);
+        let _ = SnapshotFile::decode(&bytes);
+    }
+
+    #[test]
+    fn hostile_tlvs(fields in vec((0u8..16, any::<u32>(), vec(any::<u8>(), 0..30)), 0..8)) {
+        let mut bytes = b"culvert-snapshot/1\0".to_vec();
+        for (field, length, value) in fields {
+            bytes.push(field);
+            let honest = u32::try_from(value.len()).unwrap();
+            let length = if length % 5 == 0 { length } else { honest };
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(&value);
+        }
+        let _ = Snapshot::decode(&bytes);
+    }
+
+    #[test]
+    fn snapshot_file_is_exact(body: Vec<u8>, key_id: [u8; 8], cut: usize) {
+        let file = SnapshotFile { key_id, signature: [7; 64], body: Bytes::from(body) };
+        let bytes = Bytes::from(file.encode());
+        prop_assert_eq!(SnapshotFile::decode(&bytes), Ok(file));
+        prop_assert!(SnapshotFile::decode(&bytes.slice(..cut % bytes.len())).is_err());
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        prop_assert_eq!(SnapshotFile::decode(&longer.into()), Err(FileError::Length));
+    }
+
+    /// The state follows a plain map, and a snapshot of it is the same state.
+    #[test]
+    fn state_follows_updates(first in snapshot(), steps in vec((vec(change(), 0..4), 0u64..3), 0..8)) {
+        let first = Snapshot { generation: Generation(100), ..first };
+        let mut model: BTreeMap<ClusterId, Arc<ClusterState>> =
+            first.clusters.iter().map(|c| (c.id.clone(), c.clone())).collect();
+        let mut settings = first.settings.clone();
+        let mut state = State::from_snapshot(first);
+        for (changes, ahead) in steps {
+            let have = state.generation;
+            let got = Generation(have.0 + ahead);
+            let update = Update { generation: got, issued_unix_ms: got.0, changes };
+            let before = state.clone();
+            match ahead {
+                0 => {
+                    prop_assert_eq!(state.apply(&update), Err(ApplyError::Older { have, got }));
+                    prop_assert_eq!(&state, &before);
+                }
+                1 => {
+                    prop_assert_eq!(state.apply(&update), Ok(got));
+                    for change in &update.changes {
+                        match change {
+                            Change::Upsert(c) => drop(model.insert(c.id.clone(), c.clone())),
+                            Change::Remove(id) => drop(model.remove(id)),
+                            Change::Settings(to) => settings = to.clone(),
+                        }
+                    }
+                }
+                _ => {
+                    let error = state.apply(&update).unwrap_err();
+                    prop_assert!(error.needs_snapshot());
+                    prop_assert_eq!(&state, &before);
+                }
+            }
+            prop_assert_eq!(&state.clusters, &model);
+            prop_assert_eq!(&state.settings, &settings);
+            prop_assert_eq!(State::from_snapshot(state.to_snapshot()), state.clone());
+        }
+    }
+}
+
+#[test]
+fn unknown_fields_of_later_versions_are_skipped() {
+    let snapshot = Snapshot {
+        generation: Generation(3),
+        ..Snapshot::default()
+    };
+    let mut bytes = snapshot.encode().to_vec();
+    for _ in 0..2 {
+        bytes.extend_from_slice(&[200, 0, 0, 0, 1, 42]);
+    }
+    assert_eq!(Snapshot::decode(&bytes), Ok(snapshot));
+}
+
+#[test]
+fn an_unknown_change_is_an_error_because_the_table_would_be_wrong() {
+    let mut bytes = b"culvert-update/1\0".to_vec();
+    bytes.extend_from_slice(&[1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1]);
+    bytes.extend_from_slice(&[3, 0, 0, 0, 6, 9, 0, 0, 0, 1, 0]);
+    assert!(Update::decode(&bytes).is_err());
+}
+
+#[test]
+fn refusals() {
+    let later = Snapshot::decode(b"culvert-snapshot/2\0").unwrap_err();
+    assert!(later.to_string().contains("culvert-snapshot/2"), "{later}");
+    let base = || b"culvert-snapshot/1\0".to_vec();
+    let with = |tail: &[u8]| Snapshot::decode(&[base(), tail.to_vec()].concat());
+    assert_eq!(
+        with(&[1, 0, 0]).unwrap_err(),
+        DecodeError::Short("snapshot")
+    );
+    assert_eq!(
+        with(&[1, 0xff, 0xff, 0xff, 0xff]).unwrap_err(),
+        DecodeError::Short("snapshot")
+    );
+    let zero = with(&[1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap_err();
+    assert_eq!(
+        zero,
+        DecodeError::Field {
+            part: "snapshot",
+            field: 1
+        },
+        "defaults are left out"
+    );
+    let a: Arc<_> = ClusterState::new("a".parse().unwrap()).into();
+    let b: Arc<_> = ClusterState::new("b".parse().unwrap()).into();
+    for clusters in [vec![b, a.clone()], vec![a.clone(), a]] {
+        let disorder = Snapshot {
+            clusters,
+            ..Snapshot::default()
+        };
+        assert!(Snapshot::decode(&disorder.encode()).is_err());
+    }
+}
+
+#[test]
+fn older_and_foreign_snapshots_are_refused() {
+    let of = |generation, hub: &str| Snapshot {
+        generation: Generation(generation),
+        hub_id: hub.into(),
+        ..Snapshot::default()
+    };
+    let mut state = State::default();
+    assert_eq!(state.replace(of(5, "a")), Ok(Generation(5)));
+    assert!(matches!(
+        state.replace(of(4, "a")),
+        Err(ApplyError::Older { .. })
+    ));
+    assert!(matches!(
+        state.replace(of(9, "b")),
+        Err(ApplyError::OtherHub { .. })
+    ));
+    assert_eq!(state.replace(of(5, "a")), Ok(Generation(5)));
+    let last = Update {
+        generation: Generation(u64::MAX),
+        ..Update::default()
+    };
+    assert!(state.apply(&last).unwrap_err().needs_snapshot());
+}
+
+#[test]
+fn token_and_label_counts_are_bounded() {
+    let hash = |n: u8| TokenHash {
+        digest: Digest([n; 32]),
+        id: "".into(),
+        not_after_unix_ms: None,
+    };
+    for (count, fits) in [(15, true), (16, true), (17, false)] {
+        let tokens = (0..count).map(hash).collect();
+        let cluster = ClusterState {
+            tokens,
+            ..ClusterState::new("a".parse().unwrap())
+        };
+        assert_eq!(cluster.check().is_ok(), fits, "{count} tokens");
+    }
+    for (count, fits) in [(31, true), (32, true), (33, false)] {
+        let labels = vec![("k".into(), "v".into()); count];
+        let cluster = ClusterState {
+            labels,
+            ..ClusterState::new("a".parse().unwrap())
+        };
+        assert_eq!(cluster.check().is_ok(), fits, "{count} labels");
+    }
+    let unnamed = ClusterState {
+        name: Some("".into()),
+        ..ClusterState::new("a".parse().unwrap())
+    };
+    assert!(unnamed.check().is_err());
+}
+
+#[test]
+fn rotation_round_trip_and_dispatch() {
+    let rotation = Rotation {
+        cluster: "a".parse().unwrap(),
+        token_id: "t".into(),
+        not_before_unix_s: 5,
+        token: TokenText::new("a-shared-secret-of-a-file").unwrap(),
+    };
+    let bytes = Bytes::copy_from_slice(&rotation.encode());
+    let Ok(StateMessage::Rotation(read)) = StateMessage::decode(&bytes) else {
+        panic!("no rotation")
+    };
+    assert_eq!(read.encode(), rotation.encode());
+    let update = Update::default().encode();
+    assert!(matches!(
+        StateMessage::decode(&update),
+        Ok(StateMessage::Update(_))
+    ));
+    let snapshot = Snapshot::default().encode();
+    assert!(matches!(
+        StateMessage::decode(&snapshot),
+        Ok(StateMessage::Snapshot(_))
+    ));
+}
