@@ -1,5 +1,6 @@
 //! The memory budget that all sessions of a process share.
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Process-wide count of charged bytes against a limit, and the ladder of what to refuse.
@@ -31,7 +32,10 @@ impl Budget {
     /// A budget of `limit` bytes.
     #[must_use]
     pub const fn new(limit: u64) -> Budget {
-        Budget { limit, used: AtomicU64::new(0) }
+        Budget {
+            limit,
+            used: AtomicU64::new(0),
+        }
     }
 
     /// Bytes allowed.
@@ -82,6 +86,65 @@ impl Budget {
     }
 }
 
+/// One session's share. It touches the shared counter once per [`ACCOUNT_STEP_BYTES`], so that
+/// bytes of many sessions do not fight for a cache line.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) budget: Arc<Budget>,
+    held: usize,
+    charged: usize,
+}
+
+const ACCOUNT_STEP_BYTES: usize = 64 << 10;
+/// Charged to every session for its own structures; small messages pass below it.
+const ACCOUNT_BASE_BYTES: usize = 4 << 10;
+
+impl Account {
+    pub(crate) fn new(budget: Arc<Budget>) -> Account {
+        let mut account = Account {
+            budget,
+            held: 0,
+            charged: 0,
+        };
+        account.charge_to(ACCOUNT_BASE_BYTES);
+        account
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.held += bytes;
+        if self.held > self.charged {
+            self.charge_to(self.held.next_multiple_of(ACCOUNT_STEP_BYTES));
+        }
+    }
+
+    pub(crate) fn sub(&mut self, bytes: usize) {
+        debug_assert!(self.held >= bytes, "returned {bytes} of {}", self.held);
+        self.held = self.held.saturating_sub(bytes);
+        // One step stays charged, so that a session on the edge does not go back and forth.
+        let keep = match self.held {
+            0..=ACCOUNT_BASE_BYTES => ACCOUNT_BASE_BYTES,
+            held => held.next_multiple_of(ACCOUNT_STEP_BYTES) + ACCOUNT_STEP_BYTES,
+        };
+        if self.charged > keep {
+            self.charge_to(keep);
+        }
+    }
+
+    fn charge_to(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.charged) {
+            Some(more) => self.budget.charge(more as u64),
+            None => self.budget.release((self.charged - bytes) as u64),
+        }
+        self.charged = bytes;
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.charge_to(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +166,24 @@ mod tests {
         assert_eq!(at(949), Pressure::PaceSessions);
         assert_eq!(at(950), Pressure::Shed);
         assert_eq!(at(5_000), Pressure::Shed);
+    }
+
+    #[test]
+    fn account_charges_in_steps_and_returns_everything() {
+        let budget = Arc::new(Budget::new(1 << 30));
+        let mut account = Account::new(Arc::clone(&budget));
+        account.add(4 << 10);
+        assert_eq!(budget.used(), 4 << 10);
+        account.add(1);
+        assert_eq!(budget.used(), 64 << 10);
+        account.add(60 << 10);
+        assert_eq!(budget.used(), 128 << 10);
+        account.sub(60 << 10);
+        assert_eq!(budget.used(), 128 << 10);
+        account.sub(1);
+        assert_eq!(budget.used(), 4 << 10);
+        drop(account);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

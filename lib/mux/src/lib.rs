@@ -13,9 +13,19 @@
 extern crate alloc;
 
 mod budget;
+mod buffers;
 mod config;
 mod error;
+pub mod frame;
+mod ids;
 mod mux;
+mod rates;
+mod recv;
+mod rtt;
+mod send;
+mod stream;
+mod verbs;
+mod window;
 
 pub use budget::{Budget, Pressure};
 pub use config::{Config, Role, WIRE_WINDOW_BYTES};
