@@ -3,6 +3,12 @@
 //!
 //! `CULVERT_MODEL_SEEDS=100000` runs more seeds, `CULVERT_MODEL_FIRST=n` starts at seed n.
 
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a test may stop where it stands; the rig is shared"
+)]
+
 #[path = "rig/random.rs"]
 mod random;
 
@@ -18,7 +24,7 @@ use random::Random;
 /// The byte that `side` sends at `offset` of stream `id`.
 fn pattern(id: u32, side: usize, offset: usize) -> u8 {
     let mixed = offset.wrapping_mul(31) ^ (offset >> 8) ^ (id as usize * 7 + side * 13);
-    (mixed & 0xff) as u8
+    mixed.to_le_bytes()[0]
 }
 
 /// What one application knows of one stream, and what it did to it.
