@@ -1,0 +1,231 @@
+//! Heads between hub and target. The hub built the request head; the agent
+//! takes out what belongs to one hop, and trusts no identity it would not give.
+
+use http::header::{
+    CONNECTION, EXPECT, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Method, Uri, request, response};
+use http_body::Frame;
+
+use crate::target::TargetKind;
+
+/// Groups that one request may name.
+pub const GROUPS_MAX: usize = 256;
+
+/// What the request asks of the two connections it travels on.
+pub struct Hop {
+    /// The protocol the client wants to change to.
+    pub upgrade: Option<HeaderValue>,
+    /// Trailers of the answer will be understood.
+    pub trailers: bool,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+}
+
+/// Why a request is not forwarded.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// CONNECT or a target that is neither a path nor `*`.
+    #[error("the request target is not a path")]
+    NotAPath,
+    /// An identity header that is not one readable value.
+    #[error("{0} is not one readable value")]
+    Unreadable(HeaderName),
+    /// Groups, uid or extra fields without exactly one user.
+    #[error("an identity needs exactly one Impersonate-User")]
+    NoUser,
+    /// A name that only the cluster itself may carry.
+    #[error("the identity {0:?} belongs to the cluster itself and is never impersonated")]
+    System(String),
+    /// More groups than [`GROUPS_MAX`].
+    #[error("more than {GROUPS_MAX} groups")]
+    TooManyGroups,
+    /// An upgrade that carries a body.
+    #[error("a request for an upgrade may not carry a body")]
+    UpgradeBody,
+}
+
+/// Makes the hub's request head fit for the target.
+///
+/// # Errors
+/// [`HeadError`]; nothing is forwarded then.
+pub fn request(
+    head: &mut request::Parts,
+    kind: TargetKind,
+    body_empty: bool,
+) -> Result<Hop, HeadError> {
+    path_only(head)?;
+    identity(&head.headers)?;
+    let hop = Hop {
+        upgrade: wanted_upgrade(&head.headers),
+        trailers: has_token(&head.headers, &TE, "trailers"),
+        expects_continue: !body_empty && has_token(&head.headers, &EXPECT, "100-continue"),
+    };
+    if hop.upgrade.is_some() && !body_empty {
+        return Err(HeadError::UpgradeBody);
+    }
+    let trailer = head.headers.remove(TRAILER).filter(|_| !body_empty);
+    strip_hop(&mut head.headers);
+    if kind == TargetKind::Kube {
+        strip_forwarded(&mut head.headers);
+    }
+    let headers = &mut head.headers;
+    if let Some(upgrade) = &hop.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade.clone());
+    } else if hop.trailers {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(trailer) = trailer {
+        headers.insert(TRAILER, trailer);
+    }
+    Ok(hop)
+}
+
+/// Makes the target's response head fit for the hub. `upgraded` is the protocol
+/// of an accepted upgrade.
+pub fn response(head: &mut response::Parts, hop: &Hop, upgraded: Option<HeaderValue>) {
+    let headers = &mut head.headers;
+    let trailer = headers.remove(TRAILER).filter(|_| hop.trailers);
+    strip_hop(headers);
+    let own: Vec<HeaderName> =
+        headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+    if let Some(protocol) = upgraded {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    if let Some(trailer) = trailer {
+        headers.insert(TRAILER, trailer);
+    }
+}
+
+/// Drops trailers that would pass for something only a head may say.
+pub fn clean_trailers<D>(frame: Frame<D>) -> Frame<D> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            let bad: Vec<HeaderName> = trailers
+                .keys()
+                .filter(|name| !may_trail(name.as_str()))
+                .cloned()
+                .collect();
+            for name in bad {
+                trailers.remove(name);
+            }
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
+fn path_only(head: &mut request::Parts) -> Result<(), HeadError> {
+    if head.method == Method::CONNECT {
+        return Err(HeadError::NotAPath);
+    }
+    if head.uri.scheme().is_none() && head.uri.authority().is_none() {
+        return Ok(());
+    }
+    let path = head.uri.path_and_query().cloned().ok_or(HeadError::NotAPath)?;
+    head.uri = Uri::from(path);
+    Ok(())
+}
+
+/// The hub sets identities; the agent refuses those that no hub may set, so
+/// that a stolen hub is not enough (security.md T3, T4).
+fn identity(headers: &HeaderMap) -> Result<(), HeadError> {
+    let (mut users, mut groups, mut others) = (0, 0, 0);
+    for (name, value) in headers {
+        let Some(what) = name.as_str().strip_prefix("impersonate-") else { continue };
+        let text = value.to_str().map_err(|_| HeadError::Unreadable(name.clone()))?;
+        if text.trim().is_empty() {
+            return Err(HeadError::Unreadable(name.clone()));
+        }
+        if matches!(what, "user" | "group") && text.trim_start().starts_with("system:") {
+            return Err(HeadError::System(text.to_owned()));
+        }
+        match what {
+            "user" => users += 1,
+            "group" => groups += 1,
+            _ => others += 1,
+        }
+    }
+    if groups > GROUPS_MAX {
+        return Err(HeadError::TooManyGroups);
+    }
+    let consistent = users == 1 || (users == 0 && groups == 0 && others == 0);
+    if consistent { Ok(()) } else { Err(HeadError::NoUser) }
+}
+
+fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = has_token(headers, &CONNECTION, "upgrade");
+    headers.get(UPGRADE).filter(|_| asked).cloned()
+}
+
+/// Whether a list header holds `token`, in any case.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|one| one.eq_ignore_ascii_case(token))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter();
+    let lists = lines.filter_map(|line| line.to_str().ok());
+    lists.flat_map(|list| list.split(',').map(str::trim))
+}
+
+/// Removes what belongs to one connection. A `Connection` token never removes
+/// an identity, a length or the host.
+fn strip_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .filter(|name| !is_protected(name.as_str()))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [&TE, &TRAILER, &TRANSFER_ENCODING, &UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"] {
+        headers.remove(name);
+    }
+}
+
+fn strip_forwarded(headers: &mut HeaderMap) {
+    let found: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with("x-forwarded-") || name.starts_with("x-remote-") || *name == FORWARDED
+        })
+        .cloned()
+        .collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Names that only hub and agent write.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("culvert-")
+}
+
+/// Names that `Connection` may not take away.
+fn is_protected(name: &str) -> bool {
+    const PREFIXES: [&str; 5] =
+        ["impersonate-", "x-forwarded-", "x-remote-", "x-radar-", "culvert-"];
+    matches!(name, "host" | "content-length" | "authorization" | "cookie" | "forwarded")
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn may_trail(name: &str) -> bool {
+    const HOP: [&str; 7] =
+        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "set-cookie"];
+    !(is_protected(name) || HOP.contains(&name) || name.starts_with("proxy-"))
+}

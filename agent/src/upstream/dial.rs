@@ -1,0 +1,209 @@
+//! One new connection to the target: resolve, check each address, connect to
+//! the checked one, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use culvert_net::tls::{ClientTls, ClientTlsStream};
+use culvert_proto::close::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::allow::AllowList;
+use super::resolve::Resolve;
+use crate::serve::answer::Failure;
+use crate::target::Target;
+
+/// Longest wait for one address, name lookup and TLS handshake each.
+pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for a connection in all; the hub answers 504 at 30 s.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(25);
+
+/// Dials the one target.
+pub struct Dialer {
+    target: Arc<Target>,
+    allow: AllowList,
+    resolver: Arc<dyn Resolve>,
+    tls: Option<ClientTls>,
+}
+
+impl Dialer {
+    /// A dialer of `target`; `tls` when the target speaks it.
+    #[must_use]
+    pub fn new(
+        target: Arc<Target>,
+        allow: AllowList,
+        resolver: Arc<dyn Resolve>,
+        tls: Option<ClientTls>,
+    ) -> Self {
+        Self { target, allow, resolver, tls }
+    }
+
+    /// Connects within `limit`.
+    ///
+    /// # Errors
+    /// What was seen of the last address tried.
+    pub async fn dial(&self, limit: Duration) -> Result<TargetIo, Failure> {
+        let end = Instant::now() + limit.min(DIAL_DEADLINE);
+        let mut last = None;
+        for address in self.addresses(end).await? {
+            match self.connect(address, end).await {
+                Ok(connected) => return Ok(connected),
+                Err(why) => last = Some(why),
+            }
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| self.failure(CloseReason::Name, "has no address")))
+    }
+
+    /// The addresses that may be dialled.
+    async fn addresses(&self, end: Instant) -> Result<Vec<SocketAddr>, Failure> {
+        let (host, port) = (self.target.host.as_str(), self.target.port);
+        let found = match self.target.literal() {
+            Some(ip) => vec![SocketAddr::new(ip, port)],
+            None => match timeout_at(step(end), self.resolver.resolve(host, port)).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(why)) => {
+                    return Err(self.failure(CloseReason::Name, &format!("cannot be resolved: {why}")));
+                }
+                Err(_) => return Err(self.failure(CloseReason::Name, "was not resolved in time")),
+            },
+        };
+        let mut refused = None;
+        let mut allowed = Vec::with_capacity(found.len());
+        for address in found {
+            match self.allow.check(address.ip()) {
+                Ok(()) => allowed.push(address),
+                Err(why) => {
+                    tracing::warn!(
+                        target_host = host, address = %address.ip(), kind = why.as_str(),
+                        "the target's name resolves to an address that is refused unless listed by --allow-address"
+                    );
+                    refused = Some((address.ip(), why));
+                }
+            }
+        }
+        match (allowed.is_empty(), refused) {
+            (true, Some((ip, why))) => Err(self.failure(
+                CloseReason::TargetNotAllowed,
+                &format!("resolves to {ip}, {}; list it by --allow-address if it is meant", why.as_str()),
+            )),
+            _ => Ok(allowed),
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr, end: Instant) -> Result<TargetIo, Failure> {
+        let tcp = match timeout_at(step(end), TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => tcp,
+            Ok(Err(why)) => {
+                let reason = match why.kind() {
+                    io::ErrorKind::ConnectionRefused => CloseReason::DialRefused,
+                    io::ErrorKind::TimedOut => CloseReason::DialTimeout,
+                    _ => CloseReason::Unreachable,
+                };
+                return Err(self.failure(reason, &format!("at {address}: {why}")));
+            }
+            Err(_) => {
+                return Err(self.failure(CloseReason::DialTimeout, &format!("at {address} did not answer")));
+            }
+        };
+        culvert_net::listen::tune(&tcp).map_err(|why| {
+            self.failure(CloseReason::Unreachable, &format!("at {address}: {why}"))
+        })?;
+        let Some(tls) = &self.tls else { return Ok(TargetIo::Plain(tcp)) };
+        match timeout_at(step(end), tls.connect(&self.target.host, tcp)).await {
+            Ok(Ok(tls)) => Ok(TargetIo::Tls(Box::new(tls))),
+            Ok(Err(why)) => Err(self.failure(CloseReason::TargetTls, &format!("at {address}: TLS: {why}"))),
+            Err(_) => Err(self.failure(
+                CloseReason::DialTimeout,
+                &format!("at {address} did not finish its TLS handshake"),
+            )),
+        }
+    }
+
+    fn failure(&self, reason: CloseReason, what: &str) -> Failure {
+        Failure::new(reason, format!("target {} {what}", self.target.address()))
+    }
+}
+
+fn step(end: Instant) -> Instant {
+    end.min(Instant::now() + STEP_DEADLINE)
+}
+
+/// A connection to the target.
+pub enum TargetIo {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<ClientTlsStream>),
+}
+
+impl TargetIo {
+    /// From now on an end that is not a shutdown is a reset, never a clean end.
+    pub fn arm_reset(&self) {
+        if let Self::Plain(tcp) = self {
+            let _ = tcp.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for TargetIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TargetIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

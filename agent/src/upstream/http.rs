@@ -1,0 +1,209 @@
+//! One request to the target and its answer, on a pooled connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_proto::close::CloseReason;
+use http::header::{AUTHORIZATION, HOST, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::body::{Gate, RequestBody, ResponseBody};
+use super::dial::Dialer;
+use super::kube::TokenFile;
+use super::pool::{Lease, Pool};
+use crate::metrics::AgentMetrics;
+use crate::serve::answer::Failure;
+use crate::serve::head;
+use crate::target::Target;
+
+/// Longest head the target may send, and what hyper may buffer, in bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header fields in a head, either way.
+pub const HEAD_FIELDS_MAX: usize = 128;
+/// Connections found dead in the pool before a new one is dialled.
+const STALE_TRIES_MAX: usize = 3;
+
+/// The target and the connections to it.
+pub struct Upstream {
+    target: Arc<Target>,
+    dialer: Dialer,
+    pool: Arc<Pool>,
+    token: Option<TokenFile>,
+    metrics: Arc<AgentMetrics>,
+}
+
+/// What the target answered.
+pub struct Answered {
+    /// The answer; its hop-by-hop fields are gone.
+    pub response: Response<ResponseBody>,
+    /// The target's side of an accepted upgrade.
+    pub upgraded: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Upstream {
+    /// An upstream; nothing is dialled yet.
+    #[must_use]
+    pub fn new(
+        target: Arc<Target>,
+        dialer: Dialer,
+        token: Option<TokenFile>,
+        metrics: Arc<AgentMetrics>,
+    ) -> Self {
+        Self { target, dialer, pool: Arc::default(), token, metrics }
+    }
+
+    /// The target.
+    #[must_use]
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// The idle connections.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Sends `request` and waits for the head of the answer. A connection is
+    /// made within `dial_limit` when none is idle.
+    ///
+    /// # Errors
+    /// Why there is no answer; the request was not served.
+    pub async fn forward(
+        &self,
+        request: Request<Incoming>,
+        dial_limit: Duration,
+    ) -> Result<Answered, Failure> {
+        self.metrics.upstream_requests.inc();
+        let answered = self.exchange(request, dial_limit).await;
+        if let Err(why) = &answered {
+            self.metrics.upstream_failed(why.reason);
+        }
+        answered
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        dial_limit: Duration,
+    ) -> Result<Answered, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let hop = head::request(&mut parts, self.target.kind, body.is_end_stream())?;
+        parts.headers.insert(HOST, self.target.authority.clone());
+        // Whatever came is overwritten; without a token of ours there is none.
+        match self.bearer()? {
+            Some(bearer) => parts.headers.insert(AUTHORIZATION, bearer),
+            None => parts.headers.remove(AUTHORIZATION),
+        };
+        let gate = hop.expects_continue.then(Arc::<Gate>::default);
+        let body = match &gate {
+            Some(gate) => RequestBody::held(body, gate.clone()),
+            None => RequestBody::new(body),
+        };
+        let mut request = Request::from_parts(parts, body);
+        if let Some(gate) = gate.clone() {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+        let (sender, mut response) = self.send(request, dial_limit).await?;
+        let (upgraded, protocol) = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                let protocol = accepted_protocol(&response, hop.upgrade.as_ref())?;
+                (Some(hyper::upgrade::on(&mut response)), Some(protocol))
+            }
+            _ => (None, None),
+        };
+        let (mut parts, body) = response.into_parts();
+        head::response(&mut parts, &hop, protocol);
+        let body = ResponseBody::new(body, Lease::new(sender, &self.pool, gate));
+        Ok(Answered { response: Response::from_parts(parts, body), upgraded })
+    }
+
+    fn bearer(&self) -> Result<Option<HeaderValue>, Failure> {
+        let Some(token) = &self.token else { return Ok(None) };
+        token.bearer().map(Some).map_err(|why| {
+            Failure::new(
+                CloseReason::TargetCredential,
+                format!("the service-account token cannot be read: {why}"),
+            )
+        })
+    }
+
+    async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        dial_limit: Duration,
+    ) -> Result<(SendRequest<RequestBody>, Response<Incoming>), Failure> {
+        for _ in 0..STALE_TRIES_MAX {
+            let Some(mut sender) = self.pool.take() else { break };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((sender, response)),
+                // Not a byte of it was sent: another connection may.
+                Err(mut why) => match why.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(self.broken(&why.into_error())),
+                },
+            }
+        }
+        let mut sender = self.dial(dial_limit).await?;
+        match sender.send_request(request).await {
+            Ok(response) => Ok((sender, response)),
+            Err(why) => Err(self.broken(&why)),
+        }
+    }
+
+    async fn dial(&self, limit: Duration) -> Result<SendRequest<RequestBody>, Failure> {
+        let began = Instant::now();
+        let io = self.dialer.dial(limit).await?;
+        self.metrics.dialled(began.elapsed());
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(HEAD_FIELDS_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|why| self.broken(&why))?;
+        // One task for each connection to the target, none for a request.
+        tokio::spawn(async move {
+            if let Err(why) = connection.with_upgrades().await {
+                tracing::debug!(%why, "connection to the target ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn broken(&self, why: &hyper::Error) -> Failure {
+        use std::error::Error as _;
+        let cause = why.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Failure::new(
+            CloseReason::UpstreamBroken,
+            format!("target {} gave no answer: {why}{cause}", self.target.address()),
+        )
+    }
+}
+
+/// The target may change only to a protocol that the client asked for.
+fn accepted_protocol(
+    response: &Response<Incoming>,
+    asked: Option<&HeaderValue>,
+) -> Result<HeaderValue, Failure> {
+    let chosen = response.headers().get(UPGRADE);
+    let asked_text = asked.and_then(|asked| asked.to_str().ok()).unwrap_or_default();
+    let matches = chosen.and_then(|chosen| chosen.to_str().ok()).filter(|chosen| {
+        asked_text.split(',').any(|one| one.trim().eq_ignore_ascii_case(chosen.trim()))
+    });
+    match (matches, chosen) {
+        (Some(_), Some(chosen)) => Ok(chosen.clone()),
+        _ => Err(Failure::new(
+            CloseReason::UpstreamBroken,
+            "the target switched to a protocol that was not asked for".to_owned(),
+        )),
+    }
+}
