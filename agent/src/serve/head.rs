@@ -1,6 +1,8 @@
 //! Heads between hub and target. The hub built the request head; the agent
 //! takes out what belongs to one hop, and trusts no identity it would not give.
 
+use culvert_proto::head as rules;
+use culvert_proto::limits::GROUPS_MAX;
 use http::header::{
     CONNECTION, EXPECT, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -9,9 +11,6 @@ use http::{Method, Uri, request, response};
 use http_body::Frame;
 
 use crate::target::TargetKind;
-
-/// Groups that one request may name.
-pub const GROUPS_MAX: usize = 256;
 
 /// What the request asks of the two connections it travels on.
 pub struct Hop {
@@ -218,14 +217,9 @@ fn is_ours(name: &str) -> bool {
 
 /// Names that `Connection` may not take away.
 fn is_protected(name: &str) -> bool {
-    const PREFIXES: [&str; 5] =
-        ["impersonate-", "x-forwarded-", "x-remote-", "x-radar-", "culvert-"];
-    matches!(name, "host" | "content-length" | "authorization" | "cookie" | "forwarded")
-        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    matches!(name, "host" | "content-length") || rules::is_protected(name)
 }
 
 fn may_trail(name: &str) -> bool {
-    const HOP: [&str; 7] =
-        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "set-cookie"];
-    !(is_protected(name) || HOP.contains(&name) || name.starts_with("proxy-"))
+    !(name == "set-cookie" || is_protected(name) || rules::is_hop_by_hop(name))
 }

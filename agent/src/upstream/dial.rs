@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use culvert_net::tls::{ClientTls, ClientTlsStream};
+use culvert_net::socket;
+use culvert_net::tls::{ClientStream, ClientTls};
 use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,7 +30,7 @@ pub struct Dialer {
     target: Arc<Target>,
     allow: AllowList,
     resolver: Arc<dyn Resolve>,
-    tls: Option<ClientTls>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Dialer {
@@ -39,7 +40,7 @@ impl Dialer {
         target: Arc<Target>,
         allow: AllowList,
         resolver: Arc<dyn Resolve>,
-        tls: Option<ClientTls>,
+        tls: Option<Arc<ClientTls>>,
     ) -> Self {
         Self { target, allow, resolver, tls }
     }
@@ -60,7 +61,7 @@ impl Dialer {
                 break;
             }
         }
-        Err(last.unwrap_or_else(|| self.failure(CloseReason::Name, "has no address")))
+        Err(last.unwrap_or_else(|| self.failure(CloseReason::DialName, "has no address")))
     }
 
     /// The addresses that may be dialled.
@@ -71,9 +72,9 @@ impl Dialer {
             None => match timeout_at(step(end), self.resolver.resolve(host, port)).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(why)) => {
-                    return Err(self.failure(CloseReason::Name, &format!("cannot be resolved: {why}")));
+                    return Err(self.failure(CloseReason::DialName, &format!("cannot be resolved: {why}")));
                 }
-                Err(_) => return Err(self.failure(CloseReason::Name, "was not resolved in time")),
+                Err(_) => return Err(self.failure(CloseReason::DialName, "was not resolved in time")),
             },
         };
         let mut refused = None;
@@ -106,7 +107,7 @@ impl Dialer {
                 let reason = match why.kind() {
                     io::ErrorKind::ConnectionRefused => CloseReason::DialRefused,
                     io::ErrorKind::TimedOut => CloseReason::DialTimeout,
-                    _ => CloseReason::Unreachable,
+                    _ => CloseReason::DialUnreachable,
                 };
                 return Err(self.failure(reason, &format!("at {address}: {why}")));
             }
@@ -114,10 +115,25 @@ impl Dialer {
                 return Err(self.failure(CloseReason::DialTimeout, &format!("at {address} did not answer")));
             }
         };
-        culvert_net::listen::tune(&tcp).map_err(|why| {
-            self.failure(CloseReason::Unreachable, &format!("at {address}: {why}"))
-        })?;
-        let Some(tls) = &self.tls else { return Ok(TargetIo::Plain(tcp)) };
+        // The user timeout guards the set-up only: a target may pause its reading.
+        let tuned = socket::set_leg_options(&tcp);
+        let connected = match &self.tls {
+            None => TargetIo::Plain(tcp),
+            Some(tls) => self.handshake(tls, tcp, address, end).await?,
+        };
+        tuned
+            .and_then(|()| socket::lift_user_timeout(connected.tcp()))
+            .map_err(|why| self.failure(CloseReason::DialUnreachable, &format!("at {address}: {why}")))?;
+        Ok(connected)
+    }
+
+    async fn handshake(
+        &self,
+        tls: &ClientTls,
+        tcp: TcpStream,
+        address: SocketAddr,
+        end: Instant,
+    ) -> Result<TargetIo, Failure> {
         match timeout_at(step(end), tls.connect(&self.target.host, tcp)).await {
             Ok(Ok(tls)) => Ok(TargetIo::Tls(Box::new(tls))),
             Ok(Err(why)) => Err(self.failure(CloseReason::TargetTls, &format!("at {address}: TLS: {why}"))),
@@ -142,15 +158,26 @@ pub enum TargetIo {
     /// Plain TCP.
     Plain(TcpStream),
     /// TLS over TCP.
-    Tls(Box<ClientTlsStream>),
+    Tls(Box<ClientStream<TcpStream>>),
 }
 
 impl TargetIo {
-    /// From now on an end that is not a shutdown is a reset, never a clean end.
-    pub fn arm_reset(&self) {
-        if let Self::Plain(tcp) = self {
-            let _ = tcp.set_zero_linger();
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
         }
+    }
+
+    /// From now on any end but a clean one, a crash too, is a reset: it can
+    /// never look like a complete answer.
+    pub fn arm_reset(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_socket_linger(self.tcp(), Some(Duration::ZERO))?)
+    }
+
+    /// Both directions ended cleanly.
+    pub fn disarm_reset(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_socket_linger(self.tcp(), None)?)
     }
 }
 

@@ -182,8 +182,13 @@ impl Upstream {
     fn broken(&self, why: &hyper::Error) -> Failure {
         use std::error::Error as _;
         let cause = why.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let reason = if why.is_parse() {
+            CloseReason::UpstreamProtocol
+        } else {
+            CloseReason::UpstreamReset
+        };
         Failure::new(
-            CloseReason::UpstreamBroken,
+            reason,
             format!("target {} gave no answer: {why}{cause}", self.target.address()),
         )
     }
@@ -202,7 +207,7 @@ fn accepted_protocol(
     match (matches, chosen) {
         (Some(_), Some(chosen)) => Ok(chosen.clone()),
         _ => Err(Failure::new(
-            CloseReason::UpstreamBroken,
+            CloseReason::UpstreamProtocol,
             "the target switched to a protocol that was not asked for".to_owned(),
         )),
     }

@@ -1,0 +1,112 @@
+//! What the agent is told: the only reader of flags, environment and
+//! configuration file. Everything is checked here, all problems are listed at
+//! once, and nothing is dialled or bound before.
+
+mod build;
+mod layers;
+mod settings;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use culvert_net::dial::{HubUrl, ProxyConfig};
+use culvert_net::tls::ClientTlsOptions;
+use culvert_proto::id::ClusterId;
+use culvert_proto::token::TokenText;
+use culvert_telemetry::log::LogFormat;
+use ipnet::IpNet;
+
+use crate::target::Target;
+
+pub(crate) use build::hub_url;
+
+/// Hub addresses that may be configured.
+pub const HUBS_MAX: usize = 16;
+/// Most worker threads.
+pub const THREADS_MAX: usize = 64;
+
+/// A checked configuration. No `Debug`: it holds secrets.
+pub struct Config {
+    /// Where to dial, in order.
+    pub hubs: Vec<HubUrl>,
+    /// The cluster the credential must belong to.
+    pub cluster: Option<ClusterId>,
+    /// What proves who we are.
+    pub credential: Credential,
+    /// TLS towards the hub.
+    pub hub_tls: ClientTlsOptions,
+    /// `ws://` is allowed.
+    pub allow_insecure_server: bool,
+    /// The way out.
+    pub proxy: ProxyConfig,
+    /// The one service.
+    pub target: Target,
+    /// TLS towards the target, when it speaks it.
+    pub target_tls: Option<ClientTlsOptions>,
+    /// Special addresses the target may resolve to.
+    pub allow_addresses: Vec<IpNet>,
+    /// File of the bearer token for the target.
+    pub service_account_token: Option<PathBuf>,
+    /// Shown in the hub.
+    pub region: Option<String>,
+    /// Shown in the hub.
+    pub labels: Vec<(String, String)>,
+    /// Longest wait between two attempts.
+    pub retry_max: Duration,
+    /// Concurrent streams.
+    pub streams_max: u32,
+    /// Probes and metrics.
+    pub health_addr: SocketAddr,
+    /// Log filter.
+    pub log_level: String,
+    /// Log lines.
+    pub log_format: LogFormat,
+    /// Worker threads; 1 is a single-threaded runtime.
+    pub threads: usize,
+    /// Time for requests in flight after SIGTERM.
+    pub drain_grace: Duration,
+    /// Things an operator should hear about, logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// What proves who we are.
+pub struct Credential {
+    /// Token from flag, environment, file or join string.
+    pub token: Option<TokenText>,
+    /// The token came from a join string, which a kept one outranks.
+    pub joined: bool,
+    /// Where a rotated token is kept.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+pub enum Refused {
+    /// Help, version, or a command line that does not parse.
+    Usage(clap::Error),
+    /// Everything that is wrong.
+    Problems(Vec<String>),
+}
+
+impl Config {
+    /// Reads and checks everything. `env` looks up one environment variable.
+    ///
+    /// # Errors
+    /// [`Refused`], with every problem found.
+    pub fn load(
+        argv: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Refused> {
+        build::build(layers::Layers::read(argv, &env)?, &env)
+    }
+
+    /// Reads the command line and environment of this process.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_process() -> Result<Self, Refused> {
+        Self::load(std::env::args_os(), |name| std::env::var(name).ok())
+    }
+}
+

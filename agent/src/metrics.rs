@@ -1,0 +1,214 @@
+//! Every metric of the agent: names, help, labels (docs/metrics.md is made from this).
+
+use std::time::Duration;
+
+use culvert_proto::close::{CloseReason, Side};
+use culvert_telemetry::metrics::{
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, SECONDS,
+};
+use parking_lot::Mutex;
+
+/// Dials remembered for the percentiles in STATS.
+const DIALS_MAX: usize = 128;
+/// Label value of the connection between agent and service.
+const UPSTREAM: &str = "upstream";
+
+/// The agent's instruments.
+pub struct AgentMetrics {
+    /// The registry they are rendered from.
+    pub registry: Metrics,
+    /// 1 while a session is established.
+    pub connected: IntGauge,
+    /// Dial attempts after the first.
+    pub reconnects: IntCounter,
+    /// Requests sent to the target.
+    pub upstream_requests: IntCounter,
+    /// Requests the target did not answer: dial, TLS, time, I/O.
+    pub upstream_errors: IntCounter,
+    /// Streams open now.
+    pub streams: IntGauge,
+    /// Idle connections to the target.
+    pub pool_idle: IntGauge,
+    streams_opened: IntCounterVec,
+    streams_refused: IntCounterVec,
+    connect_seconds: HistogramVec,
+    connect_failures: IntCounterVec,
+    session_seconds: HistogramVec,
+    session_rtt: HistogramVec,
+    sessions_ended: IntCounterVec,
+    handshake_failures: IntCounterVec,
+    cluster: String,
+    dials: Mutex<Dials>,
+}
+
+#[derive(Default)]
+struct Dials {
+    micros: Vec<u32>,
+    next: usize,
+}
+
+impl AgentMetrics {
+    /// Registers everything. `cluster` is the label; empty when the credential decides.
+    #[must_use]
+    pub fn new(cluster: &str) -> Self {
+        let m = Metrics::new();
+        let gauge = |name, help| -> IntGauge {
+            let vec: IntGaugeVec = m.gauge_vec(name, help, &[]);
+            vec.with_label_values(&[] as &[&str])
+        };
+        Self {
+            connected: gauge("agent_connected", "1 while a session with the hub is established."),
+            reconnects: m.counter("agent_reconnects_total", "Dial attempts to the hub after the first."),
+            upstream_requests: m.counter("agent_upstream_requests_total", "Requests sent to the target."),
+            upstream_errors: m.counter(
+                "agent_upstream_errors_total",
+                "Requests that the target did not answer: dial, TLS, time, I/O; not HTTP 5xx.",
+            ),
+            streams: gauge("culvert_agent_streams", "Streams open now."),
+            pool_idle: gauge("culvert_agent_pool_idle_connections", "Idle connections to the target."),
+            streams_opened: m.counter_vec("culvert_streams_opened_total", "Streams the hub opened.", &["cluster"]),
+            streams_refused: m.counter_vec(
+                "culvert_streams_refused_total", "Streams answered with an error of our own.", &["reason"],
+            ),
+            connect_seconds: m.histogram_vec(
+                "culvert_tcp_connect_duration_seconds",
+                "Time to a usable connection: name, TCP, TLS.",
+                &["cluster", "leg"], SECONDS,
+            ),
+            connect_failures: m.counter_vec(
+                "culvert_tcp_connect_failures_total", "Failed dials.", &["cluster", "leg", "reason"],
+            ),
+            session_seconds: m.histogram_vec(
+                "culvert_session_duration_seconds", "Life of a session with the hub.", &[], SECONDS,
+            ),
+            session_rtt: m.histogram_vec(
+                "culvert_session_rtt_seconds", "Round trip on the carrier, by our own ping.", &["cluster"], SECONDS,
+            ),
+            sessions_ended: m.counter_vec("culvert_agent_sessions_ended_total", "Ended sessions.", &["reason"]),
+            handshake_failures: m.counter_vec(
+                "culvert_handshake_failures_total", "Attempts to reach the hub that failed.", &["stage", "reason"],
+            ),
+            registry: m,
+            cluster: cluster.to_owned(),
+            dials: Mutex::default(),
+        }
+    }
+
+    /// A stream came in.
+    pub fn stream_opened(&self) {
+        self.streams_opened.with_label_values(&[&self.cluster]).inc();
+    }
+
+    /// A stream was answered by us.
+    pub fn stream_refused(&self, reason: CloseReason) {
+        self.streams_refused.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// The target was reached in `took`.
+    pub fn dialled(&self, took: Duration) {
+        self.connect_seconds.with_label_values(&[self.cluster.as_str(), UPSTREAM]).observe(took.as_secs_f64());
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let mut dials = self.dials.lock();
+        let at = dials.next;
+        match dials.micros.get_mut(at) {
+            Some(slot) => *slot = micros,
+            None => dials.micros.push(micros),
+        }
+        dials.next = (at + 1) % DIALS_MAX;
+    }
+
+    /// The target did not answer, for `reason`.
+    pub fn upstream_failed(&self, reason: CloseReason) {
+        if reason.side() != Side::Upstream {
+            return;
+        }
+        self.upstream_errors.inc();
+        let word = match reason {
+            CloseReason::DialRefused => "refused",
+            CloseReason::DialTimeout => "timeout",
+            CloseReason::DialUnreachable => "unreachable",
+            CloseReason::DialName => "dns",
+            CloseReason::TargetTls => "other",
+            _ => return,
+        };
+        self.connect_failures.with_label_values(&[self.cluster.as_str(), UPSTREAM, word]).inc();
+    }
+
+    /// A session ended after `lived`.
+    pub fn session_ended(&self, lived: Duration, reason: CloseReason) {
+        self.session_seconds.with_label_values(&[] as &[&str]).observe(lived.as_secs_f64());
+        self.sessions_ended.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// The carrier's round trip.
+    pub fn round_trip(&self, rtt: Duration) {
+        self.session_rtt.with_label_values(&[&self.cluster]).observe(rtt.as_secs_f64());
+    }
+
+    /// The hub could not be reached.
+    pub fn handshake_failed(&self, stage: &str, reason: CloseReason) {
+        self.handshake_failures.with_label_values(&[stage, reason.as_str()]).inc();
+    }
+
+    /// Median and 99th percentile in µs of the last dials of the target.
+    #[must_use]
+    pub fn dial_percentiles(&self) -> Option<(u32, u32)> {
+        let mut micros = self.dials.lock().micros.clone();
+        micros.sort_unstable();
+        let at = |percent: usize| micros.get((micros.len().saturating_sub(1)) * percent / 100).copied();
+        Some((at(50)?, at(99)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_moves() {
+        let metrics = AgentMetrics::new("prod");
+        metrics.connected.set(1);
+        metrics.reconnects.inc();
+        metrics.upstream_requests.inc();
+        metrics.upstream_failed(CloseReason::DialRefused);
+        metrics.streams.inc();
+        metrics.pool_idle.inc();
+        metrics.stream_opened();
+        metrics.stream_refused(CloseReason::TooManyStreams);
+        metrics.dialled(Duration::from_millis(3));
+        metrics.session_ended(Duration::from_secs(3), CloseReason::CarrierLost);
+        metrics.round_trip(Duration::from_millis(2));
+        metrics.handshake_failed("auth", CloseReason::Unauthenticated);
+        let text = metrics.registry.render();
+        for line in [
+            "agent_connected 1",
+            "agent_reconnects_total 1",
+            "agent_upstream_requests_total 1",
+            "agent_upstream_errors_total 1",
+            "culvert_agent_streams 1",
+            "culvert_agent_pool_idle_connections 1",
+            "culvert_streams_opened_total{cluster=\"prod\"} 1",
+            "culvert_streams_refused_total{reason=\"too_many_streams\"} 1",
+            "culvert_tcp_connect_duration_seconds_count{cluster=\"prod\",leg=\"upstream\"} 1",
+            "culvert_tcp_connect_failures_total{cluster=\"prod\",leg=\"upstream\",reason=\"refused\"} 1",
+            "culvert_session_duration_seconds_count 1",
+            "culvert_agent_sessions_ended_total{reason=\"carrier_lost\"} 1",
+            "culvert_session_rtt_seconds_count{cluster=\"prod\"} 1",
+            "culvert_handshake_failures_total{reason=\"unauthenticated\",stage=\"auth\"} 1",
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "{line} not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn percentiles_are_of_the_last_dials() {
+        let metrics = AgentMetrics::new("");
+        assert_eq!(metrics.dial_percentiles(), None);
+        for ms in 0..300 {
+            metrics.dialled(Duration::from_millis(ms));
+        }
+        let (p50, p99) = metrics.dial_percentiles().unwrap();
+        assert!((230_000..240_000).contains(&p50), "{p50}");
+        assert!(p99 >= 297_000, "{p99}");
+    }
+}

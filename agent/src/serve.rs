@@ -1,0 +1,192 @@
+//! What comes out of a session: one stream, one request, one answer.
+
+pub mod answer;
+pub mod head;
+mod tunnel;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_net::carrier::Stream;
+use culvert_proto::close::CloseReason;
+use culvert_proto::limits;
+use culvert_proto::open::{DialAnswer, DialCode, StreamHeader, StreamKind};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+
+use self::answer::Failure;
+use self::tunnel::Tunnel;
+use crate::metrics::AgentMetrics;
+use crate::upstream::body::ResponseBody;
+use crate::upstream::dial::DIAL_DEADLINE;
+use crate::upstream::http::Upstream;
+
+/// Serves streams; one for the whole process.
+pub struct Service {
+    upstream: Arc<Upstream>,
+    metrics: Arc<AgentMetrics>,
+    http: http1::Builder,
+}
+
+impl Service {
+    /// A service in front of `upstream`.
+    #[must_use]
+    pub fn new(upstream: Arc<Upstream>, metrics: Arc<AgentMetrics>) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            // One request for each stream: what follows it is never parsed.
+            .keep_alive(false)
+            .auto_date_header(false)
+            .max_headers(limits::HEAD_FIELDS_MAX)
+            .max_buf_size(limits::HEAD_BYTES_MAX)
+            .header_read_timeout(Duration::from_millis(limits::HEAD_TIMEOUT_MS));
+        Self { upstream, metrics, http }
+    }
+
+    /// The upstream.
+    #[must_use]
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Serves one stream to its end. `refused` answers it without the target.
+    pub async fn serve(&self, header: StreamHeader, stream: Stream, refused: Option<Failure>) {
+        self.metrics.stream_opened();
+        match header.kind {
+            StreamKind::Http => self.request(&header, stream, refused).await,
+            StreamKind::Tcp => self.tcp(stream, refused).await,
+            // The session owns the only control stream there is; drop = reset.
+            StreamKind::Control => tracing::debug!("the hub opened a second control stream"),
+        }
+    }
+
+    /// Serves the one request that `stream` carries.
+    pub async fn request<IO>(&self, header: &StreamHeader, stream: IO, refused: Option<Failure>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let raised: Mutex<Option<Tunnel>> = Mutex::new(None);
+        let dial_limit = header.dial_deadline_ms.map_or(DIAL_DEADLINE, |ms| Duration::from_millis(ms.into()));
+        let handle = service_fn(|request| {
+            let refused = refused.as_ref();
+            let raised = &raised;
+            async move {
+                Ok::<_, Infallible>(match refused {
+                    Some(why) => self.refuse(header, why),
+                    None => self.forward(header, request, dial_limit, raised).await,
+                })
+            }
+        });
+        let served = self.http.serve_connection(TokioIo::new(stream), handle).with_upgrades().await;
+        if let Err(why) = served {
+            tracing::debug!(%why, request_id = %shown(header), "stream ended early");
+            return;
+        }
+        let tunnel = raised.lock().take();
+        if let Some(tunnel) = tunnel
+            && let Err(why) = tunnel.run::<IO>().await
+        {
+            tracing::debug!(%why, request_id = %shown(header), "upgraded stream ended early");
+        }
+    }
+
+    async fn forward(
+        &self,
+        header: &StreamHeader,
+        mut request: Request<Incoming>,
+        dial_limit: Duration,
+        raised: &Mutex<Option<Tunnel>>,
+    ) -> Response<AnswerBody> {
+        let hub = hyper::upgrade::on(&mut request);
+        match self.upstream.forward(request, dial_limit).await {
+            Ok(answered) => {
+                if let Some(target) = answered.upgraded {
+                    *raised.lock() = Some(Tunnel { hub, target });
+                }
+                answered.response.map(AnswerBody::Target)
+            }
+            Err(why) => self.refuse(header, &why),
+        }
+    }
+
+    fn refuse(&self, header: &StreamHeader, why: &Failure) -> Response<AnswerBody> {
+        self.metrics.stream_refused(why.reason);
+        tracing::debug!(
+            code = why.reason.as_str(), side = why.reason.side().as_str(), detail = why.detail,
+            request_id = %shown(header), "request not served"
+        );
+        why.answer(self.upstream.target().kind).map(AnswerBody::Own)
+    }
+
+    /// Raw streams need targets of their own, which this agent does not have yet.
+    async fn tcp(&self, mut stream: Stream, refused: Option<Failure>) {
+        let (code, reason) = match refused {
+            Some(why) => (dial_code(why.reason), why.detail),
+            None => (DialCode::UnknownTarget, "this agent serves HTTP only".to_owned()),
+        };
+        let answer = DialAnswer { code, reason }.encode();
+        if stream.write_all(&answer).await.is_ok() {
+            let _ = stream.shutdown().await;
+        }
+    }
+}
+
+fn dial_code(reason: CloseReason) -> DialCode {
+    match reason {
+        CloseReason::TargetNotAllowed => DialCode::NotAllowed,
+        CloseReason::AgentDraining => DialCode::Draining,
+        _ => DialCode::Overload,
+    }
+}
+
+fn shown(header: &StreamHeader) -> impl std::fmt::Display {
+    header.request_id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// The body of what goes back to the hub.
+pub enum AnswerBody {
+    /// The target's.
+    Target(ResponseBody),
+    /// Ours.
+    Own(Full<Bytes>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Target(body) => Pin::new(body).poll_frame(cx),
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Target(body) => body.is_end_stream(),
+            Self::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Target(body) => body.size_hint(),
+            Self::Own(body) => body.size_hint(),
+        }
+    }
+}
