@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_net::dial::{HubUrl, ProxyConfig, UrlError};
@@ -280,14 +281,22 @@ impl Builder {
 
     fn proxy(&mut self, env: &dyn Fn(&str) -> Option<String>) -> ProxyConfig {
         let explicit = self.layers.get("proxy").cloned();
-        let ca = self.path("proxy-ca");
-        match ProxyConfig::load(explicit.as_ref().map(|value| value.text.as_str()), ca, env) {
+        let mut proxy = match ProxyConfig::new(explicit.as_ref().map(|value| value.text.as_str()), env) {
             Ok(proxy) => proxy,
             Err(why) => {
-                self.layers.problems.push(format!("proxy: {why}"));
-                ProxyConfig::default()
+                self.layers.problems.push(why.to_string());
+                ProxyConfig::direct()
+            }
+        };
+        if let Some(ca) = self.path("proxy-ca") {
+            let roots = Roots::SystemAnd(ca);
+            let options = ClientTlsOptions { roots, ..ClientTlsOptions::default() };
+            match ClientTls::load(options) {
+                Ok(tls) => proxy = proxy.with_tls(Arc::new(tls)),
+                Err(why) => self.layers.problems.push(format!("TLS to the proxy: {why}")),
             }
         }
+        proxy
     }
 
     fn target(&mut self) -> Option<Target> {
