@@ -195,7 +195,7 @@ fn zeroize_text(text: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::PermissionsExt;
 
     fn token(text: &str) -> TokenText {
         TokenText::new(&format!("token-of-sixteen-{text}")).unwrap()

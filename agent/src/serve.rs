@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_net::carrier::Stream;
 use culvert_proto::close::CloseReason;
 use culvert_proto::limits;
 use culvert_proto::open::{DialAnswer, DialCode, StreamHeader, StreamKind};
@@ -61,7 +60,10 @@ impl Service {
     }
 
     /// Serves one stream to its end. `refused` answers it without the target.
-    pub async fn serve(&self, header: StreamHeader, stream: Stream, refused: Option<Failure>) {
+    pub async fn serve<IO>(&self, header: StreamHeader, stream: IO, refused: Option<Failure>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         self.metrics.stream_opened();
         match header.kind {
             StreamKind::Http => self.request(&header, stream, refused).await,
@@ -71,8 +73,7 @@ impl Service {
         }
     }
 
-    /// Serves the one request that `stream` carries.
-    pub async fn request<IO>(&self, header: &StreamHeader, stream: IO, refused: Option<Failure>)
+    async fn request<IO>(&self, header: &StreamHeader, stream: IO, refused: Option<Failure>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -130,7 +131,7 @@ impl Service {
     }
 
     /// Raw streams need targets of their own, which this agent does not have yet.
-    async fn tcp(&self, mut stream: Stream, refused: Option<Failure>) {
+    async fn tcp<IO: AsyncWrite + Unpin>(&self, mut stream: IO, refused: Option<Failure>) {
         let (code, reason) = match refused {
             Some(why) => (dial_code(why.reason), why.detail),
             None => (DialCode::UnknownTarget, "this agent serves HTTP only".to_owned()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use culvert_agent::target::TargetKind;
 use culvert_agent::upstream::resolve::Resolve;
 use culvert_net::tls::dev::DevCa;
-use culvert_net::tls::{ClientTlsOptions, Roots, ServerTls, ServerTlsOptions};
+use culvert_net::tls::{ClientTlsOptions, MinVersion, Roots, ServerTls, ServerTlsOptions};
 use http::Response;
 
 use crate::support::*;
@@ -70,7 +70,14 @@ async fn tls_is_verified_by_the_given_ca_only() {
     let ca = DevCa::new("test").unwrap();
     let ca_path = ca.write(dir.path()).unwrap();
     let (cert, key) = ca.server(&["localhost"]).unwrap().write(dir.path(), "server").unwrap();
-    let tls = Arc::new(ServerTls::load(ServerTlsOptions::new(cert, key)).unwrap());
+    let options = ServerTlsOptions {
+        cert,
+        key,
+        client_auth: None,
+        alpn: Vec::new(),
+        min_version: MinVersion::Tls12,
+    };
+    let tls = Arc::new(ServerTls::load(options).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

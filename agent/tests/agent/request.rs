@@ -99,7 +99,7 @@ async fn idle_connections_are_bounded() {
 #[tokio::test]
 async fn chunks_pass_one_by_one_both_ways() {
     let served = service(answer(|request| async move {
-        Response::new(request.into_body().map_err(|why| panic!("{why}")).boxed())
+        Response::new(request.into_body().map_err(|why| panic!("{why}")).boxed_unsync())
     }))
     .await;
     let made = Recipe::http(served.addr).make();

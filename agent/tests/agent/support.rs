@@ -22,7 +22,7 @@ use culvert_net::tls::{ClientTls, ClientTlsOptions};
 use culvert_proto::open::{StreamHeader, StreamKind};
 use http::{Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Du
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-pub type Body = BoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Longest any test waits for one thing.
@@ -138,11 +138,11 @@ async fn play(mut tcp: TcpStream, script: &'static [u8], close: bool, kept: Arc<
 // === bodies ===
 
 pub fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
+    Full::new(text.into()).boxed_unsync()
 }
 
 pub fn empty() -> Body {
-    Empty::new().boxed()
+    Empty::new().boxed_unsync()
 }
 
 /// A body whose frames the test sends one by one.
@@ -151,20 +151,7 @@ pub fn channel() -> (mpsc::Sender<Frame<Bytes>>, Body) {
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|frame| (Ok::<_, Infallible>(frame), receiver))
     });
-    (sender, BodyExt::boxed(http_body_util::StreamBody::new(Box::pin(Sync(stream)))))
-}
-
-/// The streams above are only ever polled through `&mut`.
-struct Sync<S>(S);
-
-impl<S: futures_util::Stream + Unpin> futures_util::Stream for Sync<S> {
-    type Item = S::Item;
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<S::Item>> {
-        Pin::new(&mut self.0).poll_next(cx)
-    }
+    (sender, http_body_util::StreamBody::new(Box::pin(stream)).boxed_unsync())
 }
 
 pub async fn text(body: Incoming) -> String {
@@ -244,7 +231,7 @@ pub fn raw_stream(made: &Made) -> DuplexStream {
     let (hub, agent) = tokio::io::duplex(64 * 1024);
     let service = made.service.clone();
     tokio::spawn(async move {
-        service.request(&StreamHeader::new(StreamKind::Http), agent, None).await;
+        service.serve(StreamHeader::new(StreamKind::Http), agent, None).await;
     });
     hub
 }
