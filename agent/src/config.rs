@@ -109,4 +109,3 @@ impl Config {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
 }
-

@@ -47,9 +47,14 @@ impl Kept {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(why) => return Err(format!("{FILE_NAME} cannot be read: {why}")),
         };
-        let meta = file.metadata().map_err(|why| format!("{FILE_NAME}: {why}"))?;
+        let meta = file
+            .metadata()
+            .map_err(|why| format!("{FILE_NAME}: {why}"))?;
         if meta.mode() & 0o077 != 0 {
-            return Err(format!("{FILE_NAME} can be read by others; chmod 600 {}", path.display()));
+            return Err(format!(
+                "{FILE_NAME} can be read by others; chmod 600 {}",
+                path.display()
+            ));
         }
         let mut text = String::new();
         file.take(FILE_BYTES_MAX)
@@ -58,7 +63,10 @@ impl Kept {
         let kept = Self::parse(&text);
         zeroize_text(text);
         kept.map(Some).ok_or_else(|| {
-            format!("{FILE_NAME} is damaged; remove {} and start with a new token", path.display())
+            format!(
+                "{FILE_NAME} is damaged; remove {} and start with a new token",
+                path.display()
+            )
         })
     }
 
@@ -108,10 +116,16 @@ impl Tokens {
         let kept = dir.as_deref().map_or(Ok(None), Kept::read)?;
         let origin = configured.as_ref().map(digest);
         let inner = match (kept, configured) {
-            (None, configured) => Inner { current: configured, other: None, origin },
-            (Some(kept), Some(configured)) if kept.origin != origin && !joined => {
-                Inner { current: Some(configured), other: Some(kept.token), origin }
-            }
+            (None, configured) => Inner {
+                current: configured,
+                other: None,
+                origin,
+            },
+            (Some(kept), Some(configured)) if kept.origin != origin && !joined => Inner {
+                current: Some(configured),
+                other: Some(kept.token),
+                origin,
+            },
             (Some(kept), configured) => Inner {
                 current: Some(kept.token),
                 // The rotation may have been lost on its way to the hub.
@@ -119,7 +133,10 @@ impl Tokens {
                 origin: kept.origin,
             },
         };
-        Ok(Self { dir, inner: Mutex::new(inner) })
+        Ok(Self {
+            dir,
+            inner: Mutex::new(inner),
+        })
     }
 
     /// Whether a rotated token can be kept.
@@ -153,7 +170,9 @@ impl Tokens {
     pub fn rotate(&self, token: TokenText) -> io::Result<Digest> {
         let dir = self.dir.as_deref().ok_or(io::ErrorKind::Unsupported)?;
         let mut inner = self.inner.lock();
-        let origin = inner.origin.map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
+        let origin = inner
+            .origin
+            .map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
         let text = format!("{MAGIC}\norigin {origin}\ntoken {}\n", token.expose());
         let temporary = dir.join(".agent-token.new");
         let written = write_durably(&temporary, &dir.join(FILE_NAME), text.as_bytes());
@@ -176,7 +195,11 @@ fn write_durably(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()
         Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     if temporary != path {
@@ -216,7 +239,10 @@ mod tests {
         let said = first.rotate(token("b")).unwrap();
         assert_eq!(said, digest(&token("b")));
         assert_eq!(shown(&first), "token-of-sixteen-b");
-        let mode = fs::metadata(dir.path().join(FILE_NAME)).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join(FILE_NAME))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let again = load(Some("a"), false, dir.path());
         assert_eq!(shown(&again), "token-of-sixteen-b");
@@ -227,11 +253,19 @@ mod tests {
     #[test]
     fn a_new_token_takes_over_but_a_stale_join_string_does_not() {
         let dir = tempfile::tempdir().unwrap();
-        load(Some("a"), true, dir.path()).rotate(token("b")).unwrap();
-        assert_eq!(shown(&load(Some("stale"), true, dir.path())), "token-of-sixteen-b");
+        load(Some("a"), true, dir.path())
+            .rotate(token("b"))
+            .unwrap();
+        assert_eq!(
+            shown(&load(Some("stale"), true, dir.path())),
+            "token-of-sixteen-b"
+        );
         assert!(!load(Some("stale"), true, dir.path()).refused());
         assert_eq!(shown(&load(None, false, dir.path())), "token-of-sixteen-b");
-        assert_eq!(shown(&load(Some("new"), false, dir.path())), "token-of-sixteen-new");
+        assert_eq!(
+            shown(&load(Some("new"), false, dir.path())),
+            "token-of-sixteen-new"
+        );
     }
 
     #[test]
@@ -247,7 +281,9 @@ mod tests {
     fn damaged_and_open_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
-        load(Some("a"), false, dir.path()).rotate(token("b")).unwrap();
+        load(Some("a"), false, dir.path())
+            .rotate(token("b"))
+            .unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
         let why = Kept::check(dir.path()).err().unwrap();
         assert!(why.contains("chmod 600"), "{why}");

@@ -57,36 +57,69 @@ impl AgentMetrics {
             vec.with_label_values(&[] as &[&str])
         };
         Self {
-            connected: gauge("agent_connected", "1 while a session with the hub is established."),
-            reconnects: m.counter("agent_reconnects_total", "Dial attempts to the hub after the first."),
-            upstream_requests: m.counter("agent_upstream_requests_total", "Requests sent to the target."),
+            connected: gauge(
+                "agent_connected",
+                "1 while a session with the hub is established.",
+            ),
+            reconnects: m.counter(
+                "agent_reconnects_total",
+                "Dial attempts to the hub after the first.",
+            ),
+            upstream_requests: m.counter(
+                "agent_upstream_requests_total",
+                "Requests sent to the target.",
+            ),
             upstream_errors: m.counter(
                 "agent_upstream_errors_total",
                 "Requests that the target did not answer: dial, TLS, time, I/O; not HTTP 5xx.",
             ),
             streams: gauge("culvert_agent_streams", "Streams open now."),
-            pool_idle: gauge("culvert_agent_pool_idle_connections", "Idle connections to the target."),
-            streams_opened: m.counter_vec("culvert_streams_opened_total", "Streams the hub opened.", &["cluster"]),
+            pool_idle: gauge(
+                "culvert_agent_pool_idle_connections",
+                "Idle connections to the target.",
+            ),
+            streams_opened: m.counter_vec(
+                "culvert_streams_opened_total",
+                "Streams the hub opened.",
+                &["cluster"],
+            ),
             streams_refused: m.counter_vec(
-                "culvert_streams_refused_total", "Streams answered with an error of our own.", &["reason"],
+                "culvert_streams_refused_total",
+                "Streams answered with an error of our own.",
+                &["reason"],
             ),
             connect_seconds: m.histogram_vec(
                 "culvert_tcp_connect_duration_seconds",
                 "Time to a usable connection: name, TCP, TLS.",
-                &["cluster", "leg"], SECONDS,
+                &["cluster", "leg"],
+                SECONDS,
             ),
             connect_failures: m.counter_vec(
-                "culvert_tcp_connect_failures_total", "Failed dials.", &["cluster", "leg", "reason"],
+                "culvert_tcp_connect_failures_total",
+                "Failed dials.",
+                &["cluster", "leg", "reason"],
             ),
             session_seconds: m.histogram_vec(
-                "culvert_session_duration_seconds", "Life of a session with the hub.", &[], SECONDS,
+                "culvert_session_duration_seconds",
+                "Life of a session with the hub.",
+                &[],
+                SECONDS,
             ),
             session_rtt: m.histogram_vec(
-                "culvert_session_rtt_seconds", "Round trip on the carrier, by our own ping.", &["cluster"], SECONDS,
+                "culvert_session_rtt_seconds",
+                "Round trip on the carrier, by our own ping.",
+                &["cluster"],
+                SECONDS,
             ),
-            sessions_ended: m.counter_vec("culvert_agent_sessions_ended_total", "Ended sessions.", &["reason"]),
+            sessions_ended: m.counter_vec(
+                "culvert_agent_sessions_ended_total",
+                "Ended sessions.",
+                &["reason"],
+            ),
             handshake_failures: m.counter_vec(
-                "culvert_handshake_failures_total", "Attempts to reach the hub that failed.", &["stage", "reason"],
+                "culvert_handshake_failures_total",
+                "Attempts to reach the hub that failed.",
+                &["stage", "reason"],
             ),
             registry: m,
             cluster: cluster.to_owned(),
@@ -96,17 +129,23 @@ impl AgentMetrics {
 
     /// A stream came in.
     pub fn stream_opened(&self) {
-        self.streams_opened.with_label_values(&[&self.cluster]).inc();
+        self.streams_opened
+            .with_label_values(&[&self.cluster])
+            .inc();
     }
 
     /// A stream was answered by us.
     pub fn stream_refused(&self, reason: CloseReason) {
-        self.streams_refused.with_label_values(&[reason.as_str()]).inc();
+        self.streams_refused
+            .with_label_values(&[reason.as_str()])
+            .inc();
     }
 
     /// The target was reached in `took`.
     pub fn dialled(&self, took: Duration) {
-        self.connect_seconds.with_label_values(&[self.cluster.as_str(), UPSTREAM]).observe(took.as_secs_f64());
+        self.connect_seconds
+            .with_label_values(&[self.cluster.as_str(), UPSTREAM])
+            .observe(took.as_secs_f64());
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let mut dials = self.dials.lock();
         let at = dials.next;
@@ -131,23 +170,33 @@ impl AgentMetrics {
             CloseReason::TargetTls => "other",
             _ => return,
         };
-        self.connect_failures.with_label_values(&[self.cluster.as_str(), UPSTREAM, word]).inc();
+        self.connect_failures
+            .with_label_values(&[self.cluster.as_str(), UPSTREAM, word])
+            .inc();
     }
 
     /// A session ended after `lived`.
     pub fn session_ended(&self, lived: Duration, reason: CloseReason) {
-        self.session_seconds.with_label_values(&[] as &[&str]).observe(lived.as_secs_f64());
-        self.sessions_ended.with_label_values(&[reason.as_str()]).inc();
+        self.session_seconds
+            .with_label_values(&[] as &[&str])
+            .observe(lived.as_secs_f64());
+        self.sessions_ended
+            .with_label_values(&[reason.as_str()])
+            .inc();
     }
 
     /// The carrier's round trip.
     pub fn round_trip(&self, rtt: Duration) {
-        self.session_rtt.with_label_values(&[&self.cluster]).observe(rtt.as_secs_f64());
+        self.session_rtt
+            .with_label_values(&[&self.cluster])
+            .observe(rtt.as_secs_f64());
     }
 
     /// The hub could not be reached.
     pub fn handshake_failed(&self, stage: &str, reason: CloseReason) {
-        self.handshake_failures.with_label_values(&[stage, reason.as_str()]).inc();
+        self.handshake_failures
+            .with_label_values(&[stage, reason.as_str()])
+            .inc();
     }
 
     /// Median and 99th percentile in µs of the last dials of the target.
@@ -155,7 +204,11 @@ impl AgentMetrics {
     pub fn dial_percentiles(&self) -> Option<(u32, u32)> {
         let mut micros = self.dials.lock().micros.clone();
         micros.sort_unstable();
-        let at = |percent: usize| micros.get((micros.len().saturating_sub(1)) * percent / 100).copied();
+        let at = |percent: usize| {
+            micros
+                .get((micros.len().saturating_sub(1)) * percent / 100)
+                .copied()
+        };
         Some((at(50)?, at(99)?))
     }
 }
@@ -196,7 +249,10 @@ mod tests {
             "culvert_session_rtt_seconds_count{cluster=\"prod\"} 1",
             "culvert_handshake_failures_total{reason=\"unauthenticated\",stage=\"auth\"} 1",
         ] {
-            assert!(text.lines().any(|seen| seen == line), "{line} not in\n{text}");
+            assert!(
+                text.lines().any(|seen| seen == line),
+                "{line} not in\n{text}"
+            );
         }
     }
 

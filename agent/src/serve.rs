@@ -50,7 +50,11 @@ impl Service {
             .max_headers(limits::HEAD_FIELDS_MAX)
             .max_buf_size(limits::HEAD_BYTES_MAX)
             .header_read_timeout(Duration::from_millis(limits::HEAD_TIMEOUT_MS));
-        Self { upstream, metrics, http }
+        Self {
+            upstream,
+            metrics,
+            http,
+        }
     }
 
     /// The upstream.
@@ -78,7 +82,9 @@ impl Service {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let raised: Mutex<Option<Tunnel>> = Mutex::new(None);
-        let dial_limit = header.dial_deadline_ms.map_or(DIAL_DEADLINE, |ms| Duration::from_millis(ms.into()));
+        let dial_limit = header
+            .dial_deadline_ms
+            .map_or(DIAL_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let handle = service_fn(|request| {
             let refused = refused.as_ref();
             let raised = &raised;
@@ -89,7 +95,11 @@ impl Service {
                 })
             }
         });
-        let served = self.http.serve_connection(TokioIo::new(stream), handle).with_upgrades().await;
+        let served = self
+            .http
+            .serve_connection(TokioIo::new(stream), handle)
+            .with_upgrades()
+            .await;
         if let Err(why) = served {
             tracing::debug!(%why, request_id = %shown(header), "stream ended early");
             return;
@@ -134,7 +144,10 @@ impl Service {
     async fn tcp<IO: AsyncWrite + Unpin>(&self, mut stream: IO, refused: Option<Failure>) {
         let (code, reason) = match refused {
             Some(why) => (dial_code(why.reason), why.detail),
-            None => (DialCode::UnknownTarget, "this agent serves HTTP only".to_owned()),
+            None => (
+                DialCode::UnknownTarget,
+                "this agent serves HTTP only".to_owned(),
+            ),
         };
         let answer = DialAnswer { code, reason }.encode();
         if stream.write_all(&answer).await.is_ok() {
@@ -152,7 +165,10 @@ fn dial_code(reason: CloseReason) -> DialCode {
 }
 
 fn shown(header: &StreamHeader) -> impl std::fmt::Display {
-    header.request_id.map(|id| id.to_string()).unwrap_or_default()
+    header
+        .request_id
+        .map(|id| id.to_string())
+        .unwrap_or_default()
 }
 
 /// The body of what goes back to the hub.
@@ -173,7 +189,9 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Target(body) => Pin::new(body).poll_frame(cx),
-            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
         }
     }
 

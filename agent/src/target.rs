@@ -42,9 +42,8 @@ impl Target {
     /// # Errors
     /// A sentence that says what is wrong and what would be right.
     pub fn parse(text: &str, kind: Option<TargetKind>, plain: bool) -> Result<Self, String> {
-        let wrong = |why: &str| {
-            format!("target {text:?} {why}; give host:port or http(s)://host[:port]")
-        };
+        let wrong =
+            |why: &str| format!("target {text:?} {why}; give host:port or http(s)://host[:port]");
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest.strip_suffix('/').unwrap_or(rest)),
             None => (None, text),
@@ -71,14 +70,21 @@ impl Target {
         if host.is_empty() {
             return Err(wrong("has no host"));
         }
-        let shown = if port == own_port { host.to_owned() } else { format!("{host}:{port}") };
+        let shown = if port == own_port {
+            host.to_owned()
+        } else {
+            format!("{host}:{port}")
+        };
         Ok(Self {
             kind: kind.unwrap_or(match scheme {
                 Some(_) => TargetKind::Http,
                 None => TargetKind::Kube,
             }),
             tls,
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
             port,
             authority: HeaderValue::try_from(shown).map_err(|_| wrong("is not a host and port"))?,
         })
@@ -115,13 +121,22 @@ mod tests {
     #[test]
     fn kinds_schemes_and_ports() {
         let kube = Target::parse("kubernetes.default.svc:443", None, false).unwrap();
-        assert_eq!((kube.kind, kube.tls, kube.port), (TargetKind::Kube, true, 443));
+        assert_eq!(
+            (kube.kind, kube.tls, kube.port),
+            (TargetKind::Kube, true, 443)
+        );
         assert_eq!(kube.authority, "kubernetes.default.svc");
         let http = Target::parse("http://localhost:3000/", None, false).unwrap();
-        assert_eq!((http.kind, http.tls, http.port), (TargetKind::Http, false, 3000));
+        assert_eq!(
+            (http.kind, http.tls, http.port),
+            (TargetKind::Http, false, 3000)
+        );
         assert_eq!(http.authority, "localhost:3000");
         let six = Target::parse("https://[::1]", None, false).unwrap();
-        assert_eq!((six.host.as_str(), six.port, six.address().as_str()), ("::1", 443, "[::1]:443"));
+        assert_eq!(
+            (six.host.as_str(), six.port, six.address().as_str()),
+            ("::1", 443, "[::1]:443")
+        );
         assert_eq!(six.authority, "[::1]");
         let plain = Target::parse("127.0.0.1:6443", None, true).unwrap();
         assert!(!plain.tls);
@@ -130,7 +145,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_target() {
-        for bad in ["", "host", "host:0", "host:99999", "ftp://a:1", "http://u@a:1", "a b:1", "http://a/path", ":80"] {
+        for bad in [
+            "",
+            "host",
+            "host:0",
+            "host:99999",
+            "ftp://a:1",
+            "http://u@a:1",
+            "a b:1",
+            "http://a/path",
+            ":80",
+        ] {
             let why = Target::parse(bad, None, false).unwrap_err();
             assert!(why.contains("give host:port"), "{bad}: {why}");
         }
@@ -143,7 +168,12 @@ mod tests {
         for name in ["", "default", "127.0.0.1:6443"] {
             assert!(target.answers_to(name), "{name}");
         }
-        for name in ["kubernetes.default.svc:443", "127.0.0.1", "127.0.0.1:64430", "other"] {
+        for name in [
+            "kubernetes.default.svc:443",
+            "127.0.0.1",
+            "127.0.0.1:64430",
+            "other",
+        ] {
             assert!(!target.answers_to(name), "{name}");
         }
     }

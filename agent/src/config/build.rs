@@ -36,9 +36,13 @@ pub(super) fn build(
     let credential = all.credential(join, hub_tls.identity.is_some());
     let proxy = all.proxy(env);
     let target = all.target();
-    let target_tls = target.as_ref().filter(|target| target.tls).map(|_| all.target_tls());
+    let target_tls = target
+        .as_ref()
+        .filter(|target| target.tls)
+        .map(|_| all.target_tls());
     let allow_addresses = all.list("allow-address", |text| {
-        text.parse().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()))
+        text.parse()
+            .or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()))
             .map_err(|_| "is no address or network")
     });
     let config = Config {
@@ -56,7 +60,11 @@ pub(super) fn build(
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
             _ => Err("is not key=value"),
         }),
-        retry_max: all.duration("max-retry", Duration::from_millis(100), Duration::from_secs(3600)),
+        retry_max: all.duration(
+            "max-retry",
+            Duration::from_millis(100),
+            Duration::from_secs(3600),
+        ),
         streams_max: all.number("max-conns", 1, limits::STREAMS_MAX),
         health_addr: all.health_addr(),
         log_level: all.text("log-level"),
@@ -70,7 +78,10 @@ pub(super) fn build(
             _ => return Err(Refused::Problems(all.layers.problems)),
         },
     };
-    Ok(Config { warnings: all.layers.warnings, ..config })
+    Ok(Config {
+        warnings: all.layers.warnings,
+        ..config
+    })
 }
 
 struct Builder {
@@ -79,7 +90,9 @@ struct Builder {
 
 impl Builder {
     fn problem(&mut self, value: &Sourced, why: impl Display) {
-        self.layers.problems.push(format!("{}: {:?} {why}", value.from, value.text));
+        self.layers
+            .problems
+            .push(format!("{}: {:?} {why}", value.from, value.text));
     }
 
     /// For values that must not be shown.
@@ -88,15 +101,22 @@ impl Builder {
     }
 
     fn text(&self, name: &str) -> String {
-        self.layers.get(name).map(|value| value.text.clone()).unwrap_or_default()
+        self.layers
+            .get(name)
+            .map(|value| value.text.clone())
+            .unwrap_or_default()
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
-        self.layers.get(name).map(|value| PathBuf::from(&value.text))
+        self.layers
+            .get(name)
+            .map(|value| PathBuf::from(&value.text))
     }
 
     fn switch(&mut self, name: &str) -> bool {
-        let Some(value) = self.layers.get(name).cloned() else { return false };
+        let Some(value) = self.layers.get(name).cloned() else {
+            return false;
+        };
         match value.text.as_str() {
             "true" | "1" => true,
             "false" | "0" => false,
@@ -107,8 +127,15 @@ impl Builder {
         }
     }
 
-    fn number<N: FromStr + PartialOrd + Display + Copy>(&mut self, name: &str, min: N, max: N) -> N {
-        let Some(value) = self.layers.get(name).cloned() else { return min };
+    fn number<N: FromStr + PartialOrd + Display + Copy>(
+        &mut self,
+        name: &str,
+        min: N,
+        max: N,
+    ) -> N {
+        let Some(value) = self.layers.get(name).cloned() else {
+            return min;
+        };
         match value.text.parse() {
             Ok(number) if number >= min && number <= max => number,
             _ => {
@@ -118,14 +145,17 @@ impl Builder {
         }
     }
 
-    fn list<T>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&str) -> Result<T, &'static str>,
-    ) -> Vec<T> {
-        let Some(value) = self.layers.get(name).cloned() else { return Vec::new() };
+    fn list<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Vec<T> {
+        let Some(value) = self.layers.get(name).cloned() else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
-        for item in value.text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in value
+            .text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             match parse(item) {
                 Ok(item) => out.push(item),
                 Err(why) => self.problem(&value, format_args!("holds {item:?}, which {why}")),
@@ -135,13 +165,17 @@ impl Builder {
     }
 
     fn duration(&mut self, name: &str, min: Duration, max: Duration) -> Duration {
-        let Some(value) = self.layers.get(name).cloned() else { return min };
+        let Some(value) = self.layers.get(name).cloned() else {
+            return min;
+        };
         match parse_duration(&value.text) {
             Some(time) if time >= min && time <= max => time,
             _ => {
                 self.problem(
                     &value,
-                    format_args!("is not a time from {min:?} to {max:?}; write 500ms, 30s, 5m or 1h"),
+                    format_args!(
+                        "is not a time from {min:?} to {max:?}; write 500ms, 30s, 5m or 1h"
+                    ),
                 );
                 min
             }
@@ -163,7 +197,11 @@ impl Builder {
         let (from, texts) = match (self.layers.get("server"), join) {
             (Some(value), _) => (
                 value.from.clone(),
-                value.text.split(',').map(|text| text.trim().to_owned()).collect(),
+                value
+                    .text
+                    .split(',')
+                    .map(|text| text.trim().to_owned())
+                    .collect(),
             ),
             (None, Some(join)) => ("the join string".to_owned(), join.hubs.clone()),
             (None, None) if self.layers.get("join").is_some() => return Vec::new(),
@@ -175,7 +213,9 @@ impl Builder {
             }
         };
         if texts.len() > HUBS_MAX {
-            self.layers.problems.push(format!("{from}: more than {HUBS_MAX} hub addresses"));
+            self.layers
+                .problems
+                .push(format!("{from}: more than {HUBS_MAX} hub addresses"));
         }
         let mut hubs = Vec::new();
         for text in texts {
@@ -189,11 +229,16 @@ impl Builder {
 
     fn cluster(&mut self, join: Option<&JoinString>) -> Option<ClusterId> {
         let joined = join.map(|join| join.cluster.clone());
-        let Some(value) = self.layers.get("cluster").cloned() else { return joined };
+        let Some(value) = self.layers.get("cluster").cloned() else {
+            return joined;
+        };
         match (ClusterId::new(&value.text), joined) {
             (Err(why), _) => self.problem(&value, format_args!("is no cluster id: {why}")),
             (Ok(named), Some(joined)) if named != joined => {
-                self.problem(&value, format_args!("but the join string is for {joined}; keep one"));
+                self.problem(
+                    &value,
+                    format_args!("but the join string is for {joined}; keep one"),
+                );
             }
             (Ok(named), _) => return Some(named),
         }
@@ -227,7 +272,12 @@ impl Builder {
                 None
             }
         };
-        let options = ClientTlsOptions { roots, identity, alpn: vec![b"http/1.1".to_vec()], ..ClientTlsOptions::default() };
+        let options = ClientTlsOptions {
+            roots,
+            identity,
+            alpn: vec![b"http/1.1".to_vec()],
+            ..ClientTlsOptions::default()
+        };
         self.try_tls("TLS to the hub", &options);
         options
     }
@@ -246,26 +296,33 @@ impl Builder {
             Some(dir) => match Kept::check(dir) {
                 Ok(kept) => kept,
                 Err(why) => {
-                    self.layers.problems.push(format!("state directory {}: {why}", dir.display()));
+                    self.layers
+                        .problems
+                        .push(format!("state directory {}: {why}", dir.display()));
                     None
                 }
             },
         };
         let given = self.layers.get("token").cloned();
-        let token = given.as_ref().and_then(|value| match TokenText::new(&value.text) {
-            Ok(token) => Some(token),
-            Err(why) => {
-                self.secret_problem(value, format_args!("not a token: {why}"));
-                None
-            }
-        });
+        let token = given
+            .as_ref()
+            .and_then(|value| match TokenText::new(&value.text) {
+                Ok(token) => Some(token),
+                Err(why) => {
+                    self.secret_problem(value, format_args!("not a token: {why}"));
+                    None
+                }
+            });
         if given.is_some() && join.is_some() {
-            self.layers.problems.push("a token and a join string are both set; keep one".to_owned());
+            self.layers
+                .problems
+                .push("a token and a join string are both set; keep one".to_owned());
         }
         let asked = given.is_some() || self.layers.get("join").is_some();
         if !asked && kept.is_none() && !has_certificate {
             self.layers.problems.push(
-                "no credential: set --token-file, CULVERT_TOKEN or --join, or give --client-cert".to_owned(),
+                "no credential: set --token-file, CULVERT_TOKEN or --join, or give --client-cert"
+                    .to_owned(),
             );
         }
         let joined = join.is_some();
@@ -273,27 +330,39 @@ impl Builder {
             && join.is_expired(unix_s())
         {
             self.layers.problems.push(
-                "the join string is expired; make a new one with `culvert agent command`".to_owned(),
+                "the join string is expired; make a new one with `culvert agent command`"
+                    .to_owned(),
             );
         }
-        Credential { token: token.or(join.map(|join| join.token)), joined, state_dir }
+        Credential {
+            token: token.or(join.map(|join| join.token)),
+            joined,
+            state_dir,
+        }
     }
 
     fn proxy(&mut self, env: &dyn Fn(&str) -> Option<String>) -> ProxyConfig {
         let explicit = self.layers.get("proxy").cloned();
-        let mut proxy = match ProxyConfig::new(explicit.as_ref().map(|value| value.text.as_str()), env) {
-            Ok(proxy) => proxy,
-            Err(why) => {
-                self.layers.problems.push(why.to_string());
-                ProxyConfig::direct()
-            }
-        };
+        let mut proxy =
+            match ProxyConfig::new(explicit.as_ref().map(|value| value.text.as_str()), env) {
+                Ok(proxy) => proxy,
+                Err(why) => {
+                    self.layers.problems.push(why.to_string());
+                    ProxyConfig::direct()
+                }
+            };
         if let Some(ca) = self.path("proxy-ca") {
             let roots = Roots::SystemAnd(ca);
-            let options = ClientTlsOptions { roots, ..ClientTlsOptions::default() };
+            let options = ClientTlsOptions {
+                roots,
+                ..ClientTlsOptions::default()
+            };
             match ClientTls::load(options) {
                 Ok(tls) => proxy = proxy.with_tls(Arc::new(tls)),
-                Err(why) => self.layers.problems.push(format!("TLS to the proxy: {why}")),
+                Err(why) => self
+                    .layers
+                    .problems
+                    .push(format!("TLS to the proxy: {why}")),
             }
         }
         proxy
@@ -324,7 +393,9 @@ impl Builder {
         let ca = ca.filter(|ca| !ca.defaulted || PathBuf::from(&ca.text).exists());
         let roots = match (insecure, ca) {
             (true, _) => {
-                self.layers.warnings.push("--insecure: the target's certificate is not verified".to_owned());
+                self.layers
+                    .warnings
+                    .push("--insecure: the target's certificate is not verified".to_owned());
                 Roots::Insecure
             }
             (false, Some(ca)) => Roots::File(ca.text.into()),
@@ -370,13 +441,18 @@ impl Builder {
             None => value.text.replacen("localhost:", "127.0.0.1:", 1),
         };
         text.parse().unwrap_or_else(|_| {
-            self.problem(&value, "is not an address and port such as :8081 or 127.0.0.1:8081");
+            self.problem(
+                &value,
+                "is not an address and port such as :8081 or 127.0.0.1:8081",
+            );
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
     }
 
     fn log_format(&mut self) -> LogFormat {
-        let Some(value) = self.layers.get("log-format").cloned() else { return LogFormat::Auto };
+        let Some(value) = self.layers.get("log-format").cloned() else {
+            return LogFormat::Auto;
+        };
         match value.text.as_str() {
             "auto" => LogFormat::Auto,
             "logfmt" => LogFormat::Logfmt,

@@ -79,11 +79,13 @@ impl Layers {
             Some(("join", verb)) if setting.name == "join" => verb.get_one::<String>("string"),
             _ => None,
         };
-        let direct = given(setting.name).or_else(|| verb().cloned()).map(|text| Sourced {
-            text,
-            from: format!("--{}", setting.name),
-            defaulted: false,
-        });
+        let direct = given(setting.name)
+            .or_else(|| verb().cloned())
+            .map(|text| Sourced {
+                text,
+                from: format!("--{}", setting.name),
+                defaulted: false,
+            });
         if setting.holds != Holds::Secret {
             return direct;
         }
@@ -93,8 +95,7 @@ impl Layers {
             );
         }
         let twin = format!("{}-file", setting.name);
-        let from_file =
-            given(&twin).and_then(|path| self.secret_file(&path, &format!("--{twin}")));
+        let from_file = given(&twin).and_then(|path| self.secret_file(&path, &format!("--{twin}")));
         self.one_of(direct.into_iter().chain(from_file).collect())
     }
 
@@ -145,7 +146,8 @@ impl Layers {
                 defaulted: false,
             }),
             Err(why) => {
-                self.problems.push(format!("{from}: cannot read {path}: {why}"));
+                self.problems
+                    .push(format!("{from}: cannot read {path}: {why}"));
                 None
             }
         }
@@ -165,7 +167,8 @@ impl Layers {
             Ok(text) => text,
             Err(why) => {
                 if asked.is_some() || why.kind() != std::io::ErrorKind::NotFound {
-                    self.problems.push(format!("cannot read the configuration file {path}: {why}"));
+                    self.problems
+                        .push(format!("cannot read the configuration file {path}: {why}"));
                 }
                 return BTreeMap::new();
             }
@@ -179,7 +182,8 @@ impl Layers {
             Ok(table) => table.into_inner(),
             Err(why) => {
                 let at = position(text, why.span().map_or(0, |span| span.start));
-                self.problems.push(format!("{path}:{at}: {}", why.message()));
+                self.problems
+                    .push(format!("{path}:{at}: {}", why.message()));
                 return out;
             }
         };
@@ -191,7 +195,8 @@ impl Layers {
                 row.name == name || (row.holds == Holds::Secret && Some(row.name) == twin)
             });
             let (Some(row), true) = (row, !key.get_ref().contains('-')) else {
-                self.problems.push(format!("{at}: unknown key {:?}", key.get_ref()));
+                self.problems
+                    .push(format!("{at}: unknown key {:?}", key.get_ref()));
                 continue;
             };
             let Some(value) = plain(value.get_ref()) else {
@@ -202,7 +207,11 @@ impl Layers {
                 continue;
             };
             let value = if row.name == name {
-                Some(Sourced { text: value, from: at, defaulted: false })
+                Some(Sourced {
+                    text: value,
+                    from: at,
+                    defaulted: false,
+                })
             } else {
                 self.secret_file(&value, &at)
             };
@@ -242,7 +251,12 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
 fn position(text: &str, offset: usize) -> String {
     let before = &text.as_bytes()[..offset.min(text.len())];
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    let column = before
+        .iter()
+        .rev()
+        .take_while(|byte| **byte != b'\n')
+        .count()
+        + 1;
     format!("{line}:{column}")
 }
 
@@ -257,21 +271,32 @@ fn read_bounded(path: &Path) -> std::io::Result<String> {
 /// `-addr` and `-addr=x` mean `--addr`, as in Go's flag package.
 fn two_dashes(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
-    let Some(rest) = text.strip_prefix('-') else { return arg };
+    let Some(rest) = text.strip_prefix('-') else {
+        return arg;
+    };
     let name = rest.split('=').next().unwrap_or(rest);
     let twin = name.strip_suffix("-file");
     let known = name == "config"
         || SETTINGS.iter().any(|row| {
-            row.name == name || row.also.contains(&name) || (row.holds == Holds::Secret && Some(row.name) == twin)
+            row.name == name
+                || row.also.contains(&name)
+                || (row.holds == Holds::Secret && Some(row.name) == twin)
         });
-    if known { format!("-{text}").into() } else { arg }
+    if known {
+        format!("-{text}").into()
+    } else {
+        arg
+    }
 }
 
 fn command() -> Command {
     let mut command = Command::new("culvert-agent")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Dials out from the private side and joins streams to local services")
-        .arg(text_flag("config", &format!("Configuration file [env: CULVERT_CONFIG] [default: {DEFAULT_FILE}]")))
+        .arg(text_flag(
+            "config",
+            &format!("Configuration file [env: CULVERT_CONFIG] [default: {DEFAULT_FILE}]"),
+        ))
         .subcommand(
             Command::new("join")
                 .about("Run with a join string")

@@ -28,7 +28,10 @@ impl Failure {
     /// A failure.
     #[must_use]
     pub fn new(reason: CloseReason, detail: impl Display) -> Self {
-        Self { reason, detail: detail.to_string() }
+        Self {
+            reason,
+            detail: detail.to_string(),
+        }
     }
 
     /// The answer that says so, in the form the target's clients understand.
@@ -40,10 +43,13 @@ impl Failure {
         };
         let text = error_body(body, self.reason, &self.detail);
         let mut answer = Response::new(Full::from(text));
-        *answer.status_mut() = StatusCode::from_u16(error_status(self.reason))
-            .unwrap_or(StatusCode::BAD_GATEWAY);
+        *answer.status_mut() =
+            StatusCode::from_u16(error_status(self.reason)).unwrap_or(StatusCode::BAD_GATEWAY);
         let headers = answer.headers_mut();
-        headers.insert(CULVERT_ERROR, HeaderValue::from_static(self.reason.as_str()));
+        headers.insert(
+            CULVERT_ERROR,
+            HeaderValue::from_static(self.reason.as_str()),
+        );
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type()));
         if let Some(seconds) = retry_after_seconds(self.reason) {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -89,8 +89,11 @@ pub fn response(head: &mut response::Parts, hop: &Hop, upgraded: Option<HeaderVa
     let headers = &mut head.headers;
     let trailer = headers.remove(TRAILER).filter(|_| hop.trailers);
     strip_hop(headers);
-    let own: Vec<HeaderName> =
-        headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
+    let own: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name.as_str()))
+        .cloned()
+        .collect();
     for name in own {
         headers.remove(name);
     }
@@ -128,7 +131,11 @@ fn path_only(head: &mut request::Parts) -> Result<(), HeadError> {
     if head.uri.scheme().is_none() && head.uri.authority().is_none() {
         return Ok(());
     }
-    let path = head.uri.path_and_query().cloned().ok_or(HeadError::NotAPath)?;
+    let path = head
+        .uri
+        .path_and_query()
+        .cloned()
+        .ok_or(HeadError::NotAPath)?;
     head.uri = Uri::from(path);
     Ok(())
 }
@@ -138,8 +145,12 @@ fn path_only(head: &mut request::Parts) -> Result<(), HeadError> {
 fn identity(headers: &HeaderMap) -> Result<(), HeadError> {
     let (mut users, mut groups, mut others) = (0, 0, 0);
     for (name, value) in headers {
-        let Some(what) = name.as_str().strip_prefix("impersonate-") else { continue };
-        let text = value.to_str().map_err(|_| HeadError::Unreadable(name.clone()))?;
+        let Some(what) = name.as_str().strip_prefix("impersonate-") else {
+            continue;
+        };
+        let text = value
+            .to_str()
+            .map_err(|_| HeadError::Unreadable(name.clone()))?;
         if text.trim().is_empty() {
             return Err(HeadError::Unreadable(name.clone()));
         }
@@ -156,7 +167,11 @@ fn identity(headers: &HeaderMap) -> Result<(), HeadError> {
         return Err(HeadError::TooManyGroups);
     }
     let consistent = users == 1 || (users == 0 && groups == 0 && others == 0);
-    if consistent { Ok(()) } else { Err(HeadError::NoUser) }
+    if consistent {
+        Ok(())
+    } else {
+        Err(HeadError::NoUser)
+    }
 }
 
 fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -191,7 +206,13 @@ fn strip_hop(headers: &mut HeaderMap) {
     for name in [&TE, &TRAILER, &TRANSFER_ENCODING, &UPGRADE] {
         headers.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"] {
+    for name in [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+    ] {
         headers.remove(name);
     }
 }

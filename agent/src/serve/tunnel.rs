@@ -54,5 +54,7 @@ async fn open<T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(
     upgrade: OnUpgrade,
 ) -> io::Result<Parts<T>> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
-    upgraded.downcast::<T>().map_err(|_: Upgraded| io::Error::other("an upgrade of a foreign kind"))
+    upgraded
+        .downcast::<T>()
+        .map_err(|_: Upgraded| io::Error::other("an upgrade of a foreign kind"))
 }

@@ -96,7 +96,9 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = v6.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => {
+            Some(v4(high, low))
+        }
         [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
     }
@@ -108,7 +110,10 @@ mod tests {
 
     fn list(target: &str, listed: &[&str]) -> AllowList {
         let target = Target::parse(target, None, false).unwrap();
-        AllowList::new(&target, listed.iter().map(|net| net.parse().unwrap()).collect())
+        AllowList::new(
+            &target,
+            listed.iter().map(|net| net.parse().unwrap()).collect(),
+        )
     }
 
     fn check(list: &AllowList, ip: &str) -> Result<(), Forbidden> {
@@ -141,7 +146,14 @@ mod tests {
         for (ip, why) in cases {
             assert_eq!(check(&list, ip), Err(why), "{ip}");
         }
-        for ip in ["10.0.0.1", "192.168.1.1", "172.20.0.1", "8.8.8.8", "fd00::1", "2001:db8::1"] {
+        for ip in [
+            "10.0.0.1",
+            "192.168.1.1",
+            "172.20.0.1",
+            "8.8.8.8",
+            "fd00::1",
+            "2001:db8::1",
+        ] {
             assert_eq!(check(&list, ip), Ok(()), "{ip}");
         }
     }
@@ -157,6 +169,9 @@ mod tests {
         assert_eq!(check(&name, "169.254.169.254"), Err(Forbidden::LinkLocal));
         let metadata = list("http://meta.internal", &["169.254.169.254/32"]);
         assert_eq!(check(&metadata, "169.254.169.254"), Ok(()));
-        assert_eq!(check(&metadata, "169.254.169.253"), Err(Forbidden::LinkLocal));
+        assert_eq!(
+            check(&metadata, "169.254.169.253"),
+            Err(Forbidden::LinkLocal)
+        );
     }
 }

@@ -42,7 +42,10 @@ impl RequestBody {
     #[must_use]
     pub fn held(inner: Incoming, gate: Arc<Gate>) -> Self {
         let patience = Box::pin(tokio::time::sleep(CONTINUE_WAIT));
-        Self { inner, held: Some(Held { gate, patience }) }
+        Self {
+            inner,
+            held: Some(Held { gate, patience }),
+        }
     }
 }
 
@@ -106,8 +109,9 @@ impl Gate {
     }
 
     fn settle(&self, to: u8) {
-        let settled =
-            self.state.compare_exchange(CLOSED, to, Ordering::AcqRel, Ordering::Acquire);
+        let settled = self
+            .state
+            .compare_exchange(CLOSED, to, Ordering::AcqRel, Ordering::Acquire);
         if settled.is_ok() {
             self.waker.wake();
         }
@@ -133,7 +137,10 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(inner: Incoming, lease: Lease) -> Self {
-        let mut body = Self { inner, lease: Some(lease) };
+        let mut body = Self {
+            inner,
+            lease: Some(lease),
+        };
         if body.inner.is_end_stream() {
             body.finish();
         }

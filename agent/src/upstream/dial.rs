@@ -42,7 +42,12 @@ impl Dialer {
         resolver: Arc<dyn Resolve>,
         tls: Option<Arc<ClientTls>>,
     ) -> Self {
-        Self { target, allow, resolver, tls }
+        Self {
+            target,
+            allow,
+            resolver,
+            tls,
+        }
     }
 
     /// Connects within `limit`.
@@ -72,9 +77,13 @@ impl Dialer {
             None => match timeout_at(step(end), self.resolver.resolve(host, port)).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(why)) => {
-                    return Err(self.failure(CloseReason::DialName, &format!("cannot be resolved: {why}")));
+                    return Err(
+                        self.failure(CloseReason::DialName, &format!("cannot be resolved: {why}"))
+                    );
                 }
-                Err(_) => return Err(self.failure(CloseReason::DialName, "was not resolved in time")),
+                Err(_) => {
+                    return Err(self.failure(CloseReason::DialName, "was not resolved in time"));
+                }
             },
         };
         let mut refused = None;
@@ -94,7 +103,10 @@ impl Dialer {
         match (allowed.is_empty(), refused) {
             (true, Some((ip, why))) => Err(self.failure(
                 CloseReason::TargetNotAllowed,
-                &format!("resolves to {ip}, {}; list it by --allow-address if it is meant", why.as_str()),
+                &format!(
+                    "resolves to {ip}, {}; list it by --allow-address if it is meant",
+                    why.as_str()
+                ),
             )),
             _ => Ok(allowed),
         }
@@ -112,7 +124,10 @@ impl Dialer {
                 return Err(self.failure(reason, &format!("at {address}: {why}")));
             }
             Err(_) => {
-                return Err(self.failure(CloseReason::DialTimeout, &format!("at {address} did not answer")));
+                return Err(self.failure(
+                    CloseReason::DialTimeout,
+                    &format!("at {address} did not answer"),
+                ));
             }
         };
         // The user timeout guards the set-up only: a target may pause its reading.
@@ -123,7 +138,12 @@ impl Dialer {
         };
         tuned
             .and_then(|()| socket::lift_user_timeout(connected.tcp()))
-            .map_err(|why| self.failure(CloseReason::DialUnreachable, &format!("at {address}: {why}")))?;
+            .map_err(|why| {
+                self.failure(
+                    CloseReason::DialUnreachable,
+                    &format!("at {address}: {why}"),
+                )
+            })?;
         Ok(connected)
     }
 
@@ -136,7 +156,9 @@ impl Dialer {
     ) -> Result<TargetIo, Failure> {
         match timeout_at(step(end), tls.connect(&self.target.host, tcp)).await {
             Ok(Ok(tls)) => Ok(TargetIo::Tls(Box::new(tls))),
-            Ok(Err(why)) => Err(self.failure(CloseReason::TargetTls, &format!("at {address}: TLS: {why}"))),
+            Ok(Err(why)) => {
+                Err(self.failure(CloseReason::TargetTls, &format!("at {address}: TLS: {why}")))
+            }
             Err(_) => Err(self.failure(
                 CloseReason::DialTimeout,
                 &format!("at {address} did not finish its TLS handshake"),
@@ -172,7 +194,10 @@ impl TargetIo {
     /// From now on any end but a clean one, a crash too, is a reset: it can
     /// never look like a complete answer.
     pub fn arm_reset(&self) -> io::Result<()> {
-        Ok(rustix::net::sockopt::set_socket_linger(self.tcp(), Some(Duration::ZERO))?)
+        Ok(rustix::net::sockopt::set_socket_linger(
+            self.tcp(),
+            Some(Duration::ZERO),
+        )?)
     }
 
     /// Both directions ended cleanly.
@@ -195,7 +220,11 @@ impl AsyncRead for TargetIo {
 }
 
 impl AsyncWrite for TargetIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),

@@ -54,7 +54,13 @@ impl Upstream {
         token: Option<TokenFile>,
         metrics: Arc<AgentMetrics>,
     ) -> Self {
-        Self { target, dialer, pool: Arc::default(), token, metrics }
+        Self {
+            target,
+            dialer,
+            pool: Arc::default(),
+            token,
+            metrics,
+        }
     }
 
     /// The target.
@@ -124,11 +130,16 @@ impl Upstream {
         let (mut parts, body) = response.into_parts();
         head::response(&mut parts, &hop, protocol);
         let body = ResponseBody::new(body, Lease::new(sender, &self.pool, gate));
-        Ok(Answered { response: Response::from_parts(parts, body), upgraded })
+        Ok(Answered {
+            response: Response::from_parts(parts, body),
+            upgraded,
+        })
     }
 
     fn bearer(&self) -> Result<Option<HeaderValue>, Failure> {
-        let Some(token) = &self.token else { return Ok(None) };
+        let Some(token) = &self.token else {
+            return Ok(None);
+        };
         token.bearer().map(Some).map_err(|why| {
             Failure::new(
                 CloseReason::TargetCredential,
@@ -143,7 +154,9 @@ impl Upstream {
         dial_limit: Duration,
     ) -> Result<(SendRequest<RequestBody>, Response<Incoming>), Failure> {
         for _ in 0..STALE_TRIES_MAX {
-            let Some(mut sender) = self.pool.take() else { break };
+            let Some(mut sender) = self.pool.take() else {
+                break;
+            };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((sender, response)),
                 // Not a byte of it was sent: another connection may.
@@ -181,7 +194,10 @@ impl Upstream {
 
     fn broken(&self, why: &hyper::Error) -> Failure {
         use std::error::Error as _;
-        let cause = why.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let cause = why
+            .source()
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
         let reason = if why.is_parse() {
             CloseReason::UpstreamProtocol
         } else {
@@ -189,7 +205,10 @@ impl Upstream {
         };
         Failure::new(
             reason,
-            format!("target {} gave no answer: {why}{cause}", self.target.address()),
+            format!(
+                "target {} gave no answer: {why}{cause}",
+                self.target.address()
+            ),
         )
     }
 }
@@ -200,10 +219,16 @@ fn accepted_protocol(
     asked: Option<&HeaderValue>,
 ) -> Result<HeaderValue, Failure> {
     let chosen = response.headers().get(UPGRADE);
-    let asked_text = asked.and_then(|asked| asked.to_str().ok()).unwrap_or_default();
-    let matches = chosen.and_then(|chosen| chosen.to_str().ok()).filter(|chosen| {
-        asked_text.split(',').any(|one| one.trim().eq_ignore_ascii_case(chosen.trim()))
-    });
+    let asked_text = asked
+        .and_then(|asked| asked.to_str().ok())
+        .unwrap_or_default();
+    let matches = chosen
+        .and_then(|chosen| chosen.to_str().ok())
+        .filter(|chosen| {
+            asked_text
+                .split(',')
+                .any(|one| one.trim().eq_ignore_ascii_case(chosen.trim()))
+        });
     match (matches, chosen) {
         (Some(_), Some(chosen)) => Ok(chosen.clone()),
         _ => Err(Failure::new(

@@ -49,7 +49,10 @@ impl TokenFile {
     /// A token file; nothing is read yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, read: Mutex::new(None) }
+        Self {
+            path,
+            read: Mutex::new(None),
+        }
     }
 
     /// `Bearer <token>` as the file says now. The file is read again when its
@@ -88,13 +91,23 @@ impl TokenFile {
         file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
         let text = text.trim_end();
         if text == "Bearer" {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the token file is empty"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the token file is empty",
+            ));
         }
         let mut bearer = HeaderValue::try_from(text).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, "the token file holds more than a token")
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the token file holds more than a token",
+            )
         })?;
         bearer.set_sensitive(true);
-        Ok(Some(Read { stamp, bearer, seen: Instant::now() }))
+        Ok(Some(Read {
+            stamp,
+            bearer,
+            seen: Instant::now(),
+        }))
     }
 }
 

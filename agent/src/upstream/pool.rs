@@ -54,14 +54,17 @@ impl Pool {
         if idle.len() == IDLE_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { sender, since: Instant::now() });
+        idle.push_back(Idle {
+            sender,
+            since: Instant::now(),
+        });
     }
 
     /// Closes connections that were idle for too long or that the target closed.
     pub fn sweep(&self) {
-        self.idle.lock().retain(|idle| {
-            !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT
-        });
+        self.idle
+            .lock()
+            .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
     }
 
     /// Idle connections at this moment.
@@ -84,7 +87,11 @@ impl Lease {
         pool: &Arc<Pool>,
         gate: Option<Arc<Gate>>,
     ) -> Self {
-        Self { sender: Some(sender), pool: Arc::downgrade(pool), gate }
+        Self {
+            sender: Some(sender),
+            pool: Arc::downgrade(pool),
+            gate,
+        }
     }
 
     /// The answer was read to its end: another request may follow, unless the

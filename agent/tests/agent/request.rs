@@ -19,7 +19,13 @@ async fn a_request_and_its_answer_pass_whole() {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let mut said = format!("{} {}\n", parts.method, parts.uri);
-        for name in ["host", "x-forwarded-user", "authorization", "connection", "x-hop"] {
+        for name in [
+            "host",
+            "x-forwarded-user",
+            "authorization",
+            "connection",
+            "x-hop",
+        ] {
             let value = parts.headers.get(name).map(|value| value.to_str().unwrap());
             said.push_str(&format!("{name}={}\n", value.unwrap_or("-")));
         }
@@ -63,7 +69,11 @@ async fn connections_to_the_target_are_kept_and_shared() {
     for _ in 0..50 {
         assert_eq!(text(ask(&made, get("/")).await.into_body()).await, "x");
     }
-    assert!(served.connections() <= 2, "{} connections", served.connections());
+    assert!(
+        served.connections() <= 2,
+        "{} connections",
+        served.connections()
+    );
 }
 
 #[tokio::test]
@@ -99,12 +109,20 @@ async fn idle_connections_are_bounded() {
 #[tokio::test]
 async fn chunks_pass_one_by_one_both_ways() {
     let served = service(answer(|request| async move {
-        Response::new(request.into_body().map_err(|why| panic!("{why}")).boxed_unsync())
+        Response::new(
+            request
+                .into_body()
+                .map_err(|why| panic!("{why}"))
+                .boxed_unsync(),
+        )
     }))
     .await;
     let made = Recipe::http(served.addr).make();
     let (sender, body) = channel();
-    let request = Request::post("/echo").header("host", "hub").body(body).unwrap();
+    let request = Request::post("/echo")
+        .header("host", "hub")
+        .body(body)
+        .unwrap();
     let mut response = ask(&made, request).await;
     for word in ["one", "two", "three"] {
         sender.send(Frame::data(Bytes::from(word))).await.unwrap();
@@ -123,7 +141,13 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
         let kept = kept.clone();
         async move {
             let te = request.headers().get("te").cloned();
-            let trailers = request.into_body().collect().await.unwrap().trailers().cloned();
+            let trailers = request
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .trailers()
+                .cloned();
             *kept.lock() = trailers;
             let (sender, body) = channel();
             tokio::spawn(async move {
@@ -134,7 +158,9 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
                 sender.send(Frame::trailers(trailers)).await.unwrap();
             });
             let mut response = Response::new(body);
-            response.headers_mut().insert("trailer", HeaderValue::from_static("x-sum, culvert-error"));
+            response
+                .headers_mut()
+                .insert("trailer", HeaderValue::from_static("x-sum, culvert-error"));
             if let Some(te) = te {
                 response.headers_mut().insert("x-te", te);
             }
@@ -152,8 +178,9 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
             trailers.insert("authorization", HeaderValue::from_static("forged"));
             sender.send(Frame::trailers(trailers)).await.unwrap();
         });
-        let mut request =
-            Request::post("/").header("host", "hub").header("trailer", "x-in, authorization");
+        let mut request = Request::post("/")
+            .header("host", "hub")
+            .header("trailer", "x-in, authorization");
         if te {
             request = request.header("te", "trailers");
         }
@@ -161,7 +188,12 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
     };
     let response = ask(&made, post(true)).await;
     assert_eq!(response.headers()["x-te"], "trailers");
-    let trailers = within(response.into_body().collect()).await.unwrap().trailers().cloned().unwrap();
+    let trailers = within(response.into_body().collect())
+        .await
+        .unwrap()
+        .trailers()
+        .cloned()
+        .unwrap();
     assert_eq!(trailers["x-sum"], "42");
     assert!(!trailers.contains_key("culvert-error"));
     let upward = seen.lock().take().unwrap();
@@ -169,7 +201,13 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
     assert!(!upward.contains_key("authorization"));
     let response = ask(&made, post(false)).await;
     assert!(!response.headers().contains_key("x-te"));
-    assert!(within(response.into_body().collect()).await.unwrap().trailers().is_none());
+    assert!(
+        within(response.into_body().collect())
+            .await
+            .unwrap()
+            .trailers()
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -240,7 +278,11 @@ async fn the_service_account_token_is_the_files_of_this_moment() {
         for name in ["x-forwarded-for", "forwarded", "x-remote-user"] {
             assert!(!headers.contains_key(name), "{name}");
         }
-        said.push_str(headers.get("impersonate-user").map_or("", |user| user.to_str().unwrap()));
+        said.push_str(
+            headers
+                .get("impersonate-user")
+                .map_or("", |user| user.to_str().unwrap()),
+        );
         Response::new(full(said))
     }))
     .await;
@@ -248,14 +290,27 @@ async fn the_service_account_token_is_the_files_of_this_moment() {
     let path = dir.path().join("token");
     std::fs::write(&path, "one").unwrap();
     let recipe = Recipe::of(served.addr.to_string(), TargetKind::Kube);
-    let made = Recipe { token: Some(TokenFile::new(path.clone())), ..recipe }.make();
+    let made = Recipe {
+        token: Some(TokenFile::new(path.clone())),
+        ..recipe
+    }
+    .make();
     let request = || {
-        let request = Request::get("/").header("host", "hub").header("authorization", "Bearer theirs");
-        let request = request.header("x-forwarded-for", "9").header("forwarded", "for=9");
-        let request = request.header("x-remote-user", "eve").header("impersonate-user", " ann");
+        let request = Request::get("/")
+            .header("host", "hub")
+            .header("authorization", "Bearer theirs");
+        let request = request
+            .header("x-forwarded-for", "9")
+            .header("forwarded", "for=9");
+        let request = request
+            .header("x-remote-user", "eve")
+            .header("impersonate-user", " ann");
         request.body(empty()).unwrap()
     };
-    assert_eq!(text(ask(&made, request()).await.into_body()).await, "Bearer oneann");
+    assert_eq!(
+        text(ask(&made, request()).await.into_body()).await,
+        "Bearer oneann"
+    );
     for next in ["two", "six"] {
         std::fs::write(dir.path().join("new"), next).unwrap();
         std::fs::rename(dir.path().join("new"), &path).unwrap();
@@ -270,11 +325,20 @@ async fn identities_that_no_hub_may_set_are_refused() {
     let made = Recipe::of(scripted.addr.to_string(), TargetKind::Kube).make();
     let cases: [(&[(&str, &str)], &str); 8] = [
         (&[("Impersonate-User", "system:admin")], "forbidden"),
-        (&[("Impersonate-User", "ann"), ("Impersonate-Group", "system:masters")], "forbidden"),
+        (
+            &[
+                ("Impersonate-User", "ann"),
+                ("Impersonate-Group", "system:masters"),
+            ],
+            "forbidden",
+        ),
         (&[("Impersonate-Group", "dev")], "no_identity"),
         (&[("impersonate-uid", "1")], "no_identity"),
         (&[("Impersonate-Extra-scopes", "all")], "no_identity"),
-        (&[("Impersonate-User", "ann"), ("Impersonate-User", "bob")], "no_identity"),
+        (
+            &[("Impersonate-User", "ann"), ("Impersonate-User", "bob")],
+            "no_identity",
+        ),
         (&[("Impersonate-User", "")], "bad_head"),
         (&[("Impersonate-User", "\u{e9}")], "bad_head"),
     ];
@@ -282,14 +346,20 @@ async fn identities_that_no_hub_may_set_are_refused() {
         let mut request = get("/");
         for (name, value) in headers {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            request.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+            request.headers_mut().append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value,
+            );
         }
         let response = ask(&made, request).await;
         assert_eq!(close_reason(&response), reason, "{headers:?}");
         let status = text(response.into_body()).await;
         assert!(status.contains(r#""kind":"Status""#), "{status}");
     }
-    assert!(scripted.read.lock().is_empty(), "nothing may reach the target");
+    assert!(
+        scripted.read.lock().is_empty(),
+        "nothing may reach the target"
+    );
 }
 
 #[tokio::test]
@@ -300,16 +370,34 @@ async fn failures_of_the_target_are_told_apart() {
     let garbage = scripted(b"SSH-2.0-no http here\r\n", false).await.addr;
     let silent = scripted(b"", true).await.addr;
     let cases = [
-        (Recipe::http(closed), "dial_refused", StatusCode::BAD_GATEWAY),
-        (Recipe::http(garbage), "upstream_protocol", StatusCode::BAD_GATEWAY),
-        (Recipe::http(silent), "upstream_reset", StatusCode::BAD_GATEWAY),
+        (
+            Recipe::http(closed),
+            "dial_refused",
+            StatusCode::BAD_GATEWAY,
+        ),
+        (
+            Recipe::http(garbage),
+            "upstream_protocol",
+            StatusCode::BAD_GATEWAY,
+        ),
+        (
+            Recipe::http(silent),
+            "upstream_reset",
+            StatusCode::BAD_GATEWAY,
+        ),
     ];
     for (recipe, reason, status) in cases {
         let made = recipe.make();
         let response = ask(&made, get("/")).await;
-        assert_eq!((close_reason(&response), response.status()), (reason, status));
+        assert_eq!(
+            (close_reason(&response), response.status()),
+            (reason, status)
+        );
         let body = text(response.into_body()).await;
-        assert!(body.contains(r#""side":"upstream""#) && body.contains(r#""fix":"#), "{body}");
+        assert!(
+            body.contains(r#""side":"upstream""#) && body.contains(r#""fix":"#),
+            "{body}"
+        );
         assert_eq!(made.metrics.upstream_errors.get(), 1, "{reason}");
     }
 }
@@ -329,5 +417,8 @@ async fn a_target_that_does_not_accept_is_a_timeout() {
     let made = Recipe::http(addr).make();
     let mut stream = stream(&made).await;
     let response = stream.send_request(get("/")).await.unwrap();
-    assert_eq!((close_reason(&response), response.status().as_u16()), ("dial_timeout", 504));
+    assert_eq!(
+        (close_reason(&response), response.status().as_u16()),
+        ("dial_timeout", 504)
+    );
 }

@@ -149,9 +149,15 @@ pub fn empty() -> Body {
 pub fn channel() -> (mpsc::Sender<Frame<Bytes>>, Body) {
     let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(4);
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|frame| (Ok::<_, Infallible>(frame), receiver))
+        receiver
+            .recv()
+            .await
+            .map(|frame| (Ok::<_, Infallible>(frame), receiver))
     });
-    (sender, http_body_util::StreamBody::new(Box::pin(stream)).boxed_unsync())
+    (
+        sender,
+        http_body_util::StreamBody::new(Box::pin(stream)).boxed_unsync(),
+    )
 }
 
 pub async fn text(body: Incoming) -> String {
@@ -182,14 +188,23 @@ impl Recipe {
 
     pub fn of(target: String, kind: TargetKind) -> Self {
         let resolver = Arc::new(SystemResolver);
-        Self { target, kind, token: None, tls: None, resolver, allow: Vec::new() }
+        Self {
+            target,
+            kind,
+            token: None,
+            tls: None,
+            resolver,
+            allow: Vec::new(),
+        }
     }
 
     pub fn make(self) -> Made {
         let plain = self.tls.is_none() && !self.target.contains("://");
         let target = Arc::new(Target::parse(&self.target, Some(self.kind), plain).unwrap());
         let metrics = Arc::new(AgentMetrics::new("test"));
-        let tls = self.tls.map(|options| Arc::new(ClientTls::load(options).unwrap()));
+        let tls = self
+            .tls
+            .map(|options| Arc::new(ClientTls::load(options).unwrap()));
         let allow = AllowList::new(&target, self.allow);
         let dialer = Dialer::new(target.clone(), allow, self.resolver, tls);
         let upstream = Upstream::new(target, dialer, self.token, metrics.clone());
@@ -221,7 +236,9 @@ impl Resolve for Fickle {
 /// The hub's side of one stream, as HTTP.
 pub async fn stream(made: &Made) -> SendRequest<Body> {
     let (sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(raw_stream(made))).await.unwrap();
+        hyper::client::conn::http1::handshake(TokioIo::new(raw_stream(made)))
+            .await
+            .unwrap();
     tokio::spawn(connection.with_upgrades());
     sender
 }
@@ -231,20 +248,30 @@ pub fn raw_stream(made: &Made) -> DuplexStream {
     let (hub, agent) = tokio::io::duplex(64 * 1024);
     let service = made.service.clone();
     tokio::spawn(async move {
-        service.serve(StreamHeader::new(StreamKind::Http), agent, None).await;
+        service
+            .serve(StreamHeader::new(StreamKind::Http), agent, None)
+            .await;
     });
     hub
 }
 
 /// One request on a stream of its own.
 pub async fn ask(made: &Made, request: Request<Body>) -> Response<Incoming> {
-    within(stream(made).await.send_request(request)).await.unwrap()
+    within(stream(made).await.send_request(request))
+        .await
+        .unwrap()
 }
 
 pub fn get(path: &str) -> Request<Body> {
-    Request::get(path).header("host", "hub").body(empty()).unwrap()
+    Request::get(path)
+        .header("host", "hub")
+        .body(empty())
+        .unwrap()
 }
 
 pub fn close_reason<B>(response: &Response<B>) -> &str {
-    response.headers().get("culvert-error").map_or("", |word| word.to_str().unwrap())
+    response
+        .headers()
+        .get("culvert-error")
+        .map_or("", |word| word.to_str().unwrap())
 }

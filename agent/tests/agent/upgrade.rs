@@ -29,8 +29,14 @@ async fn echo() -> Served {
             io.write_all(&all).await.unwrap();
             io.shutdown().await.unwrap();
         });
-        let response = http::Response::builder().status(101).header("connection", "Upgrade");
-        response.header("upgrade", asked).header("x-stream-protocol-version", "v4").body(empty()).unwrap()
+        let response = http::Response::builder()
+            .status(101)
+            .header("connection", "Upgrade");
+        response
+            .header("upgrade", asked)
+            .header("x-stream-protocol-version", "v4")
+            .body(empty())
+            .unwrap()
     }))
     .await
 }
@@ -48,7 +54,9 @@ async fn websocket_and_spdy_pass_with_half_close() {
         let mut hello = [0; 5];
         within(io.read_exact(&mut hello)).await.unwrap();
         assert_eq!(&hello, b"hello");
-        let sent: Vec<u8> = (0..1 << 20).map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        let sent: Vec<u8> = (0..1 << 20)
+            .map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1])
+            .collect();
         within(io.write_all(&sent)).await.unwrap();
         within(io.shutdown()).await.unwrap();
         let mut back = Vec::new();
@@ -88,19 +96,32 @@ async fn a_protocol_nobody_asked_for_is_not_switched_to() {
     let script = b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nraw";
     let made = Recipe::http(scripted(script, false).await.addr).make();
     let response = ask(&made, upgrade("websocket")).await;
-    assert_eq!((response.status().as_u16(), close_reason(&response)), (502, "upstream_protocol"));
+    assert_eq!(
+        (response.status().as_u16(), close_reason(&response)),
+        (502, "upstream_protocol")
+    );
     let response = ask(&made, get("/")).await;
-    assert_eq!((response.status().as_u16(), close_reason(&response)), (502, "upstream_protocol"));
+    assert_eq!(
+        (response.status().as_u16(), close_reason(&response)),
+        (502, "upstream_protocol")
+    );
 }
 
 #[tokio::test]
 async fn an_upgrade_with_a_body_is_refused() {
-    let target = scripted(b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", false).await;
+    let target = scripted(
+        b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        false,
+    )
+    .await;
     let made = Recipe::http(target.addr).make();
     let mut request = upgrade("websocket");
     *request.body_mut() = full("body");
     let response = ask(&made, request).await;
-    assert_eq!((response.status().as_u16(), close_reason(&response)), (400, "bad_head"));
+    assert_eq!(
+        (response.status().as_u16(), close_reason(&response)),
+        (400, "bad_head")
+    );
     assert!(target.read.lock().is_empty());
 }
 
@@ -122,6 +143,8 @@ async fn an_upgraded_stream_that_breaks_resets_the_target() {
     let mut rest = Vec::new();
     // The duplex pipe of this test ends cleanly only; a clean end passes on as one.
     let ended = within(target.read_to_end(&mut rest)).await;
-    assert!(ended.is_ok() || ended.is_err_and(|why| why.kind() == std::io::ErrorKind::ConnectionReset));
+    assert!(
+        ended.is_ok() || ended.is_err_and(|why| why.kind() == std::io::ErrorKind::ConnectionReset)
+    );
     assert!(rest.is_empty());
 }

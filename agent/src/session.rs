@@ -1,0 +1,313 @@
+//! One session with a hub: its streams, its advice, its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use culvert_net::carrier::{Carrier, CarrierEnd, Driver, Incoming, SessionEvent};
+use culvert_proto::close::CloseReason;
+use culvert_proto::control::{AgentStats, Drain, Grant};
+use culvert_proto::limits;
+use culvert_proto::session::RotateOutput;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use crate::credential::Tokens;
+use crate::metrics::AgentMetrics;
+use crate::serve::Service;
+use crate::serve::answer::Failure;
+
+/// Streams that crossed our "no more" on the wire are served; later ones are not.
+const CROSSING: Duration = Duration::from_secs(1);
+const STATS_EVERY: Duration = Duration::from_millis(limits::STATS_INTERVAL_MS);
+
+/// What all sessions of a process share.
+pub struct Shared {
+    /// Answers streams.
+    pub service: Arc<Service>,
+    /// Proves who we are.
+    pub tokens: Arc<Tokens>,
+    /// Counts.
+    pub metrics: Arc<AgentMetrics>,
+    /// Streams one session may carry.
+    pub streams_max: u32,
+    /// Sessions established now.
+    pub established: AtomicUsize,
+}
+
+/// What the hub said about the session as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The grant came: streams are served.
+    pub established: bool,
+    /// Connect elsewhere first, then leave.
+    pub drain: Option<Drain>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Why.
+    pub reason: CloseReason,
+    /// What was seen.
+    pub detail: String,
+    /// How long it was established.
+    pub lived: Duration,
+}
+
+/// A handle on a running session. Dropped, the session goes on.
+pub struct Session {
+    told: watch::Receiver<Told>,
+    leave: watch::Sender<Option<Leave>>,
+    task: JoinHandle<Ended>,
+}
+
+#[derive(Clone, Copy)]
+struct Leave {
+    deadline: Instant,
+    reason: CloseReason,
+}
+
+impl Session {
+    /// Starts a session on a carrier.
+    pub fn start<T>(shared: Arc<Shared>, carrier: Carrier, driver: Driver<T>) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (tell, told) = watch::channel(Told::default());
+        let (leave, orders) = watch::channel(None);
+        let running = Running {
+            slots: Arc::new(Semaphore::new(shared.streams_max as usize)),
+            carrier,
+            shared,
+            tell,
+            grant: None,
+            since: None,
+            streams: TaskTracker::new(),
+        };
+        let driver = tokio::spawn(driver);
+        Self { told, leave, task: tokio::spawn(running.run(driver, orders)) }
+    }
+
+    /// Resolves when the hub granted what may be reached; `false` when the
+    /// session ended before.
+    pub async fn established(&mut self) -> bool {
+        self.told.wait_for(|told| told.established).await.is_ok()
+    }
+
+    /// Resolves with the hub's advice to move; never when it gives none.
+    pub async fn advice(&mut self) -> Drain {
+        if let Ok(told) = self.told.wait_for(|told| told.drain.is_some()).await
+            && let Some(drain) = told.drain.clone()
+        {
+            return drain;
+        }
+        std::future::pending().await
+    }
+
+    /// Takes no new streams, lets the open ones finish until `deadline`, then
+    /// says goodbye for `reason`.
+    pub fn leave(&self, deadline: Instant, reason: CloseReason) {
+        self.leave.send_replace(Some(Leave { deadline, reason }));
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> Ended {
+        (&mut self.task).await.unwrap_or_else(|why| Ended {
+            reason: CloseReason::Internal,
+            detail: why.to_string(),
+            lived: Duration::ZERO,
+        })
+    }
+}
+
+struct Running {
+    carrier: Carrier,
+    shared: Arc<Shared>,
+    tell: watch::Sender<Told>,
+    slots: Arc<Semaphore>,
+    grant: Option<Grant>,
+    since: Option<Instant>,
+    streams: TaskTracker,
+}
+
+impl Running {
+    async fn run(
+        mut self,
+        mut driver: JoinHandle<CarrierEnd>,
+        mut orders: watch::Receiver<Option<Leave>>,
+    ) -> Ended {
+        let mut stats = interval(STATS_EVERY);
+        stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let carrier = self.carrier.clone();
+        let mut leaving: Option<Leaving> = None;
+        let ended = loop {
+            tokio::select! {
+                end = &mut driver => break end,
+                // Nothing is served before the hub said what may be reached.
+                Some(incoming) = carrier.accept(), if self.grant.is_some() => {
+                    self.take(incoming, leaving.as_ref());
+                }
+                Some(event) = carrier.event() => self.hear(event).await,
+                _ = stats.tick() => self.report(),
+                Ok(()) = orders.changed(), if leaving.is_none() => {
+                    leaving = orders.borrow().map(|leave| self.begin_leaving(leave));
+                }
+                reason = done(leaving.as_ref(), &self.streams) => {
+                    carrier.close(reason);
+                    leaving = leaving.map(|leaving| Leaving { said: true, ..leaving });
+                }
+            }
+        };
+        self.end(ended)
+    }
+
+    fn take(&self, incoming: Incoming, leaving: Option<&Leaving>) {
+        // A carrier without headers is not ours to serve; drop = reset.
+        let Some(header) = incoming.header else { return };
+        let mut refused = self.forbidden(header.target.as_deref());
+        let slot = self.slots.clone().try_acquire_owned();
+        if slot.is_err() {
+            let most = self.shared.streams_max;
+            refused = Some(Failure::new(
+                CloseReason::TooManyStreams,
+                format_args!("the agent serves {most} streams already (--max-conns)"),
+            ));
+        } else if leaving.is_some_and(|leaving| leaving.began.elapsed() > CROSSING) {
+            refused = Some(Failure::new(CloseReason::AgentDraining, "this agent is about to stop"));
+        }
+        let service = self.shared.service.clone();
+        let open = self.shared.metrics.open_stream();
+        self.streams.spawn(async move {
+            service.serve(header, incoming.stream, refused).await;
+            drop((slot, open));
+        });
+    }
+
+    /// Both lists have to hold the target: the agent's own, and the hub's grant.
+    fn forbidden(&self, named: Option<&str>) -> Option<Failure> {
+        let target = self.shared.service.upstream().target();
+        let asked = named.unwrap_or_default();
+        if !target.answers_to(asked) {
+            return Some(Failure::new(
+                CloseReason::TargetNotAllowed,
+                format_args!("the hub asks for {asked:?}; this agent serves {} only", target.address()),
+            ));
+        }
+        let granted = self.grant.as_ref().is_some_and(|grant| match named {
+            Some(name) => grant.targets.iter().any(|one| **one == *name),
+            None => {
+                grant.targets.is_empty() || grant.targets.iter().any(|one| target.answers_to(one))
+            }
+        });
+        (!granted).then(|| {
+            Failure::new(CloseReason::TargetNotAllowed, "the hub has not granted its own target")
+        })
+    }
+
+    async fn hear(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Granted(grant) => self.granted(grant),
+            SessionEvent::Drain(drain) => {
+                self.tell.send_modify(|told| told.drain = Some(drain));
+            }
+            SessionEvent::PeerDraining => {
+                // Streams live on; where there is no advice, move at once.
+                self.tell.send_modify(|told| {
+                    told.drain.get_or_insert_default();
+                });
+            }
+            SessionEvent::Rotate(RotateOutput(rotate)) => {
+                let tokens = self.shared.tokens.clone();
+                let kept = tokio::task::spawn_blocking(move || tokens.rotate(rotate.token)).await;
+                match kept {
+                    Ok(Ok(digest)) => {
+                        tracing::info!("new token kept; it is shown from the next connection on");
+                        if let Err(why) = self.carrier.rotated(digest) {
+                            tracing::warn!(%why, "the hub did not hear that the new token is kept");
+                        }
+                    }
+                    Ok(Err(why)) => tracing::error!(
+                        %why, "the new token cannot be kept; the old one stays: look at --state-dir"
+                    ),
+                    Err(why) => tracing::error!(%why, "keeping the new token failed"),
+                }
+            }
+            // Data channels and certificates are not offered by this agent.
+            other => tracing::debug!(?other, "unexpected message"),
+        }
+    }
+
+    fn granted(&mut self, grant: Grant) {
+        tracing::debug!(epoch = grant.epoch.0, targets = ?grant.targets, "granted");
+        if self.grant.replace(grant).is_none() {
+            self.since = Some(Instant::now());
+            let before = self.shared.established.fetch_add(1, Ordering::AcqRel);
+            self.shared.metrics.connected.set(1);
+            tracing::debug!(sessions = before + 1, "session established");
+            self.tell.send_modify(|told| told.established = true);
+        }
+    }
+
+    fn report(&self) {
+        let metrics = &self.shared.metrics;
+        if let Some(ms) = self.carrier.rtt_ms() {
+            metrics.round_trip(Duration::from_millis(ms.into()));
+        }
+        if self.grant.is_none() {
+            return;
+        }
+        let dial = metrics.dial_percentiles();
+        let stats = AgentStats {
+            dial_p50_us: dial.map(|(p50, _)| p50),
+            dial_p99_us: dial.map(|(_, p99)| p99),
+            target_errors: Some(metrics.upstream_errors.get()),
+            streams: u32::try_from(self.streams.len()).ok(),
+            ..AgentStats::default()
+        };
+        // A hub that does not take them simply has none.
+        let _ = self.carrier.stats(stats);
+    }
+
+    fn begin_leaving(&self, leave: Leave) -> Leaving {
+        self.carrier.retire();
+        self.streams.close();
+        Leaving { leave, began: Instant::now(), said: false }
+    }
+
+    fn end(&self, ended: Result<CarrierEnd, tokio::task::JoinError>) -> Ended {
+        let (reason, detail) = match ended {
+            Ok(end) => (end.reason, end.detail),
+            Err(why) => (CloseReason::Internal, why.to_string()),
+        };
+        let lived = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        if self.since.is_some() {
+            let left = self.shared.established.fetch_sub(1, Ordering::AcqRel) - 1;
+            self.shared.metrics.connected.set(i64::from(left > 0));
+            self.shared.metrics.session_ended(lived, reason);
+        }
+        Ended { reason, detail, lived }
+    }
+}
+
+struct Leaving {
+    leave: Leave,
+    began: Instant,
+    said: bool,
+}
+
+/// Resolves when nothing keeps a leaving session: every stream ended, or time is up.
+async fn done(leaving: Option<&Leaving>, streams: &TaskTracker) -> CloseReason {
+    match leaving {
+        Some(Leaving { leave, began, said: false }) => {
+            tokio::select! {
+                () = async { sleep_until(*began + CROSSING.min(leave.deadline - *began)).await; streams.wait().await } => leave.reason,
+                () = sleep_until(leave.deadline) => CloseReason::DrainDeadline,
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
