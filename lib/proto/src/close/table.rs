@@ -267,7 +267,7 @@ close_reasons! {
         "The target asked for is not the agent's own, or was not granted.",
         "Let the hub's target address equal the agent's --target.";
 
-    TargetCredential = 509, "target_credential", Agent, Some(502), Backoff,
+    TargetCredential = 511, "target_credential", Agent, Some(502), Backoff,
         "The agent cannot read the service-account token it has to send.",
         "Look at the file behind the agent's --sa-token-path.";
 
