@@ -224,6 +224,12 @@ impl Carrier {
         self.shared.close(reason);
     }
 
+    /// Takes no new streams from now on; live ones go on. The other end hears
+    /// [`SessionEvent::PeerDraining`], and what it opens from then on fails as draining.
+    pub fn retire(&self) {
+        self.shared.retire();
+    }
+
     /// Whether either end asked to drain.
     #[must_use]
     pub fn is_draining(&self) -> bool {

@@ -273,6 +273,16 @@ impl Shared {
         self.wake(&mut wakes);
     }
 
+    /// Says GoAway 0.
+    pub(super) fn retire(&self) {
+        let mut core = self.lock();
+        core.set_draining();
+        core.mux.go_away(0);
+        let driver = core.unpark();
+        drop(core);
+        wake(driver);
+    }
+
     /// Runs a verb of the session and lets the driver send what came of it.
     pub(super) fn verb(
         &self,
