@@ -7,6 +7,7 @@ mod layers;
 mod settings;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,6 +88,18 @@ pub enum Refused {
     Usage(clap::Error),
     /// Everything that is wrong.
     Problems(Vec<String>),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(usage) => usage.fmt(f),
+            Self::Problems(problems) => {
+                write!(f, "culvert-agent: the configuration is refused:")?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+            }
+        }
+    }
 }
 
 impl Config {

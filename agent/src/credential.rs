@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use culvert_net::crypto::sha256;
 use culvert_proto::token::{Digest, TokenText};
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 /// The file in the state directory.
 pub const FILE_NAME: &str = "agent-token";
@@ -56,13 +57,11 @@ impl Kept {
                 path.display()
             ));
         }
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::new());
         file.take(FILE_BYTES_MAX)
             .read_to_string(&mut text)
             .map_err(|why| format!("{FILE_NAME} cannot be read: {why}"))?;
-        let kept = Self::parse(&text);
-        zeroize_text(text);
-        kept.map(Some).ok_or_else(|| {
+        Self::parse(&text).map(Some).ok_or_else(|| {
             format!(
                 "{FILE_NAME} is damaged; remove {} and start with a new token",
                 path.display()
@@ -87,10 +86,13 @@ impl Kept {
 /// The tokens this agent may show, best first.
 pub struct Tokens {
     dir: Option<PathBuf>,
+    joined: bool,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
+    /// The file holds the current token.
+    kept: bool,
     /// What to show next; empty when a client certificate is the identity.
     current: Option<TokenText>,
     /// Another one to try when the current one is refused.
@@ -117,16 +119,19 @@ impl Tokens {
         let origin = configured.as_ref().map(digest);
         let inner = match (kept, configured) {
             (None, configured) => Inner {
+                kept: false,
                 current: configured,
                 other: None,
                 origin,
             },
             (Some(kept), Some(configured)) if kept.origin != origin && !joined => Inner {
+                kept: false,
                 current: Some(configured),
                 other: Some(kept.token),
                 origin,
             },
             (Some(kept), configured) => Inner {
+                kept: true,
                 current: Some(kept.token),
                 // The rotation may have been lost on its way to the hub.
                 other: configured.filter(|_| kept.origin == origin),
@@ -135,6 +140,7 @@ impl Tokens {
         };
         Ok(Self {
             dir,
+            joined,
             inner: Mutex::new(inner),
         })
     }
@@ -162,6 +168,23 @@ impl Tokens {
         true
     }
 
+    /// The hub took the token of a join string: keeps it, so that the string is
+    /// not needed again and a stale one does no harm. Does nothing otherwise.
+    ///
+    /// # Errors
+    /// The token is not kept.
+    pub fn enrolled(&self) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let (Some(dir), true, false) = (&self.dir, self.joined, inner.kept) else {
+            return Ok(());
+        };
+        if let Some(token) = &inner.current {
+            keep(dir, inner.origin, token)?;
+            inner.kept = true;
+        }
+        Ok(())
+    }
+
     /// Keeps `token` on disk and shows it from the next connect on. Returns its
     /// digest once it would survive a power cut.
     ///
@@ -170,18 +193,18 @@ impl Tokens {
     pub fn rotate(&self, token: TokenText) -> io::Result<Digest> {
         let dir = self.dir.as_deref().ok_or(io::ErrorKind::Unsupported)?;
         let mut inner = self.inner.lock();
-        let origin = inner
-            .origin
-            .map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
-        let text = format!("{MAGIC}\norigin {origin}\ntoken {}\n", token.expose());
-        let temporary = dir.join(".agent-token.new");
-        let written = write_durably(&temporary, &dir.join(FILE_NAME), text.as_bytes());
-        zeroize_text(text);
-        written?;
+        keep(dir, inner.origin, &token)?;
+        inner.kept = true;
         let rotated = digest(&token);
         inner.other = inner.current.replace(token);
         Ok(rotated)
     }
+}
+
+fn keep(dir: &Path, origin: Option<Digest>, token: &TokenText) -> io::Result<()> {
+    let origin = origin.map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
+    let text = Zeroizing::new(format!("{MAGIC}\norigin {origin}\ntoken {}\n", token.expose()));
+    write_durably(&dir.join(".agent-token.new"), &dir.join(FILE_NAME), text.as_bytes())
 }
 
 /// SHA-256, as the hub stores it.
@@ -209,10 +232,6 @@ fn write_durably(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn zeroize_text(text: String) {
-    drop(zeroize::Zeroizing::new(text));
 }
 
 #[cfg(test)]
@@ -261,6 +280,12 @@ mod tests {
             "token-of-sixteen-b"
         );
         assert!(!load(Some("stale"), true, dir.path()).refused());
+        assert_eq!(shown(&load(None, false, dir.path())), "token-of-sixteen-b");
+        let other = tempfile::tempdir().unwrap();
+        let first = load(Some("join"), true, other.path());
+        first.enrolled().unwrap();
+        assert_eq!(shown(&load(Some("stale"), true, other.path())), "token-of-sixteen-join");
+        load(Some("plain"), false, dir.path()).enrolled().unwrap();
         assert_eq!(shown(&load(None, false, dir.path())), "token-of-sixteen-b");
         assert_eq!(
             shown(&load(Some("new"), false, dir.path())),

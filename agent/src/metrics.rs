@@ -41,6 +41,15 @@ pub struct AgentMetrics {
     dials: Mutex<Dials>,
 }
 
+/// Counts one open stream while it lives.
+pub struct OpenStream(IntGauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[derive(Default)]
 struct Dials {
     micros: Vec<u32>,
@@ -127,11 +136,12 @@ impl AgentMetrics {
         }
     }
 
-    /// A stream came in.
-    pub fn stream_opened(&self) {
-        self.streams_opened
-            .with_label_values(&[&self.cluster])
-            .inc();
+    /// A stream came in; it is open until the guard is dropped.
+    #[must_use]
+    pub fn open_stream(&self) -> OpenStream {
+        self.streams.inc();
+        self.streams_opened.with_label_values(&[&self.cluster]).inc();
+        OpenStream(self.streams.clone())
     }
 
     /// A stream was answered by us.
@@ -224,9 +234,8 @@ mod tests {
         metrics.reconnects.inc();
         metrics.upstream_requests.inc();
         metrics.upstream_failed(CloseReason::DialRefused);
-        metrics.streams.inc();
         metrics.pool_idle.inc();
-        metrics.stream_opened();
+        let _open = metrics.open_stream();
         metrics.stream_refused(CloseReason::TooManyStreams);
         metrics.dialled(Duration::from_millis(3));
         metrics.session_ended(Duration::from_secs(3), CloseReason::CarrierLost);

@@ -68,7 +68,6 @@ impl Service {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.metrics.stream_opened();
         match header.kind {
             StreamKind::Http => self.request(&header, stream, refused).await,
             StreamKind::Tcp => self.tcp(stream, refused).await,

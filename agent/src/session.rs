@@ -11,7 +11,7 @@ use culvert_proto::limits;
 use culvert_proto::session::RotateOutput;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +38,14 @@ pub struct Shared {
     pub established: AtomicUsize,
 }
 
+impl Shared {
+    /// Whether a session is established.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.established.load(Ordering::Acquire) > 0
+    }
+}
+
 /// What the hub said about the session as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
@@ -56,6 +64,14 @@ pub struct Ended {
     pub detail: String,
     /// How long it was established.
     pub lived: Duration,
+}
+
+/// What happened to a session.
+pub enum Next {
+    /// Connect elsewhere first, then leave.
+    Drain(Drain),
+    /// It is over.
+    Ended(Ended),
 }
 
 /// A handle on a running session. Dropped, the session goes on.
@@ -98,14 +114,15 @@ impl Session {
         self.told.wait_for(|told| told.established).await.is_ok()
     }
 
-    /// Resolves with the hub's advice to move; never when it gives none.
-    pub async fn advice(&mut self) -> Drain {
-        if let Ok(told) = self.told.wait_for(|told| told.drain.is_some()).await
-            && let Some(drain) = told.drain.clone()
-        {
-            return drain;
+    /// The next thing the one who keeps the session has to act on.
+    pub async fn next(&mut self) -> Next {
+        let Self { told, task, .. } = self;
+        tokio::select! {
+            Ok(told) = told.wait_for(|told| told.drain.is_some()) => {
+                Next::Drain(told.drain.clone().unwrap_or_default())
+            }
+            ended = task => Next::Ended(Ended::from_task(ended)),
         }
-        std::future::pending().await
     }
 
     /// Takes no new streams, lets the open ones finish until `deadline`, then
@@ -114,9 +131,27 @@ impl Session {
         self.leave.send_replace(Some(Leave { deadline, reason }));
     }
 
+    /// Whether it ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Resolves at the end and leaves [`Session::ended`] to tell why.
+    pub async fn over(&mut self) {
+        // The running part holds the sender until it returns.
+        while self.told.changed().await.is_ok() {}
+    }
+
     /// Waits for the end.
     pub async fn ended(&mut self) -> Ended {
-        (&mut self.task).await.unwrap_or_else(|why| Ended {
+        Ended::from_task((&mut self.task).await)
+    }
+}
+
+impl Ended {
+    fn from_task(ended: Result<Self, JoinError>) -> Self {
+        ended.unwrap_or_else(|why| Self {
             reason: CloseReason::Internal,
             detail: why.to_string(),
             lived: Duration::ZERO,
@@ -153,8 +188,9 @@ impl Running {
                 }
                 Some(event) = carrier.event() => self.hear(event).await,
                 _ = stats.tick() => self.report(),
-                Ok(()) = orders.changed(), if leaving.is_none() => {
-                    leaving = orders.borrow().map(|leave| self.begin_leaving(leave));
+                Ok(()) = orders.changed() => {
+                    let order = *orders.borrow_and_update();
+                    leaving = order.map(|leave| self.leave(leave, leaving.take()));
                 }
                 reason = done(leaving.as_ref(), &self.streams) => {
                     carrier.close(reason);
@@ -272,13 +308,16 @@ impl Running {
         let _ = self.carrier.stats(stats);
     }
 
-    fn begin_leaving(&self, leave: Leave) -> Leaving {
-        self.carrier.retire();
-        self.streams.close();
-        Leaving { leave, began: Instant::now(), said: false }
+    fn leave(&self, leave: Leave, before: Option<Leaving>) -> Leaving {
+        if before.is_none() {
+            self.carrier.retire();
+            self.streams.close();
+        }
+        let began = before.map_or_else(Instant::now, |before| before.began);
+        Leaving { leave, began, said: false }
     }
 
-    fn end(&self, ended: Result<CarrierEnd, tokio::task::JoinError>) -> Ended {
+    fn end(&self, ended: Result<CarrierEnd, JoinError>) -> Ended {
         let (reason, detail) = match ended {
             Ok(end) => (end.reason, end.detail),
             Err(why) => (CloseReason::Internal, why.to_string()),
@@ -296,6 +335,7 @@ impl Running {
 struct Leaving {
     leave: Leave,
     began: Instant,
+    /// The goodbye is on its way; what remains is the driver's end.
     said: bool,
 }
 
@@ -303,8 +343,12 @@ struct Leaving {
 async fn done(leaving: Option<&Leaving>, streams: &TaskTracker) -> CloseReason {
     match leaving {
         Some(Leaving { leave, began, said: false }) => {
+            let idle = async {
+                sleep_until(*began + CROSSING).await;
+                streams.wait().await;
+            };
             tokio::select! {
-                () = async { sleep_until(*began + CROSSING.min(leave.deadline - *began)).await; streams.wait().await } => leave.reason,
+                () = idle => leave.reason,
                 () = sleep_until(leave.deadline) => CloseReason::DrainDeadline,
             }
         }

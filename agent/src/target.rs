@@ -106,11 +106,19 @@ impl Target {
         }
     }
 
-    /// Whether the hub's `name` means this target: nothing, the default name,
-    /// or the very address the operator configured (contract D-30).
+    /// Whether the hub's `name` means this target: nothing, the default name, or
+    /// the very address the operator configured (contract D-30).
     #[must_use]
     pub fn answers_to(&self, name: &str) -> bool {
-        name.is_empty() || name == DEFAULT_NAME || name.eq_ignore_ascii_case(&self.address())
+        if name.is_empty() || name == DEFAULT_NAME {
+            return true;
+        }
+        let plain = !self.tls && !name.contains("://");
+        Self::parse(name, Some(self.kind), plain).is_ok_and(|named| {
+            named.tls == self.tls
+                && named.port == self.port
+                && named.host.eq_ignore_ascii_case(&self.host)
+        })
     }
 }
 
@@ -165,13 +173,14 @@ mod tests {
     #[test]
     fn answers_to_its_own_names_only() {
         let target = Target::parse("127.0.0.1:6443", None, false).unwrap();
-        for name in ["", "default", "127.0.0.1:6443"] {
+        for name in ["", "default", "127.0.0.1:6443", "https://127.0.0.1:6443/"] {
             assert!(target.answers_to(name), "{name}");
         }
         for name in [
             "kubernetes.default.svc:443",
             "127.0.0.1",
             "127.0.0.1:64430",
+            "http://127.0.0.1:6443",
             "other",
         ] {
             assert!(!target.answers_to(name), "{name}");

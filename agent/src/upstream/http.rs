@@ -75,6 +75,12 @@ impl Upstream {
         &self.pool
     }
 
+    /// Closes connections that were idle for too long, and counts the rest.
+    pub fn sweep(&self) {
+        self.pool.sweep();
+        self.metrics.pool_idle.set(i64::try_from(self.pool.idle()).unwrap_or(i64::MAX));
+    }
+
     /// Sends `request` and waits for the head of the answer. A connection is
     /// made within `dial_limit` when none is idle.
     ///

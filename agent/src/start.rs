@@ -1,0 +1,164 @@
+//! From a checked configuration to a running agent: wiring only.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use culvert_mux::Budget;
+use culvert_net::crypto::random_bytes;
+use culvert_net::dial::Dialer;
+use culvert_net::tls::{ClientTls, ClientTlsOptions, Reload, TlsError, keep_fresh};
+use culvert_proto::control::AgentFacts;
+use culvert_proto::hello::{AgentHello, Caps};
+use culvert_proto::id::InstanceId;
+use culvert_proto::limits;
+use culvert_telemetry::lifecycle::Shutdown;
+
+use crate::config::Config;
+use crate::connect::{Connector, Plan};
+use crate::credential::Tokens;
+use crate::health::Health;
+use crate::metrics::AgentMetrics;
+use crate::serve::Service;
+use crate::session::Shared;
+use crate::upstream::allow::AllowList;
+use crate::upstream::dial::Dialer as TargetDialer;
+use crate::upstream::http::Upstream;
+use crate::upstream::kube::TokenFile;
+use crate::upstream::resolve::SystemResolver;
+
+/// How often idle connections are looked over and the loop shows that it runs.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A TLS file changed for the worse since the configuration was checked.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The state directory changed for the worse since then.
+    #[error("state directory: {0}")]
+    State(String),
+    /// The health address cannot be listened on.
+    #[error("cannot serve /healthz and /metrics: {0}; set --health-addr")]
+    Health(std::io::Error),
+}
+
+/// The runtime for `threads` worker threads; one thread needs no other.
+///
+/// # Errors
+/// The operating system's, when a thread cannot be started.
+pub fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads.max(1)).enable_all().build()
+}
+
+/// Runs the agent until `shutdown` drains and what was in flight has finished.
+///
+/// # Errors
+/// [`StartError`]; nothing was dialled then.
+pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let cluster = config.cluster.as_ref().map_or("", |cluster| cluster.as_str());
+    let metrics = Arc::new(AgentMetrics::new(cluster));
+    let hub_tls = Arc::new(ClientTls::load(config.hub_tls.clone())?);
+    let target_tls = config.target_tls.clone().map(load).transpose()?;
+    for tls in std::iter::once(&hub_tls).chain(&target_tls) {
+        tokio::spawn(keep_fresh(tls.clone() as Arc<dyn Reload>, reloaded));
+    }
+    let shared = Arc::new(shared(&config, target_tls, metrics)?);
+    let health = Health::bind(config.health_addr, shared.clone()).map_err(StartError::Health)?;
+    let ticking = health.ticker();
+    let upstream = shared.service.upstream().clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            ticking.tick();
+            upstream.sweep();
+        }
+    });
+    let serving = tokio::spawn(health.serve());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), threads = config.threads,
+        target_addr = shared.service.upstream().target().address(),
+        hubs = config.hubs.len(), "culvert-agent starts"
+    );
+    let dialer = Dialer::new(hub_tls, config.proxy.clone());
+    Connector::new(plan(config, dialer, &shared), shared).run(shutdown).await;
+    serving.abort();
+    Ok(())
+}
+
+fn load(options: ClientTlsOptions) -> Result<Arc<ClientTls>, TlsError> {
+    ClientTls::load(options).map(Arc::new)
+}
+
+fn reloaded(result: Result<(), TlsError>) {
+    match result {
+        Ok(()) => tracing::info!("TLS files read again"),
+        Err(why) => tracing::warn!(%why, "changed TLS files not used; the old ones stay"),
+    }
+}
+
+fn shared(
+    config: &Config,
+    target_tls: Option<Arc<ClientTls>>,
+    metrics: Arc<AgentMetrics>,
+) -> Result<Shared, StartError> {
+    let credential = &config.credential;
+    let token = credential.token.as_ref().map(|token| token.duplicate());
+    let tokens = Tokens::load(token, credential.joined, credential.state_dir.clone())
+        .map_err(StartError::State)?;
+    let target = Arc::new(config.target.clone());
+    let allow = AllowList::new(&target, config.allow_addresses.clone());
+    let dialer = TargetDialer::new(target.clone(), allow, Arc::new(SystemResolver), target_tls);
+    let token = config.service_account_token.clone().map(TokenFile::new);
+    let upstream = Arc::new(Upstream::new(target, dialer, token, metrics.clone()));
+    Ok(Shared {
+        service: Arc::new(Service::new(upstream, metrics.clone())),
+        tokens: Arc::new(tokens),
+        metrics,
+        streams_max: config.streams_max,
+        established: AtomicUsize::new(0),
+    })
+}
+
+fn plan(config: Config, dialer: Dialer, shared: &Shared) -> Plan {
+    let mut caps = Caps::STATUS.with(Caps::DRAIN);
+    if shared.tokens.can_rotate() {
+        caps = caps.with(Caps::ROTATE);
+    }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Plan {
+        hello: AgentHello {
+            instance: Some(InstanceId(*uuid::Uuid::now_v7().as_bytes())),
+            version: version.clone(),
+            caps,
+            cluster: config.cluster,
+        },
+        facts: AgentFacts {
+            version,
+            targets: vec![
+                crate::target::DEFAULT_NAME.to_owned(),
+                shared.service.upstream().target().address(),
+            ],
+            streams_max: Some(config.streams_max),
+            region: config.region.unwrap_or_default(),
+            labels: config.labels,
+            platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        },
+        dialer,
+        hubs: config.hubs,
+        allow_insecure_server: config.allow_insecure_server,
+        budget: Arc::new(Budget::new(limits::MEMORY_BUDGET_DEFAULT_BYTES as u64)),
+        retry_max: config.retry_max,
+        drain_grace: config.drain_grace,
+        random: || u64::from_ne_bytes(random_bytes()),
+    }
+}
