@@ -3,5 +3,8 @@
 //! and by `cargo xtask perf`.
 #![forbid(unsafe_code)]
 
+pub mod load;
 pub mod packages;
+pub mod service;
+pub mod statistics;
 pub mod testbed;
