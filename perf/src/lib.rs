@@ -3,8 +3,11 @@
 //! and by `cargo xtask perf`.
 #![forbid(unsafe_code)]
 
+pub mod cpu;
+pub mod lab;
 pub mod load;
 pub mod packages;
+pub mod scenario;
 pub mod service;
 pub mod statistics;
 pub mod testbed;

@@ -143,6 +143,15 @@ impl Testbed {
     }
 }
 
+/// One namespace of its own, with loopback only.
+///
+/// # Errors
+/// No root, or no `ip`.
+pub fn solitary(name: &str) -> Result<Namespace> {
+    sweep::abandoned()?;
+    Namespace::new(&format!("cv-{}-{name}", std::process::id()))
+}
+
 /// Waits until `condition` gives a value, looking every 10 ms.
 ///
 /// # Errors
