@@ -18,9 +18,18 @@ pub fn class() -> String {
     let text: String = format!("{cpus}x{model}")
         .to_lowercase()
         .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
         .collect();
-    text.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+    text.split('-')
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("-")
 }
 
 /// Today, `YYYY-MM-DD`, UTC.
@@ -35,18 +44,42 @@ pub fn today() -> String {
 pub fn describe(binaries: &Path, command: &str) -> Result<String> {
     let mut text = String::new();
     let kernel = said("uname", &["-srvm"]);
-    writeln!(text, "date: {}\ncommand: {command}\nkernel: {kernel}", said("date", &["-u", "+%FT%TZ"]))?;
-    writeln!(text, "commit: {}", said("git", &["describe", "--always", "--dirty"]))?;
+    writeln!(
+        text,
+        "date: {}\ncommand: {command}\nkernel: {kernel}",
+        said("date", &["-u", "+%FT%TZ"])
+    )?;
+    writeln!(
+        text,
+        "commit: {}",
+        said("git", &["describe", "--always", "--dirty"])
+    )?;
     writeln!(text, "toolchain: {}", said("rustc", &["--version"]))?;
     writeln!(text, "cpus: {:?}", std::thread::available_parallelism())?;
-    for (file, key) in [("/proc/cpuinfo", "model name"), ("/proc/cpuinfo", "flags"), ("/proc/meminfo", "MemTotal")] {
+    for (file, key) in [
+        ("/proc/cpuinfo", "model name"),
+        ("/proc/cpuinfo", "flags"),
+        ("/proc/meminfo", "MemTotal"),
+    ] {
         let content = fs::read_to_string(file).unwrap_or_default();
-        let line = content.lines().find(|line| line.starts_with(key)).unwrap_or("unknown");
+        let line = content
+            .lines()
+            .find(|line| line.starts_with(key))
+            .unwrap_or("unknown");
         writeln!(text, "{line}")?;
     }
     let flaws = "/sys/devices/system/cpu/vulnerabilities";
-    writeln!(text, "mitigations: {}", said("sh", &["-c", &format!("cd {flaws} && grep -H . *")]).replace('\n', "; "))?;
-    for name in ["net.ipv4.tcp_congestion_control", "net.core.somaxconn", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"] {
+    writeln!(
+        text,
+        "mitigations: {}",
+        said("sh", &["-c", &format!("cd {flaws} && grep -H . *")]).replace('\n', "; ")
+    )?;
+    for name in [
+        "net.ipv4.tcp_congestion_control",
+        "net.core.somaxconn",
+        "net.ipv4.tcp_rmem",
+        "net.ipv4.tcp_wmem",
+    ] {
         writeln!(text, "host {name} = {}", said("sysctl", &["-n", name]))?;
     }
     writeln!(text, "lab settings: {}", crate::lab::SETTINGS.join(", "))?;
@@ -64,11 +97,20 @@ pub fn describe(binaries: &Path, command: &str) -> Result<String> {
 /// Soft and hard limit of open files of this process.
 pub fn file_limit() -> (u64, u64) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+    (
+        limit.current.unwrap_or(u64::MAX),
+        limit.maximum.unwrap_or(u64::MAX),
+    )
 }
 
 fn irq_time() -> String {
-    said("sh", &["-c", "zcat /proc/config.gz 2>/dev/null | grep IRQ_TIME_ACCOUNTING || echo unknown"])
+    said(
+        "sh",
+        &[
+            "-c",
+            "zcat /proc/config.gz 2>/dev/null | grep IRQ_TIME_ACCOUNTING || echo unknown",
+        ],
+    )
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {
@@ -91,6 +133,10 @@ mod tests {
     fn a_host_class_is_a_file_name() {
         let class = class();
         assert!(!class.is_empty());
-        assert!(class.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-'));
+        assert!(
+            class
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+        );
     }
 }

@@ -189,7 +189,10 @@ pub fn get(at: &Namespace, from: SocketAddr, path: &str) -> Result<String> {
     at.run(|| {
         let mut stream = TcpStream::connect(from)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: perf.test\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: perf.test\r\nConnection: close\r\n\r\n"
+        )?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)

@@ -3,11 +3,17 @@
 //! and by `cargo xtask perf`.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod cpu;
+pub mod host;
 pub mod lab;
 pub mod load;
 pub mod packages;
+pub mod report;
+pub mod run;
+pub mod sample;
 pub mod scenario;
 pub mod service;
 pub mod statistics;
+pub mod swarm;
 pub mod testbed;

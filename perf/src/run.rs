@@ -45,7 +45,11 @@ pub fn run(
     note: &mut dyn FnMut(&str),
 ) -> Result<Vec<Sample>> {
     let lab = Lab::new(&options.binaries)?;
-    if let Kind::IdleAgents { agents, settle_seconds } = &scenario.kind {
+    if let Kind::IdleAgents {
+        agents,
+        settle_seconds,
+    } = &scenario.kind
+    {
         return crate::swarm::measure(&lab, name, *agents, *settle_seconds, note);
     }
     let namespace = &lab.namespace;
@@ -109,14 +113,22 @@ impl Bench<'_> {
 
     /// The open-loop rates: shares of the slowest rival's capacity, from one sample of each.
     fn pilot(&mut self, scenario: &Scenario, variants: &[Variant]) -> Result<Vec<f64>> {
-        let Kind::Requests { rates, .. } = &scenario.kind else { return Ok(Vec::new()) };
+        let Kind::Requests { rates, .. } = &scenario.kind else {
+            return Ok(Vec::new());
+        };
         let mut slowest = f64::INFINITY;
-        for variant in variants.iter().copied().filter(|variant| *variant != Variant::Direct) {
+        for variant in variants
+            .iter()
+            .copied()
+            .filter(|variant| *variant != Variant::Direct)
+        {
             let capacity = &stages(&scenario.kind, &[])[..1];
             let sample = self.sample(variant, capacity)?;
             slowest = slowest.min(sample[0].rate());
         }
-        (self.note)(&format!("slowest rival's capacity: {slowest:.0} requests/s"));
+        (self.note)(&format!(
+            "slowest rival's capacity: {slowest:.0} requests/s"
+        ));
         Ok(rates.iter().map(|share| share * slowest).collect())
     }
 
@@ -125,8 +137,15 @@ impl Bench<'_> {
         for tried in 0..=REPEATS_MAX {
             let samples = self.sample(variant, stages)?;
             let noisy = samples.iter().find(|sample| !sample.dropped.is_empty());
-            let Some(noisy) = noisy else { return Ok(samples) };
-            (self.note)(&format!("{}: {}: {}", variant.name(), noisy.stage, noisy.dropped));
+            let Some(noisy) = noisy else {
+                return Ok(samples);
+            };
+            (self.note)(&format!(
+                "{}: {}: {}",
+                variant.name(),
+                noisy.stage,
+                noisy.dropped
+            ));
             if tried == REPEATS_MAX || self.keep_noisy {
                 return Ok(samples);
             }
@@ -153,7 +172,10 @@ impl Bench<'_> {
             warmed.errors,
             warmed.first_error
         );
-        stages.iter().map(|stage| self.stage(variant, &running, stage)).collect()
+        stages
+            .iter()
+            .map(|stage| self.stage(variant, &running, stage))
+            .collect()
     }
 
     fn stage(&mut self, variant: Variant, running: &Running, stage: &Stage) -> Result<Sample> {
@@ -165,7 +187,13 @@ impl Bench<'_> {
         let (hub, agent) = (running.hub_pids(), running.agent_pids());
         let me = [std::process::id()];
         let before = calibrate(&[RELAY_CPU, LOAD_CPU])?;
-        let start = (spent_ns(&hub)?, spent_ns(&agent)?, spent_ns(&me)?, host_ns()?, Instant::now());
+        let start = (
+            spent_ns(&hub)?,
+            spent_ns(&agent)?,
+            spent_ns(&me)?,
+            host_ns()?,
+            Instant::now(),
+        );
         let measured = self.engine.measure(&plan)?;
         let wall = start.4.elapsed();
         let mut sample = Sample {
@@ -181,11 +209,16 @@ impl Bench<'_> {
             ..Sample::default()
         };
         let busy = host_ns()?.0 - start.3.0;
-        sample.other_ns =
-            busy.saturating_sub(sample.hub_ns + sample.agent_ns + sample.load_ns);
+        sample.other_ns = busy.saturating_sub(sample.hub_ns + sample.agent_ns + sample.load_ns);
         sample.calibration_ns = [before, calibrate(&[RELAY_CPU, LOAD_CPU])?];
-        sample.hub_rss_kib = hub.iter().filter_map(|pid| memory_kib(*pid, "VmRSS").ok()).sum();
-        self.best_ns = self.best_ns.min(sample.calibration_ns[0]).min(sample.calibration_ns[1]);
+        sample.hub_rss_kib = hub
+            .iter()
+            .filter_map(|pid| memory_kib(*pid, "VmRSS").ok())
+            .sum();
+        self.best_ns = self
+            .best_ns
+            .min(sample.calibration_ns[0])
+            .min(sample.calibration_ns[1]);
         sample.dropped = self.spoiled(&sample, &measured, wall);
         fill(&mut sample, measured);
         (self.note)(&line(&sample));
@@ -198,11 +231,18 @@ impl Bench<'_> {
         if measured.errors > 0 {
             format!("{} errors: {:?}", measured.errors, measured.first_error)
         } else if sample.noise_ns() > self.best_ns * NOISE_MAX {
-            format!("noise: getppid {:.0} ns, best {:.0} ns", sample.noise_ns(), self.best_ns)
+            format!(
+                "noise: getppid {:.0} ns, best {:.0} ns",
+                sample.noise_ns(),
+                self.best_ns
+            )
         } else if other > OTHER_MAX {
             format!("others used {:.0} % of a CPU", other * 100.0)
         } else if sample.asked_rate > 0.0 && measured.late_share() > LATE_MAX {
-            format!("generator late in {:.1} % of requests", measured.late_share() * 100.0)
+            format!(
+                "generator late in {:.1} % of requests",
+                measured.late_share() * 100.0
+            )
         } else {
             String::new()
         }
@@ -218,9 +258,19 @@ fn asked(plan: &Plan) -> f64 {
 
 fn fill(sample: &mut Sample, measured: Measured) {
     let at = |share: f64| measured.latency.value_at_quantile(share);
-    sample.latency_us = [at(0.5), at(0.9), at(0.99), at(0.999), measured.latency.max()];
+    sample.latency_us = [
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(0.999),
+        measured.latency.max(),
+    ];
     sample.late_p99_us = measured.lateness.value_at_quantile(0.99);
-    sample.late_share = if measured.lateness.is_empty() { 0.0 } else { measured.late_share() };
+    sample.late_share = if measured.lateness.is_empty() {
+        0.0
+    } else {
+        measured.late_share()
+    };
     (sample.seconds, sample.answers) = (measured.seconds, measured.answers);
     (sample.bytes, sample.errors) = (measured.bytes, measured.errors);
     sample.latency = Some(measured.latency);
@@ -237,7 +287,11 @@ fn line(sample: &Sample) -> String {
         sample.latency_us[2],
         sample.latency_us[3],
         sample.gib_per_cpu_second(),
-        if sample.dropped.is_empty() { "" } else { "  DROPPED: " },
+        if sample.dropped.is_empty() {
+            ""
+        } else {
+            "  DROPPED: "
+        },
         sample.dropped
     )
 }
@@ -254,22 +308,52 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
         answers_max,
     };
     match kind {
-        Kind::Requests { connections, capacity_seconds, window_seconds, poisson, rates: shares, .. } => {
-            let closed =
-                plan(*connections, Arrivals::Closed, Body::Small, *capacity_seconds, u64::MAX);
-            let mut stages = vec![Stage { name: "capacity".to_owned(), plan: closed }];
+        Kind::Requests {
+            connections,
+            capacity_seconds,
+            window_seconds,
+            poisson,
+            rates: shares,
+            ..
+        } => {
+            let closed = plan(
+                *connections,
+                Arrivals::Closed,
+                Body::Small,
+                *capacity_seconds,
+                u64::MAX,
+            );
+            let mut stages = vec![Stage {
+                name: "capacity".to_owned(),
+                plan: closed,
+            }];
             for (rate, share) in rates.iter().zip(shares) {
-                let arrivals =
-                    if *poisson { Arrivals::Poisson(*rate) } else { Arrivals::Constant(*rate) };
-                let open = plan(*connections, arrivals, Body::Small, *window_seconds, u64::MAX);
-                stages.push(Stage { name: format!("rate {share:.2}"), plan: open });
+                let arrivals = if *poisson {
+                    Arrivals::Poisson(*rate)
+                } else {
+                    Arrivals::Constant(*rate)
+                };
+                let open = plan(
+                    *connections,
+                    arrivals,
+                    Body::Small,
+                    *window_seconds,
+                    u64::MAX,
+                );
+                stages.push(Stage {
+                    name: format!("rate {share:.2}"),
+                    plan: open,
+                });
             }
             stages
         }
         Kind::Bulk { bytes, bodies, .. } => {
             // The window only bounds a sample that hangs.
             let bulk = plan(1, Arrivals::Closed, Body::Big(*bytes), 120.0, *bodies);
-            vec![Stage { name: "bulk".to_owned(), plan: bulk }]
+            vec![Stage {
+                name: "bulk".to_owned(),
+                plan: bulk,
+            }]
         }
         Kind::IdleAgents { .. } => Vec::new(),
     }
@@ -282,7 +366,13 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
 pub fn release_binaries(directory: &std::path::Path) -> Result<PathBuf> {
     for name in ["culvert-dataplane", "culvert-agent"] {
         let path = directory.join(name);
-        ensure!(path.exists(), "{} is missing (cargo build --release)", path.display());
+        ensure!(
+            path.exists(),
+            "{} is missing (cargo build --release)",
+            path.display()
+        );
     }
-    directory.canonicalize().context("the directory of the binaries")
+    directory
+        .canonicalize()
+        .context("the directory of the binaries")
 }

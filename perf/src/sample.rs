@@ -141,7 +141,11 @@ mod tests {
 
     #[test]
     fn a_row_has_a_value_for_every_column() {
-        let row = Sample { variant: "nginx two hops".into(), ..Sample::default() }.row();
+        let row = Sample {
+            variant: "nginx two hops".into(),
+            ..Sample::default()
+        }
+        .row();
         assert_eq!(row.split(',').count(), Sample::HEADER.split(',').count());
     }
 }

@@ -18,13 +18,12 @@ pub struct Scenario {
     /// Paired rounds.
     pub rounds: usize,
     /// What is measured, and how.
-    #[serde(flatten)]
     pub kind: Kind,
 }
 
 /// The kinds of measurement.
 #[derive(Debug, Clone, serde::Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
     /// 1 KiB requests: capacity in a closed loop, then latency in an open loop.
     Requests {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{LOCAL, Lab, RELAY_CPU, Running, START_MAX, get};
 use crate::testbed::{Process, Spawn};
 
-/// The cluster's token in the lab.
+/// What every cluster's token begins with; its end is the cluster's name.
 pub const TOKEN: &str = "lab-token-0123456789abcdef";
 
 /// A data plane on a clusters file.
@@ -21,14 +21,19 @@ pub struct Hub {
 }
 
 impl Lab {
-    /// Starts a data plane; `tls` on both ports or on none.
+    /// Starts a data plane for these clusters; `tls` on both ports or on none. The token of a
+    /// cluster is [`TOKEN`] and its name.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn hub(&self, tls: bool) -> Result<Hub> {
+    pub fn hub_for(&self, tls: bool, names: &[String]) -> Result<Hub> {
         use std::os::unix::fs::PermissionsExt;
         let clusters = self.path("clusters.json");
-        std::fs::write(&clusters, format!(r#"[{{"id":"dev","token":"{TOKEN}"}}]"#))?;
+        let entries: Vec<_> = names
+            .iter()
+            .map(|name| serde_json::json!({"id": name, "token": format!("{TOKEN}{name}")}))
+            .collect();
+        std::fs::write(&clusters, serde_json::Value::from(entries).to_string())?;
         std::fs::set_permissions(&clusters, std::fs::Permissions::from_mode(0o600))?;
         let public = SocketAddr::from((LOCAL, 9201));
         let internal = SocketAddr::from((LOCAL, 9202));
@@ -59,11 +64,11 @@ impl Lab {
 }
 
 pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool) -> Result<Running> {
-    let hub = lab.hub(tls)?;
+    let hub = lab.hub_for(tls, &["dev".to_owned()])?;
     let scheme = if tls { "wss" } else { "ws" };
     let health = SocketAddr::from((LOCAL, 9203));
     let mut spawn = Spawn::new(lab.binaries.join("culvert-agent"))
-        .env("TOKEN", TOKEN)
+        .env("TOKEN", format!("{TOKEN}dev"))
         .env("TOKIO_WORKER_THREADS", "1")
         .args(["--server", &format!("{scheme}://{}/agent", hub.public)])
         .args([
@@ -83,7 +88,9 @@ pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool) -> Result<Running
     };
     let mut agent = spawn.start_in(lab.directory(), &lab.namespace, "agent")?;
     agent.wait_until("session up (/readyz)", START_MAX, |_| {
-        get(&lab.namespace, health, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")).then_some(())
+        get(&lab.namespace, health, "/readyz")
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            .then_some(())
     })?;
     Ok(Running {
         entry: hub.internal,
