@@ -336,10 +336,7 @@ impl Session {
     }
 
     /// Hub: a new grant for the same epoch.
-    pub fn grant(
-        &mut self,
-        targets: Vec<Arc<str>>,
-    ) -> Result<(), VerbError> {
+    pub fn grant(&mut self, targets: Vec<Arc<str>>) -> Result<(), VerbError> {
         let open = self.phase == Phase::Open;
         self.may(true, Caps::default())?;
         let Role::Hub(grant) = &mut self.role else {

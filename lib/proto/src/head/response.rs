@@ -27,7 +27,11 @@ const HUB_ORIGIN_DROPS: &[Name] = &[
 ];
 
 /// Framing is written anew.
-const OURS: &[Name] = &[Is("content-length"), Is("sec-websocket-extensions")];
+const OURS: &[Name] = &[
+    Is("content-length"),
+    Is("host"),
+    Is("sec-websocket-extensions"),
+];
 
 /// Whether a service's field is copied into the head towards the client.
 pub fn response_field(name: &str, rules: &ResponseRules, connection: &ConnectionTokens) -> Verdict {

@@ -73,22 +73,25 @@ impl<H> Cluster<H> {
         if floor < self.floor {
             return Err(Refused::Revoked);
         }
+        let contested =
+            |old: &Session<H>| old.standing == Standing::Serving && !old.is_same_agent(new);
+        if policy == Policy::Refuse && self.sessions.iter().any(contested) {
+            return Err(Refused::Duplicate);
+        }
         let mut effect = Effect {
             evicts: 0,
             swaps: false,
         };
-        for old in &self.sessions {
-            let contested = old.standing == Standing::Serving && !old.is_same_agent(new);
-            if policy == Policy::Refuse && contested {
-                return Err(Refused::Duplicate);
+        for old in self
+            .sessions
+            .iter()
+            .filter(|old| old.gives_way(new, policy))
+        {
+            if old.key.epoch >= new.epoch {
+                return Err(Refused::Stale);
             }
-            if old.gives_way(new, policy) {
-                if old.key.epoch >= new.epoch {
-                    return Err(Refused::Stale);
-                }
-                effect.evicts += 1;
-                effect.swaps |= contested;
-            }
+            effect.evicts += 1;
+            effect.swaps |= contested(old);
         }
         if self.sessions.len() - effect.evicts >= SESSIONS_PER_CLUSTER_MAX {
             return Err(Refused::Full);

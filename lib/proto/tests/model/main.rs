@@ -1,0 +1,5 @@
+//! State machines against reference models, over random interleavings.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+mod registry;
+mod session;
