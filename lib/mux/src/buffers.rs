@@ -151,8 +151,8 @@ impl Queue {
 #[derive(Default)]
 pub(crate) struct Inbox {
     queue: Queue,
-    /// The `receive` call since which slices of shared buffers are held.
-    pinned_since: Option<usize>,
+    /// The epoch since which slices of shared buffers are held.
+    pinned_since: Option<u64>,
 }
 
 impl Inbox {
@@ -160,7 +160,7 @@ impl Inbox {
         self.queue.bytes
     }
 
-    pub(crate) fn pinned_since(&self) -> Option<usize> {
+    pub(crate) fn pinned_since(&self) -> Option<u64> {
         self.pinned_since
     }
 
@@ -168,14 +168,13 @@ impl Inbox {
         self.queue.memory_bytes()
     }
 
-    /// Takes `data[from..to]`, received in call number `call`; `true` if the stream begins to pin
-    /// a shared buffer with it.
+    /// Takes `data[from..to]`; `true` if the stream begins to hold a shared buffer with it.
     pub(crate) fn push(
         &mut self,
         data: &Bytes,
         from: usize,
         to: usize,
-        call: usize,
+        epoch: u64,
         pool: &mut Chunks,
     ) -> bool {
         let caught_up = self.queue.bytes == 0;
@@ -189,7 +188,7 @@ impl Inbox {
             self.queue.append(&data[from..to], pool);
         }
         if caught_up {
-            self.pinned_since = Some(call);
+            self.pinned_since = Some(epoch);
         }
         caught_up
     }

@@ -8,8 +8,8 @@ use crate::mux::Life;
 use crate::stream::{Key, Stream, told};
 use crate::{End, Event, Mux, Role, Violation};
 
-/// A stream may hold slices of the carrier's buffer for so many calls of `receive`.
-const PINNED_CALLS_MAX: usize = 2;
+/// Streams that lag behind the carrier by two of these let go of its buffers.
+const PIN_EPOCH_BYTES: u64 = 64 << 10;
 
 /// Where in a frame the last call ended.
 #[derive(Debug, Default)]
@@ -27,22 +27,28 @@ struct Body {
     fin: bool,
 }
 
-/// Streams that hold slices of shared buffers, by the call in which they began to.
+/// Streams that hold slices of shared buffers, by the epoch in which they began to.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
-    call: usize,
-    streams: [Vec<Key>; PINNED_CALLS_MAX],
+    /// Received bytes in [`PIN_EPOCH_BYTES`].
+    epoch: u64,
+    /// Of the even and the odd epoch.
+    streams: [Vec<Key>; 2],
 }
 
 impl Pins {
-    fn of_call(&mut self) -> &mut Vec<Key> {
-        &mut self.streams[self.call % PINNED_CALLS_MAX]
+    fn note(&mut self, key: Key) {
+        self.of(self.epoch).push(key);
+    }
+
+    fn of(&mut self, epoch: u64) -> &mut Vec<Key> {
+        &mut self.streams[usize::from(!epoch.is_multiple_of(2))]
     }
 }
 
 impl Mux {
-    /// Takes bytes from the carrier, split anywhere. The buffer behind `data` should not be much
-    /// larger than `data`: up to two of them are held by readers that have not come yet.
+    /// Takes bytes from the carrier, split anywhere. The buffers behind `data` should be full of
+    /// it: readers that have not come yet hold up to 128 KiB of them.
     ///
     /// # Errors
     /// The peer broke the protocol or a limit. Every stream has ended; transmit what is queued,
@@ -59,8 +65,8 @@ impl Mux {
         }
         self.now_ms = self.now_ms.max(now_ms);
         self.stats.last_received_ms = Some(now_ms);
-        self.stats.bytes_received += data.len() as u64;
         self.unpin_laggards();
+        self.stats.bytes_received += data.len() as u64;
         let result = self.decode(now_ms, &data);
         if let Err(violation) = result {
             self.break_off(violation);
@@ -68,18 +74,25 @@ impl Mux {
         result
     }
 
+    /// A reader that lags by an epoch or two gets its bytes copied out of the carrier's buffers.
     fn unpin_laggards(&mut self) {
-        self.pins.call = self.pins.call.wrapping_add(1);
-        let long_ago = self.pins.call.wrapping_sub(PINNED_CALLS_MAX);
-        let mut laggards = core::mem::take(self.pins.of_call());
-        for key in laggards.drain(..) {
-            if let Some(stream) = self.table.get_mut(key)
-                && stream.inbox.pinned_since() == Some(long_ago)
-            {
-                stream.inbox.unpin(&mut self.pool);
+        let before = self.pins.epoch;
+        let now = self.stats.bytes_received / PIN_EPOCH_BYTES;
+        self.pins.epoch = now;
+        for epoch in (before + 1..=now).take(2) {
+            let mut laggards = core::mem::take(self.pins.of(epoch));
+            for key in laggards.drain(..) {
+                if let Some(stream) = self.table.get_mut(key)
+                    && stream
+                        .inbox
+                        .pinned_since()
+                        .is_some_and(|since| since + 2 <= now)
+                {
+                    stream.inbox.unpin(&mut self.pool);
+                }
             }
+            *self.pins.of(epoch) = laggards;
         }
-        *self.pins.of_call() = laggards;
     }
 
     fn decode(&mut self, now_ms: u64, data: &Bytes) -> Result<(), Violation> {
@@ -301,9 +314,9 @@ impl Mux {
         let before = stream.unread_charge();
         if stream
             .inbox
-            .push(data, from, to, self.pins.call, &mut self.pool)
+            .push(data, from, to, self.pins.epoch, &mut self.pool)
         {
-            self.pins.of_call().push(key);
+            self.pins.note(key);
         }
         self.account.add(stream.unread_charge() - before);
         let wake = core::mem::take(&mut stream.reader_waits);

@@ -17,6 +17,8 @@ const FRAME_ROOM_MIN: usize = 256;
 const COPY_BYTES_MAX: usize = 1 << 10;
 /// Headers and small payloads are laid out in blocks of this size.
 const STAGING_BYTES: usize = 16 << 10;
+/// A block with less room is not begun with.
+const STAGING_BYTES_MIN: usize = 2 << 10;
 
 /// Lays frames out for the carrier.
 #[derive(Debug)]
@@ -86,6 +88,10 @@ impl Mux {
             room: bytes_max.max(TRANSMIT_BYTES_MIN),
             written: 0,
         };
+        // Now, when the last batch is most likely gone, the block can be used again.
+        if writer.staging.capacity() < STAGING_BYTES_MIN {
+            writer.staging.reserve(STAGING_BYTES);
+        }
         self.write_session(now_ms, &mut writer);
         if self.life == Life::Open {
             self.write_resets(&mut writer);
