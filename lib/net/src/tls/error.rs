@@ -116,6 +116,8 @@ impl TlsError {
                     | A::CertificateUnknown
                     | A::UnknownCA
                     | A::AccessDenied
+                    // Our chain names the right CA and was signed by another of the same name.
+                    | A::DecryptError
             ) {
                 return TlsError::ClientCertificate(format!("{alert:?}"));
             }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::agent::error_header;
 use crate::dial::{DialError, Setback};
+use crate::tls::TlsError;
 
 /// Bytes of a refusal's body that are read for its text.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -29,6 +30,9 @@ pub enum ConnectError {
         /// The hub.
         url: String,
     },
+    /// TLS broke after the handshake: in TLS 1.3 a refused client certificate shows only now.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The connection ended before an answer.
     #[error("the connection ended before the hub's answer: {0}")]
     NoAnswer(String),
@@ -131,10 +135,15 @@ impl Refusal {
 impl ConnectError {
     pub(super) fn no_answer(error: &hyper::Error) -> ConnectError {
         use std::error::Error as _;
-        match error.source() {
-            Some(source) => ConnectError::NoAnswer(format!("{error}: {source}")),
-            None => ConnectError::NoAnswer(error.to_string()),
+        let Some(source) = error.source() else {
+            return ConnectError::NoAnswer(error.to_string());
+        };
+        if let Some(io) = source.downcast_ref::<std::io::Error>()
+            && let tls @ TlsError::ClientCertificate(_) = TlsError::from_handshake(io)
+        {
+            return ConnectError::Tls(tls);
         }
+        ConnectError::NoAnswer(format!("{error}: {source}"))
     }
 
     /// The close reason to log and count.
@@ -145,6 +154,8 @@ impl ConnectError {
             ConnectError::Request(_) => CloseReason::Internal,
             ConnectError::Silent { .. } => CloseReason::HubTimeout,
             ConnectError::NoAnswer(_) => CloseReason::HubError,
+            // The hub's side calls it the same.
+            ConnectError::Tls(_) => CloseReason::ClientTls,
             ConnectError::Mangled(_) => CloseReason::UpgradeMangled,
             ConnectError::Refused(refusal) => refusal.close_reason(),
         }
@@ -168,6 +179,7 @@ impl ConnectError {
             ConnectError::Refused(refusal) if matches!(refusal.status, 401 | 403) => {
                 Setback::Refused
             }
+            ConnectError::Tls(_) => Setback::Refused,
             _ if self.close_reason().retry() == Retry::Slow => Setback::Refused,
             _ => Setback::Ordinary,
         }
@@ -190,7 +202,7 @@ impl ConnectError {
                 refusal.reason.is_none()
                     && !matches!(refusal.status, 401 | 403 | 404 | 407 | 429 | 503)
             }
-            ConnectError::Dial(_) | ConnectError::Request(_) => false,
+            ConnectError::Dial(_) | ConnectError::Request(_) | ConnectError::Tls(_) => false,
         }
     }
 }

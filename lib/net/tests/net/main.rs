@@ -1,0 +1,7 @@
+//! culvert-net against real sockets on loopback.
+
+mod connect;
+mod dial;
+mod rig;
+mod tls;
+mod websocket;
