@@ -22,6 +22,7 @@ use std::time::Duration;
 use culvert_mux::{Budget, Mux};
 use culvert_proto::close::CloseReason;
 use culvert_proto::control::{AgentStats, Drain, Rotate};
+use culvert_proto::limits::{STREAM_HEADER_TIMEOUT_MS, WRITE_STALL_TIMEOUT_MS};
 use culvert_proto::open::StreamHeader;
 use culvert_proto::session::{self, VerbError};
 use culvert_proto::token::Digest;
@@ -36,15 +37,15 @@ pub use stream::Stream;
 use self::core::Shared;
 
 /// A stream's header must have arrived this long after the stream was opened.
-pub const HEADER_MAX: Duration = Duration::from_secs(10);
+pub const HEADER_MS_MAX: u64 = STREAM_HEADER_TIMEOUT_MS;
 /// What is said at the end (BYE, GoAway) must be written within this.
-pub const CLOSE_FLUSH_MAX: Duration = Duration::from_millis(500);
+pub const CLOSE_FLUSH_MS_MAX: u64 = 500;
 /// Events that nobody fetched; then the control stream is not read, and credit stops the peer.
 pub const EVENTS_MAX: usize = 64;
 /// Bytes of control messages that wait for credit; then the control stream is not read.
 pub const CONTROL_QUEUE_BYTES_MAX: usize = 64 * 1024;
 /// A stream that this side finished and dropped waits this long for the peer's end.
-pub const LINGER_MAX: Duration = Duration::from_secs(10);
+pub const LINGER_MS_MAX: u64 = 10_000;
 /// Bytes of such a stream that are read to find its end.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 
@@ -106,7 +107,7 @@ impl CarrierConfig {
             end,
             style,
             mux: culvert_mux::Config::new(role),
-            write_stall_max: Duration::from_secs(10),
+            write_stall_max: Duration::from_millis(WRITE_STALL_TIMEOUT_MS),
         }
     }
 }
@@ -129,6 +130,8 @@ where
     mux.accept_streams = end == End::Agent;
     if end == End::Agent {
         mux.hash_seed = u64::from_ne_bytes(crate::crypto::random_bytes());
+        // The rates are the hub's protection from agents. A hub opens as many as it has requests.
+        (mux.opens_per_second_max, mux.resets_per_second_max) = (u32::MAX, u32::MAX);
     }
     if matches!(style, Style::Native(..)) {
         mux.first_stream = Some(control::STREAM);

@@ -123,25 +123,18 @@ impl Core {
         Ok(())
     }
 
-    fn open_control(&mut self, now_ms: u64) -> Result<(), (CloseReason, String)> {
+    /// Hub: opens the control stream. Agent: reads on from its header.
+    pub(super) fn open_control(&mut self, now_ms: u64) -> Result<(), (CloseReason, String)> {
         let Some(control) = &mut self.control else {
             return Ok(());
         };
         match std::mem::replace(&mut control.state, State::Open) {
             State::New if self.end == super::End::Agent => control.state = State::New,
             State::New => {
-                let internal = |text: String| (CloseReason::Internal, text);
-                let header = StreamHeader::new(StreamKind::Control).encode();
-                let header = header.map_err(|e| internal(e.to_string()))?;
-                match self.mux.open(now_ms) {
-                    Ok(STREAM) => {}
-                    Ok(id) => return Err(internal(format!("control stream would be {id}"))),
-                    // Even the first stream counts against the budget.
-                    Err(error) => return Err((CloseReason::Overload, error.to_string())),
+                if let Err(end) = open_stream(&mut self.mux, now_ms) {
+                    control.state = State::New;
+                    return Err(end);
                 }
-                self.mux
-                    .write(STREAM, header)
-                    .map_err(|e| internal(e.to_string()))?;
             }
             State::Accepted(rest) => control.session.on_data(now_ms, rest),
             State::Open => {}
@@ -218,4 +211,19 @@ impl Core {
         }
         Ok(())
     }
+}
+
+fn open_stream(mux: &mut Mux, now_ms: u64) -> Result<(), (CloseReason, String)> {
+    let internal = |text: String| (CloseReason::Internal, text);
+    let header = StreamHeader::new(StreamKind::Control).encode();
+    let header = header.map_err(|e| internal(e.to_string()))?;
+    match mux.open(now_ms) {
+        Ok(STREAM) => {}
+        Ok(id) => return Err(internal(format!("the control stream would be {id}, not 1"))),
+        // Even the first stream counts against the budget.
+        Err(error) => return Err((CloseReason::Overload, error.to_string())),
+    }
+    mux.write(STREAM, header)
+        .map(|_| ())
+        .map_err(|e| internal(e.to_string()))
 }

@@ -16,7 +16,10 @@ use tokio::time::Instant;
 
 use super::control::{Control, STREAM, SessionEvent};
 use super::error::{OpenError, reason_of};
-use super::{End, HEADER_MAX, LINGER_BYTES_MAX, LINGER_MAX, Stream, Style};
+use super::{End, HEADER_MS_MAX, LINGER_BYTES_MAX, LINGER_MS_MAX, Stream, Style};
+
+/// Resets and last control messages.
+const GOODBYE_BYTES_MAX: usize = 256 * 1024;
 
 /// A stream that the hub opened.
 pub struct Incoming {
@@ -103,7 +106,7 @@ impl Shared {
             Style::Native(role, config) => Some(Control::new(role, config)),
             Style::Radar => None,
         };
-        let core = Core {
+        let mut core = Core {
             mux,
             end,
             control,
@@ -121,6 +124,9 @@ impl Shared {
             rtt_ms: None,
             peer_streams_max: u32::MAX,
         };
+        // Before any other stream can be opened: its id is known to both ends. An error comes up
+        // again, and ends the carrier, when the driver turns.
+        let _ = core.open_control(0);
         Shared {
             core: Mutex::new(core),
             started: Instant::now(),
@@ -163,7 +169,7 @@ impl Shared {
         let encoded = match header {
             Some(header) => header
                 .encode()
-                .map_err(|e| OpenError::new(CloseReason::Internal, e))?,
+                .map_err(|e| OpenError::new(CloseReason::Internal, &e))?,
             None => Bytes::new(),
         };
         let now_ms = shared.now_ms();
@@ -377,7 +383,7 @@ impl Core {
         }
         if self.live_streams() >= self.peer_streams_max {
             let problem = format!("the agent takes {} streams", self.peer_streams_max);
-            return Err(OpenError::new(CloseReason::TooManyStreams, problem));
+            return Err(OpenError::new(CloseReason::TooManyStreams, &problem));
         }
         let id = self.mux.open(now_ms).map_err(|error| {
             let reason = match error {
@@ -386,7 +392,7 @@ impl Core {
                 culvert_mux::OpenError::GoneAway => CloseReason::AgentDraining,
                 culvert_mux::OpenError::IdsExhausted => CloseReason::StaleEpoch,
             };
-            OpenError::new(reason, error)
+            OpenError::new(reason, &error)
         })?;
         if !header.is_empty() && self.mux.write(id, header).is_err() {
             self.mux.reset(id);
@@ -448,7 +454,7 @@ impl Core {
             return Ok(());
         }
         self.headers.insert(id.0, StreamHeaderDecoder::new());
-        let deadline_ms = now_ms + HEADER_MAX.as_millis() as u64;
+        let deadline_ms = now_ms + HEADER_MS_MAX;
         self.header_deadlines.push_back((deadline_ms, id));
         self.read_header(id, wakes)
     }
@@ -649,7 +655,7 @@ impl Core {
         };
         if entry.finished && entry.cut.is_none() && self.ended.is_none() {
             self.lingering.insert(id.0, LINGER_BYTES_MAX);
-            let deadline_ms = now_ms + LINGER_MAX.as_millis() as u64;
+            let deadline_ms = now_ms + LINGER_MS_MAX;
             self.linger_deadlines.push_back((deadline_ms, id));
             self.read_away(id);
         } else {
@@ -657,19 +663,22 @@ impl Core {
         }
     }
 
-    /// What leaves after the end of all streams: their resets, and a GoAway that says whose fault.
-    pub(super) fn say_goodbye(&mut self, reason: CloseReason) {
-        for id in self
+    /// What leaves after the end of all streams: the session's BYE, their resets, and a GoAway that
+    /// says whose fault it is.
+    pub(super) fn say_goodbye(&mut self, now_ms: u64, reason: CloseReason, out: &mut Vec<Bytes>) {
+        let held = self
             .streams
             .keys()
             .chain(self.lingering.keys())
-            .chain(self.headers.keys())
-        {
+            .chain(self.headers.keys());
+        for id in held {
             self.mux.reset(StreamId(*id));
         }
         self.lingering.clear();
         self.headers.clear();
         self.flush_control();
+        // A GoAway with a code ends the control stream too: BYE has to be out before.
+        self.mux.transmit(now_ms, out, GOODBYE_BYTES_MAX);
         let is_violation = matches!(reason, CloseReason::Protocol | CloseReason::RateViolation);
         self.mux.go_away(u32::from(is_violation));
     }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use super::CLOSE_FLUSH_MAX;
+use super::CLOSE_FLUSH_MS_MAX;
 use super::core::{Core, Shared, Wakes};
 use super::liveness::{Due, Liveness};
 
@@ -144,9 +144,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let received = match self.poll_read(cx, buffer) {
             Poll::Ready(Ok(Some(data))) => Some(data),
             Poll::Ready(Ok(None)) => {
-                return self.over(CloseReason::CarrierLost, "the connection ended without BYE");
+                return over(CloseReason::CarrierLost, "the connection ended without BYE");
             }
-            Poll::Ready(Err(error)) => return self.over(CloseReason::CarrierLost, error),
+            Poll::Ready(Err(error)) => return over(CloseReason::CarrierLost, &error),
             Poll::Pending => None,
         };
         let moved = received.is_some();
@@ -156,27 +156,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
         let wrote = match self.poll_write_out(cx, now_ms) {
             Ok(wrote) => wrote,
-            Err(error) => return self.over(CloseReason::CarrierLost, error),
+            Err(error) => return over(CloseReason::CarrierLost, &error),
         };
         if self
             .blocked_ms
             .is_some_and(|since| now_ms >= since + self.write_stall_ms)
         {
             let text = format!("no write progress for {} ms", self.write_stall_ms);
-            return self.over(CloseReason::WriteStalled, text);
+            return over(CloseReason::WriteStalled, &text);
         }
         if self.timer_is_due(cx) || moved || wrote {
             Round::Moved
         } else {
             Round::Idle
         }
-    }
-
-    fn over(&self, reason: CloseReason, detail: impl ToString) -> Round {
-        Round::Over(CarrierEnd {
-            reason,
-            detail: detail.to_string(),
-        })
     }
 
     fn poll_read(
@@ -279,8 +272,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             control.session.bye(end.reason, &end.detail);
         }
         core.finish_all(end.reason, &mut self.wakes);
-        core.say_goodbye(end.reason);
-        let deadline_ms = now_ms + CLOSE_FLUSH_MAX.as_millis() as u64;
+        core.say_goodbye(now_ms, end.reason, &mut self.out);
+        let deadline_ms = now_ms + CLOSE_FLUSH_MS_MAX;
         self.phase = Phase::Closing {
             end,
             deadline_ms,
@@ -473,6 +466,13 @@ impl<T> Drop for Driver<T> {
             self.end(CloseReason::CarrierLost);
         }
     }
+}
+
+fn over(reason: CloseReason, detail: &(impl ToString + ?Sized)) -> Round {
+    Round::Over(CarrierEnd {
+        reason,
+        detail: detail.to_string(),
+    })
 }
 
 fn violated(violation: Violation) -> (CloseReason, String) {

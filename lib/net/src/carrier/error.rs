@@ -19,7 +19,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
-    pub(super) fn new(reason: CloseReason, detail: impl ToString) -> OpenError {
+    pub(super) fn new(reason: CloseReason, detail: &(impl ToString + ?Sized)) -> OpenError {
         OpenError {
             reason,
             detail: detail.to_string(),

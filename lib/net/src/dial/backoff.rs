@@ -80,8 +80,8 @@ mod tests {
     #[test]
     fn grows_to_the_ceiling_and_stays_there() {
         let mut backoff = Backoff::new(Duration::from_secs(60));
-        let waits: Vec<u64> = (0..40)
-            .map(|_| backoff.next(Setback::Ordinary, u64::MAX).as_millis() as u64)
+        let waits: Vec<u128> = (0..40)
+            .map(|_| backoff.next(Setback::Ordinary, u64::MAX).as_millis())
             .collect();
         assert_eq!(waits[..7], [999, 1999, 3999, 7999, 15_999, 31_999, 59_999]);
         assert!(waits[7..].iter().all(|w| *w == 59_999));

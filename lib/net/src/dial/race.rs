@@ -147,7 +147,7 @@ mod tests {
         // With an hour of stagger only the refusal can start the second attempt.
         let hour = Duration::from_secs(3600);
         let (winner, _) = race(&mut candidates, hour, hour, |c, p| {
-            failures.push((c.addr, p.0))
+            failures.push((c.addr, p.0));
         })
         .await
         .unwrap();

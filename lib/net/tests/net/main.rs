@@ -1,7 +1,10 @@
 //! culvert-net against real sockets on loopback.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod carrier;
 mod connect;
 mod dial;
 mod rig;
+mod silence;
 mod tls;
 mod websocket;

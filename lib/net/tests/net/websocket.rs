@@ -10,7 +10,7 @@ use tokio_websockets::{ClientBuilder, Config, Message, ServerBuilder};
 use crate::rig::soon;
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| (i % 251) as u8).collect()
+    (0..=250u8).cycle().take(bytes).collect()
 }
 
 async fn read_to_end(mut io: impl AsyncRead + Unpin) -> Vec<u8> {
