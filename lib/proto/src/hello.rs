@@ -104,7 +104,7 @@ pub enum HelloError {
         why: &'static str,
     },
     /// The credential is malformed.
-    #[error("Authorization is not 'Bearer <token>' with a token of 16 to 512 characters")]
+    #[error("Authorization is not 'Bearer <token>' with a token of 8 to 512 characters")]
     Credential,
     /// Claimed cluster and credential differ.
     #[error("the agent claims cluster {claimed}; its token belongs to another")]
