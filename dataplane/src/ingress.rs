@@ -1,0 +1,370 @@
+//! What clients say to the internal listener, and what becomes of it.
+
+mod body;
+mod exchange;
+mod head;
+mod refuse;
+mod relayed;
+mod response;
+mod tracked;
+mod upgrade;
+mod upload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use culvert_net::crypto::random_bytes;
+use culvert_proto::answer::BodyKind;
+use culvert_proto::close::CloseReason;
+use culvert_proto::id::RequestId;
+use culvert_proto::open::{StreamHeader, StreamKind};
+use culvert_proto::route::parse_tunnel_path;
+
+use crate::conn::InFlight;
+use crate::metrics::UNROUTED;
+use crate::pacing::take;
+use crate::plane::{Plane, unix_ms};
+use crate::sessions::StreamSlot;
+use crate::table::Cluster;
+
+pub use body::Body;
+pub use refuse::Refusal;
+
+use exchange::Exchange;
+use head::{Asked, Route};
+use relayed::Relayed;
+use response::ResponseReader;
+use tracked::Tracked;
+use upload::Framing;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Answers a request to `/tunnel/{cluster}/...`.
+pub async fn tunnel(
+    plane: &Arc<Plane>,
+    peer: SocketAddr,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let id = request_id(request.headers());
+    let (parts, body) = request.into_parts();
+    let closing = parts.version < Version::HTTP_2 && plane.is_draining();
+    let mut answer = match Ingress::admit(plane, peer, in_flight, &id, &parts, &body) {
+        Ok(ingress) => ingress.relay(parts, body).await,
+        Err((refusal, kind)) => refusal.answer(kind),
+    };
+    if closing && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer.headers_mut().insert(X_REQUEST_ID, id.text);
+    answer
+}
+
+/// The request's id, as bytes for the stream and text for the heads.
+struct Id {
+    id: RequestId,
+    text: HeaderValue,
+}
+
+/// The client's id if it is a UUID, else a new one.
+fn request_id(headers: &HeaderMap) -> Id {
+    if let Some(text) = headers.get(X_REQUEST_ID)
+        && let Ok(id) = text.to_str().unwrap_or_default().parse()
+    {
+        let text = text.clone();
+        return Id { id, text };
+    }
+    let id = RequestId::v7(unix_ms(), random_bytes());
+    let text = HeaderValue::try_from(id.to_string());
+    Id {
+        id,
+        text: text.unwrap_or(HeaderValue::from_static("")),
+    }
+}
+
+/// A request that may be relayed, with everything it holds.
+struct Ingress<'a> {
+    plane: &'a Arc<Plane>,
+    cluster: Arc<Cluster>,
+    id: &'a Id,
+    asked: Asked,
+    rest: String,
+    header: StreamHeader,
+    tracked: Tracked,
+}
+
+/// A stream whose answer has begun.
+struct Opened {
+    head: response::Head,
+    exchange: Exchange,
+    slot: StreamSlot,
+    client: Option<OnUpgrade>,
+}
+
+impl<'a> Ingress<'a> {
+    /// Everything that can refuse a request before a stream is opened.
+    fn admit(
+        plane: &'a Arc<Plane>,
+        peer: SocketAddr,
+        in_flight: InFlight,
+        id: &'a Id,
+        parts: &Parts,
+        body: &Incoming,
+    ) -> Result<Self, (Refusal, BodyKind)> {
+        let table = plane.table.load();
+        let raw = parts
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        let routed = parse_tunnel_path(raw);
+        let cluster = routed
+            .as_ref()
+            .ok()
+            .and_then(|route| table.get(route.cluster))
+            .cloned();
+        let (metrics, kind) = match &cluster {
+            Some(cluster) => (cluster.metrics.clone(), cluster.body_kind()),
+            None => (plane.metrics.cluster(UNROUTED), BodyKind::Problem),
+        };
+        let mut tracked = Tracked::new(parts.method.clone(), metrics, in_flight);
+        let admitted = || {
+            let work = plane
+                .begin()
+                .ok_or_else(|| Refusal::new(CloseReason::Draining, ""))?;
+            tracked.work(work);
+            let (has_body, length) = (!body.is_end_stream(), body.size_hint().exact());
+            let asked = head::judge(parts, has_body, length)?;
+            let route = routed.map_err(|why| {
+                let mut refusal = Refusal::new(why.close_reason(), why.to_string());
+                refusal.close = refusal.reason == CloseReason::BadHead;
+                refusal
+            })?;
+            let cluster = cluster.ok_or_else(|| unknown(plane, route.cluster))?;
+            if !cluster.state.enabled {
+                return Err(Refusal::new(CloseReason::Disabled, ""));
+            }
+            check_length(plane, length)?;
+            limit_rate(plane)?;
+            tracked.hold(cluster.admit().inspect_err(|refusal| {
+                if refusal.reason == CloseReason::RateLimited {
+                    plane.metrics.rate_limited.inc();
+                }
+            })?);
+            Ok((cluster, asked, route.rest.to_owned()))
+        };
+        let admitted = admitted();
+        match admitted {
+            Ok((cluster, asked, rest)) => Ok(Self {
+                header: stream_header(&cluster, id, parts, peer),
+                plane,
+                cluster,
+                id,
+                asked,
+                rest,
+                tracked,
+            }),
+            Err(refusal) => {
+                tracked.refused(refusal.reason);
+                tracing::debug!(reason = %refusal.reason, request_id = %id.id, "request refused");
+                Err((refusal, kind))
+            }
+        }
+    }
+
+    /// Opens a stream, sends the head and turns the answer around.
+    async fn relay(self, mut parts: Parts, body: Incoming) -> Response<Body> {
+        let opened = match self.open(&mut parts, body).await {
+            Ok(opened) => opened,
+            Err(refusal) => return self.refuse(&refusal),
+        };
+        self.tracked.conn().relaying();
+        match opened.client {
+            Some(client) if opened.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                self.upgraded(opened.head, opened.exchange, opened.slot, client)
+            }
+            _ => self.answered(&parts, opened.head, opened.exchange, opened.slot),
+        }
+    }
+
+    async fn open(&self, parts: &mut Parts, body: Incoming) -> Result<Opened, Refusal> {
+        let route = Route {
+            target: &self.rest,
+            host: self.cluster.host(),
+            request_id: &self.id.text,
+            rules: self.cluster.rules(),
+        };
+        let head = head::build(parts, &self.asked, &route)?;
+        let id = &self.cluster.state.id;
+        let metrics = &self.cluster.metrics;
+        let (stream, mut slot) = self.plane.sessions.open(id, metrics, &self.header)?;
+        let upgrade = self.asked.upgrade.is_some();
+        let reader = ResponseReader::new(parts.method == http::Method::HEAD, upgrade);
+        let begun = Exchange::begin(stream, head.freeze(), reader).await;
+        let mut exchange = begun.map_err(|reason| slot.failed(reason))?;
+        if !matches!(self.asked.framing, Framing::None | Framing::Length(0)) {
+            let (framing, kind) = (self.asked.framing, self.cluster.kind());
+            let bytes_max = self.plane.config.body_bytes_max;
+            let metrics = metrics.clone();
+            exchange.start_upload(|leg| upload::pump(leg, body, framing, kind, bytes_max, metrics));
+        }
+        let client = upgrade
+            .then(|| parts.extensions.remove::<OnUpgrade>())
+            .flatten();
+        let head = match self.plane.config.response_head_timeout.filter(|_| !upgrade) {
+            Some(limit) => tokio::time::timeout(limit, exchange.head())
+                .await
+                .unwrap_or(Err(CloseReason::AnswerTimeout)),
+            None => exchange.head().await,
+        };
+        Ok(Opened {
+            head: head.map_err(|reason| slot.failed(reason))?,
+            exchange,
+            slot,
+            client,
+        })
+    }
+
+    fn refuse(mut self, refusal: &Refusal) -> Response<Body> {
+        self.tracked.refused(refusal.reason);
+        tracing::debug!(
+            reason = %refusal.reason, detail = refusal.detail, request_id = %self.id.id,
+            cluster = %self.cluster.state.id, "request failed"
+        );
+        refusal.answer(self.cluster.body_kind())
+    }
+
+    /// An ordinary answer: its head rebuilt, its body streamed.
+    fn answered(
+        self,
+        parts: &Parts,
+        answer: response::Head,
+        exchange: Exchange,
+        slot: StreamSlot,
+    ) -> Response<Body> {
+        let response::Head {
+            status,
+            mut headers,
+            length,
+        } = answer;
+        head::keep_response_fields(&mut headers, slot.session().facts.kind.is_culvert());
+        if self.asked.upgrade.is_some() {
+            // What the client sent after a refused upgrade is not a request.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let mut tracked = self.tracked;
+        tracked.answered(status);
+        if let Some(length) = length
+            && status != StatusCode::NOT_MODIFIED
+            && status != StatusCode::NO_CONTENT
+        {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        if length.is_none() && parts.version < Version::HTTP_11 {
+            // Only the close ends this body: until it is whole, a close is RST.
+            tracked.conn().arm();
+        }
+        let body_length = if exchange.is_done() { Some(0) } else { length };
+        let trailers = self.asked.trailers || parts.version == Version::HTTP_2;
+        let body = Relayed::new(exchange, body_length, trailers, tracked, slot);
+        let mut response = Response::new(Body::Relayed(Box::new(body)));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// The service switched protocols: so do we, and join the two.
+    fn upgraded(
+        self,
+        answer: response::Head,
+        exchange: Exchange,
+        mut slot: StreamSlot,
+        client: OnUpgrade,
+    ) -> Response<Body> {
+        let mut headers = answer.headers;
+        let switched = headers.get(UPGRADE).cloned();
+        let asked = self.asked.upgrade.as_ref();
+        let same = switched
+            .as_ref()
+            .zip(asked)
+            .is_some_and(|(switched, asked)| {
+                switched
+                    .as_bytes()
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(asked.as_bytes().trim_ascii())
+            });
+        let (Some(upgrade), true, Some((stream, early))) = (switched, same, exchange.into_raw())
+        else {
+            let mut refusal = slot.failed(CloseReason::UpstreamProtocol);
+            refusal.detail = "It switched to a protocol that was not asked for.".to_owned();
+            return self.refuse(&refusal);
+        };
+        head::keep_response_fields(&mut headers, slot.session().facts.kind.is_culvert());
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, upgrade);
+        let mut tracked = self.tracked;
+        tracked.answered(StatusCode::SWITCHING_PROTOCOLS);
+        let join = upgrade::Join {
+            stream,
+            early,
+            tracked,
+            slot,
+        };
+        tokio::spawn(join.run(client));
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+fn unknown(plane: &Plane, cluster: &str) -> Refusal {
+    if plane.table.load().source == crate::table::Source::None {
+        return Refusal::new(CloseReason::NoTable, "");
+    }
+    Refusal::new(CloseReason::UnknownCluster, format!("Cluster {cluster}."))
+}
+
+fn check_length(plane: &Plane, length: Option<u64>) -> Result<(), Refusal> {
+    match (plane.config.body_bytes_max, length) {
+        (Some(max), Some(length)) if length > max => {
+            let detail = format!("The body has {length} bytes; {max} are allowed.");
+            Err(Refusal::closing(CloseReason::BodyTooLarge, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn limit_rate(plane: &Plane) -> Result<(), Refusal> {
+    let rate = plane.rate.load();
+    let Some(limiter) = rate.as_ref() else {
+        return Ok(());
+    };
+    take(limiter).map_err(|wait| {
+        plane.metrics.rate_limited.inc();
+        Refusal::new(CloseReason::RateLimited, "The data plane's rate.").retry_after(wait)
+    })
+}
+
+fn stream_header(cluster: &Cluster, id: &Id, parts: &Parts, peer: SocketAddr) -> StreamHeader {
+    let mut header = StreamHeader::new(StreamKind::Http);
+    header.target = cluster.state.target.addr.clone();
+    header.request_id = Some(id.id);
+    let traceparent = parts
+        .headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok());
+    header.traceparent = traceparent
+        .filter(|text| text.len() == culvert_proto::open::TRACEPARENT_BYTES)
+        .map(Into::into);
+    header.client_addr = Some(peer.to_string().into());
+    header
+}
