@@ -1,3 +1,25 @@
-//! Entry point.
+//! Entry point: reads the configuration, runs the data plane.
 
-fn main() {}
+use std::process::ExitCode;
+
+use culvert_dataplane::config::{Config, ConfigError};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match Config::from_process() {
+        Ok(config) => culvert_dataplane::run(config),
+        Err(ConfigError::Usage(usage)) => usage.exit(),
+        Err(ConfigError::Problems(problems)) => refuse(&problems.to_string()),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no log before there is a configuration"
+)]
+fn refuse(why: &str) -> ExitCode {
+    eprint!("culvert-dataplane: {why}");
+    ExitCode::from(culvert_telemetry::lifecycle::EXIT_USAGE)
+}

@@ -1,0 +1,488 @@
+//! Flags, environment and file: the only reader of them in this process.
+//!
+//! Everything is parsed and every file is looked at before a port is bound, and
+//! all that is wrong is said at once. In doubt about authentication the process
+//! does not start.
+
+mod layers;
+mod units;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use culvert_telemetry::log::LogFormat;
+
+use layers::{Layers, Setting};
+
+/// Most session threads.
+pub const THREADS_MAX: usize = 256;
+/// Longest drain grace.
+pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Highest limit of streams for each session (contract A-16).
+pub const STREAMS_PER_SESSION_MAX: u32 = 16_384;
+
+/// Everything the data plane was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Public listener: agent paths and `/healthz`.
+    pub addr: SocketAddr,
+    /// Internal listener: `/tunnel/{cluster}/`, metrics, probes.
+    pub internal_addr: SocketAddr,
+    /// Admin listener: metrics, probes, connections, drain.
+    pub admin_addr: SocketAddr,
+    /// Where the state comes from.
+    pub state: StateSource,
+    /// Where the signed copy of the state is kept.
+    pub state_dir: Option<PathBuf>,
+    /// Take a state older than the one on disk.
+    pub accept_older_snapshot: bool,
+    /// TLS of the public and the internal listener.
+    pub tls: Option<Tls>,
+    /// Requests a second through this data plane; `None` is no limit.
+    pub rate_limit: Option<u32>,
+    /// Requests a second for each cluster that has no limit of its own.
+    pub cluster_rate_limit: Option<u32>,
+    /// Requests at once for each cluster that has no limit of its own.
+    pub cluster_requests_max: u32,
+    /// Streams at once for each session.
+    pub streams_max: u32,
+    /// Longest request body in bytes; `None` is no limit.
+    pub body_bytes_max: Option<u64>,
+    /// How long a service may take for its response head; `None` is for ever.
+    pub response_head_timeout: Option<Duration>,
+    /// How long requests in flight may take after SIGTERM.
+    pub drain_grace: Duration,
+    /// The runtime of the session threads.
+    pub io_engine: IoEngine,
+    /// Session threads; `None` is one for each CPU allowed.
+    pub threads: Option<usize>,
+    /// Bytes that all sessions and streams may buffer.
+    pub memory_budget: u64,
+    /// Level or filter of the log.
+    pub log_level: String,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Leave core dumps and debuggers allowed.
+    pub debuggable: bool,
+}
+
+/// Where clusters and tokens come from.
+#[derive(Debug, Clone)]
+pub enum StateSource {
+    /// Control, over its state link.
+    Control(ControlLink),
+    /// A file, without control.
+    ClustersFile(PathBuf),
+    /// JSON or YAML given in the setting itself; no debug output, it holds tokens.
+    ClustersText(ClustersText),
+}
+
+/// The text of a clusters file.
+#[derive(Clone)]
+pub struct ClustersText(pub String);
+
+impl fmt::Debug for ClustersText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClustersText")
+    }
+}
+
+/// How control is reached.
+#[derive(Debug, Clone)]
+pub struct ControlLink {
+    /// `unix:/path` or `https://host:port`.
+    pub addr: String,
+    /// Client certificate chain and key, for `https`.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Authority of control's certificate.
+    pub ca: Option<PathBuf>,
+    /// File with control's signing key; without it the first key seen is kept
+    /// in the state directory.
+    pub key: Option<PathBuf>,
+}
+
+/// TLS of the two ports.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Authority of client certificates, which are then required.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The runtime of the session threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoEngine {
+    /// io_uring where the kernel allows it, else epoll.
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What is wrong with the configuration: all of it.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    fn take<T>(&mut self, name: &str, got: Option<Result<T, String>>) -> Option<T> {
+        match got? {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.add(format!("{name}: {why}"));
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration has {} problem(s):", self.0.len())?;
+        self.0
+            .iter()
+            .try_for_each(|problem| writeln!(f, "  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag clap does not know, or a wish for help or the version.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// Values that cannot be used.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+macro_rules! settings {
+    ($($name:literal, $value:literal, [$($alias:literal),*], $help:literal;)*) => {
+        &[$(Setting { name: $name, aliases: &[$($alias),*], value: $value, help: $help }),*]
+    };
+}
+
+const SETTINGS: &[Setting] = settings! {
+    "addr", "ADDR", ["AGENT_ADDR", "PERISCOPE_AGENT_LISTEN_ADDR"], "Public listener, for agents [default: :8443]";
+    "internal-addr", "ADDR", [], "Internal listener, for clients [default: :8080]";
+    "admin-addr", "ADDR", [], "Admin listener [default: 127.0.0.1:9901]";
+    "clusters", "FILE|TEXT", ["CLUSTERS", "PERISCOPE_CLUSTERS_FILE"], "Clusters file, or its JSON or YAML text: run without control";
+    "control", "ADDR", [], "Control's state link: unix:/path or https://host:port";
+    "control-tls-cert", "FILE", [], "Client certificate for control over https";
+    "control-tls-key", "FILE", [], "Key of --control-tls-cert";
+    "control-tls-ca", "FILE", [], "Authority of control's certificate";
+    "control-key", "FILE", [], "Control's state signing key (public); default: the first one seen, kept in --state-dir";
+    "state-dir", "DIR", [], "Keeps a signed copy of the state, to start without control";
+    "accept-older-snapshot", "", [], "Take a state older than the copy on disk";
+    "tls-cert", "FILE", [], "Certificate chain of both ports";
+    "tls-key", "FILE", [], "Private key of both ports";
+    "tls-client-ca", "FILE", [], "Require client certificates of this authority on both ports";
+    "rate-limit", "N", [], "Requests a second, 0 = no limit [default: 0]";
+    "cluster-rate-limit", "N", [], "Requests a second for each cluster, 0 = no limit [default: 0]";
+    "cluster-max-requests", "N", [], "Requests at once for each cluster [default: 16384]";
+    "max-conns", "N", [], "Streams at once for each agent session [default: 1024]";
+    "max-body", "SIZE", [], "Longest request body, 0 = no limit [default: 0]";
+    "response-head-timeout", "TIME", [], "Longest wait for a response head, never on upgrades, 0 = no limit [default: 0]";
+    "drain-grace", "TIME", [], "Time for requests in flight after SIGTERM, 0 to 24h [default: 30s]";
+    "io-engine", "auto|io_uring|epoll", [], "Runtime of the session threads [default: auto]";
+    "threads", "N", [], "Session threads [default: CPUs allowed]";
+    "memory-budget", "SIZE", [], "Bytes that sessions and streams may buffer [default: 1GiB]";
+    "log-level", "LEVEL", ["PERISCOPE_LOG_LEVEL"], "error, warn, info, debug or trace [default: info]";
+    "log-format", "auto|logfmt|json", [], "Log lines [default: auto]";
+    "debuggable", "", [], "Allow core dumps and debuggers; they expose secrets";
+};
+
+impl Config {
+    /// Reads the process's own flags and environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every problem there is.
+    pub fn from_process() -> Result<Self, ConfigError> {
+        Self::read(std::env::args_os(), &|name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
+    }
+
+    /// Reads `argv` (with the program's name first) and `env`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every problem there is.
+    pub fn read(
+        argv: impl IntoIterator<Item = OsString>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        let layers = Layers::read(SETTINGS, argv, env, &mut problems)?;
+        let config = Reader {
+            layers: &layers,
+            problems: &mut problems,
+        }
+        .config();
+        match config {
+            Some(config) if problems.0.is_empty() => Ok(config),
+            _ => Err(problems.into()),
+        }
+    }
+}
+
+struct Reader<'a> {
+    layers: &'a Layers,
+    problems: &'a mut Problems,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Option<Config> {
+        let any = 0..=u64::from(u32::MAX);
+        let limit = |found: Option<u32>| found.filter(|limit| *limit > 0);
+        let addr = self.address("addr", ":8443");
+        let internal_addr = self.address("internal-addr", ":8080");
+        let admin_addr = self.address("admin-addr", "127.0.0.1:9901");
+        let state_dir = self.directory("state-dir");
+        let state = self.state();
+        let tls = self.tls();
+        let rate_limit = limit(self.number("rate-limit", any.clone()));
+        let cluster_rate_limit = limit(self.number("cluster-rate-limit", any.clone()));
+        let cluster_requests_max = self.number("cluster-max-requests", 1..=*any.end());
+        let streams_max = self.number("max-conns", 1..=u64::from(STREAMS_PER_SESSION_MAX));
+        let body = self
+            .parse("max-body", units::bytes)
+            .filter(|bytes| *bytes > 0);
+        let head = self.parse("response-head-timeout", units::duration);
+        let drain_grace = self.drain_grace();
+        let io_engine = self.choice(
+            "io-engine",
+            &[
+                ("auto", IoEngine::Auto),
+                ("io_uring", IoEngine::IoUring),
+                ("epoll", IoEngine::Epoll),
+            ],
+        );
+        let threads = self.number("threads", 1..=THREADS_MAX as u64);
+        let memory_budget = self.memory_budget();
+        let log_format = self.choice(
+            "log-format",
+            &[
+                ("auto", LogFormat::Auto),
+                ("logfmt", LogFormat::Logfmt),
+                ("json", LogFormat::Json),
+            ],
+        );
+        Some(Config {
+            addr: addr?,
+            internal_addr: internal_addr?,
+            admin_addr: admin_addr?,
+            state: state?,
+            state_dir,
+            accept_older_snapshot: self.switch("accept-older-snapshot"),
+            tls,
+            rate_limit,
+            cluster_rate_limit,
+            cluster_requests_max: cluster_requests_max.unwrap_or(16_384),
+            streams_max: streams_max.unwrap_or(1024),
+            body_bytes_max: body,
+            response_head_timeout: head.filter(|time| !time.is_zero()),
+            drain_grace,
+            io_engine: io_engine.unwrap_or(IoEngine::Auto),
+            threads: threads.map(|threads| threads as usize),
+            memory_budget,
+            log_level: self.text("log-level").unwrap_or("info").to_owned(),
+            log_format: log_format.unwrap_or_default(),
+            debuggable: self.switch("debuggable"),
+        })
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.layers.get(name).map(|(value, _)| value)
+    }
+
+    fn switch(&mut self, name: &'static str) -> bool {
+        let on = self.choice(
+            name,
+            &[("true", true), ("false", false), ("1", true), ("0", false)],
+        );
+        on.unwrap_or(false)
+    }
+
+    fn parse<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let (value, place) = self.layers.get(name)?;
+        self.problems.take(place, Some(parse(value)))
+    }
+
+    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u32> {
+        let found = self.parse(name, |text| units::number(text, range.clone()))?;
+        u32::try_from(found).ok()
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
+        self.parse(name, |text| {
+            let found = choices.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| *value).ok_or_else(|| {
+                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+                format!("`{text}` is none of {}", words.join(", "))
+            })
+        })
+    }
+
+    fn address(&mut self, name: &str, default: &str) -> Option<SocketAddr> {
+        if self.layers.get(name).is_none() {
+            return units::address(default).ok();
+        }
+        self.parse(name, units::address)
+    }
+
+    fn drain_grace(&mut self) -> Duration {
+        let grace = self.parse("drain-grace", |text| {
+            let grace = units::duration(text)?;
+            if grace > DRAIN_GRACE_MAX {
+                return Err(format!("`{text}` is longer than 24h"));
+            }
+            Ok(grace)
+        });
+        grace.unwrap_or(Duration::from_secs(30))
+    }
+
+    fn memory_budget(&mut self) -> u64 {
+        let least = 16 << 20;
+        let budget = self.parse("memory-budget", |text| match units::bytes(text)? {
+            few if few < least => Err(format!("`{text}` is less than 16MiB")),
+            enough => Ok(enough),
+        });
+        budget.unwrap_or(1 << 30)
+    }
+
+    /// A file that can be read and is not empty.
+    fn file(&mut self, name: &str) -> Option<PathBuf> {
+        self.parse(name, |text| {
+            let path = PathBuf::from(text);
+            match std::fs::read(&path) {
+                Ok(content) if content.is_empty() => Err(format!("{text} is empty")),
+                Ok(_) => Ok(path),
+                Err(why) => Err(format!("{text} cannot be read: {why}")),
+            }
+        })
+    }
+
+    fn directory(&mut self, name: &str) -> Option<PathBuf> {
+        self.parse(name, |text| {
+            let path = PathBuf::from(text);
+            let made = std::fs::create_dir_all(&path).and_then(|()| probe_write(&path));
+            made.map(|()| path)
+                .map_err(|why| format!("{text} is no directory that can be written to: {why}"))
+        })
+    }
+
+    fn tls(&mut self) -> Option<Tls> {
+        let names = ["tls-cert", "tls-key", "tls-client-ca"];
+        let given = names.map(|name| self.layers.get(name).is_some());
+        let [cert, key, client_ca] = names.map(|name| self.file(name));
+        if given == [false; 3] {
+            return None;
+        }
+        for (name, given) in names.iter().zip(given).take(2) {
+            if !given {
+                self.problems.add(format!(
+                    "--{name} is missing: TLS needs a certificate and a key; \
+                     without any --tls flag both ports are plain HTTP"
+                ));
+            }
+        }
+        Some(Tls {
+            cert: cert?,
+            key: key?,
+            client_ca,
+        })
+    }
+
+    fn state(&mut self) -> Option<StateSource> {
+        let clusters = self.text("clusters").map(str::to_owned);
+        let control = self.text("control").map(str::to_owned);
+        match (clusters, control) {
+            (Some(_), Some(_)) => {
+                self.problems.add(
+                    "--clusters and --control are both given; a data plane has one source of \
+                     state: give the clusters file to control instead"
+                        .to_owned(),
+                );
+                None
+            }
+            (None, None) => {
+                self.problems.add(
+                    "neither --control nor --clusters is given; name control's state link, or a \
+                     clusters file to run without control"
+                        .to_owned(),
+                );
+                None
+            }
+            (Some(text), None)
+                if text.trim_start().starts_with(['[', '{', '-']) || text.contains('\n') =>
+            {
+                Some(StateSource::ClustersText(ClustersText(text)))
+            }
+            (Some(_), None) => self.file("clusters").map(StateSource::ClustersFile),
+            (None, Some(addr)) => self.control(addr),
+        }
+    }
+
+    fn control(&mut self, addr: String) -> Option<StateSource> {
+        let cert = self.file("control-tls-cert");
+        let key = self.file("control-tls-key");
+        let ca = self.file("control-tls-ca");
+        let signing = self.file("control-key");
+        if signing.is_none() && self.layers.get("state-dir").is_none() {
+            self.problems.add(
+                "--control needs --state-dir, which keeps control's key and a copy of the state, \
+                 or --control-key"
+                    .to_owned(),
+            );
+        }
+        if cert.is_some() != key.is_some() {
+            let both =
+                "--control-tls-cert and --control-tls-key belong together: give both or none";
+            self.problems.add(both.to_owned());
+        }
+        let identity = cert.zip(key);
+        match addr.split_once(':') {
+            Some(("unix", path)) if path.starts_with('/') => {}
+            Some(("https", rest)) if rest.starts_with("//") => {
+                if identity.is_none() {
+                    let wants =
+                        "--control over https needs --control-tls-cert and --control-tls-key";
+                    self.problems.add(wants.to_owned());
+                }
+            }
+            _ => {
+                self.problems.add(format!(
+                    "--control: `{addr}` is neither unix:/path nor https://host:port"
+                ));
+                return None;
+            }
+        }
+        Some(StateSource::Control(ControlLink {
+            addr,
+            identity,
+            ca,
+            key: signing,
+        }))
+    }
+}
+
+fn probe_write(dir: &Path) -> std::io::Result<()> {
+    let probe = dir.join(".write-probe");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
+}
+
+#[cfg(test)]
+mod tests;

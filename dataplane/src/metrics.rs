@@ -1,0 +1,319 @@
+//! Every metric of the data plane: names, help, labels.
+
+use std::sync::Arc;
+
+use http::Method;
+use parking_lot::RwLock;
+
+use culvert_telemetry::metrics::{
+    ClusterLabels, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Metrics as Registry,
+};
+
+/// Label of requests whose URL names no known cluster.
+pub const UNROUTED: &str = "_unrouted";
+/// Bounds of `proxy_request_duration_seconds`, from the contract.
+const REQUEST_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Methods that get a label of their own.
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
+
+/// The instruments.
+pub struct Metrics {
+    /// Renders everything.
+    pub registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    active: IntGaugeVec,
+    labels: ClusterLabels,
+    /// `agents_connected`
+    pub agents: IntGauge,
+    /// `proxy_rate_limited_total`
+    pub rate_limited: IntCounter,
+    /// `auth_failures_total{endpoint}`
+    pub auth_failures: IntCounterVec,
+    /// `culvert_agent_sessions{cluster,carrier}`
+    agent_sessions: IntGaugeVec,
+    /// `culvert_session_duration_seconds`
+    pub session_seconds: HistogramVec,
+    /// `culvert_session_replacements_total{outcome}`
+    pub replacements: IntCounterVec,
+    /// `culvert_sessions_dead_total{cause}`
+    pub sessions_dead: IntCounterVec,
+    /// `culvert_handshake_failures_total{stage,reason}`
+    pub handshake_failures: IntCounterVec,
+    /// `culvert_handshakes_waiting`
+    pub handshakes_waiting: IntGauge,
+    /// `culvert_accept_paused_seconds_total`, filled at scrape
+    accept_paused: IntCounter,
+    streams: IntGaugeVec,
+    streams_opened: IntCounterVec,
+    /// `culvert_streams_refused_total{reason}`
+    pub streams_refused: IntCounterVec,
+    relay_bytes: IntCounterVec,
+    /// `culvert_relays_closed_total{reason}`
+    pub relays_closed: IntCounterVec,
+    /// `culvert_io_backend{backend,reason}`
+    pub io_backend: IntGaugeVec,
+    /// `culvert_memory_budget_bytes`
+    pub memory_budget: IntGauge,
+    /// `culvert_memory_used_bytes{pool}`
+    pub memory_used: IntGaugeVec,
+    /// `culvert_snapshot_generation`
+    pub snapshot_generation: IntGauge,
+    /// `culvert_snapshot_age_seconds`
+    pub snapshot_age: IntGauge,
+    /// `culvert_snapshot_source_info{source}`
+    pub snapshot_source: IntGaugeVec,
+    /// `culvert_control_connected`
+    pub control_connected: IntGauge,
+    /// `culvert_draining`
+    pub draining: IntGauge,
+    /// `culvert_panics_total{task}`
+    pub panics: IntCounterVec,
+    /// `culvert_config_last_reload_successful`
+    pub reload_ok: IntGauge,
+    /// `culvert_config_last_reload_timestamp_seconds`
+    pub reload_at: IntGauge,
+}
+
+/// The instruments of one cluster, looked up once.
+pub struct ClusterMetrics {
+    label: Box<str>,
+    requests: IntCounterVec,
+    by_outcome: RwLock<Vec<((u8, u16), IntCounter)>>,
+    /// Duration of requests.
+    pub seconds: Histogram,
+    /// Requests in flight.
+    pub active: IntGauge,
+    /// Streams open.
+    pub streams: IntGauge,
+    /// Streams opened so far.
+    pub streams_opened: IntCounter,
+    /// Body bytes towards the service.
+    pub bytes_to_service: IntCounter,
+    /// Body bytes towards the client.
+    pub bytes_to_client: IntCounter,
+}
+
+/// Outcomes of one cluster kept at hand; rarer ones are looked up each time.
+const OUTCOMES_MAX: usize = 32;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let r = Registry::new();
+        let metrics = Self {
+            requests: r.counter_vec(
+                "proxy_requests_total",
+                "Requests to /tunnel/; status and code carry the same value, 0 when the client left first.",
+                &["cluster", "method", "status", "code"],
+            ),
+            request_seconds: r.histogram_vec(
+                "proxy_request_duration_seconds",
+                "From request head to the last byte of the answer.",
+                &["cluster"],
+                REQUEST_SECONDS,
+            ),
+            active: r.gauge_vec("tunnel_active_connections", "Requests in flight.", &["cluster"]),
+            labels: ClusterLabels::default(),
+            agents: r.gauge("agents_connected", "Agent sessions."),
+            rate_limited: r.counter("proxy_rate_limited_total", "Requests answered 429."),
+            auth_failures: r.counter_vec(
+                "auth_failures_total",
+                "Agents refused for their credential.",
+                &["endpoint"],
+            ),
+            agent_sessions: r.gauge_vec(
+                "culvert_agent_sessions",
+                "Agent sessions by carrier: raw, websocket, compat.",
+                &["cluster", "carrier"],
+            ),
+            session_seconds: r.histogram_vec(
+                "culvert_session_duration_seconds",
+                "Life of agent sessions that ended.",
+                &[],
+                &[1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0],
+            ),
+            replacements: r.counter_vec(
+                "culvert_session_replacements_total",
+                "Sessions that met an older one: replaced, refused or stale_teardown.",
+                &["outcome"],
+            ),
+            sessions_dead: r.counter_vec(
+                "culvert_sessions_dead_total",
+                "Sessions that ended without a farewell.",
+                &["cause"],
+            ),
+            handshake_failures: r.counter_vec(
+                "culvert_handshake_failures_total",
+                "Connections that failed before their first request, or agents before their session.",
+                &["stage", "reason"],
+            ),
+            handshakes_waiting: r.gauge(
+                "culvert_handshakes_waiting",
+                "Connections that have not shown a request yet.",
+            ),
+            accept_paused: r.counter(
+                "culvert_accept_paused_seconds_total",
+                "Seconds in which no connection was accepted for want of descriptors.",
+            ),
+            streams: r.gauge_vec("culvert_streams", "Streams open.", &["cluster"]),
+            streams_opened: r.counter_vec(
+                "culvert_streams_opened_total",
+                "Streams opened.",
+                &["cluster"],
+            ),
+            streams_refused: r.counter_vec(
+                "culvert_streams_refused_total",
+                "Requests that got no stream: limit, budget, draining or policy.",
+                &["reason"],
+            ),
+            relay_bytes: r.counter_vec(
+                "culvert_relay_bytes_total",
+                "Body bytes relayed.",
+                &["cluster", "direction", "datapath"],
+            ),
+            relays_closed: r.counter_vec(
+                "culvert_relays_closed_total",
+                "Relays that ended, by close reason.",
+                &["reason"],
+            ),
+            io_backend: r.gauge_vec(
+                "culvert_io_backend",
+                "1 for what the session threads run on, and why.",
+                &["backend", "reason"],
+            ),
+            memory_budget: r.gauge("culvert_memory_budget_bytes", "Bytes that may be buffered."),
+            memory_used: r.gauge_vec(
+                "culvert_memory_used_bytes",
+                "Bytes buffered or promised as credit.",
+                &["pool"],
+            ),
+            snapshot_generation: r.gauge("culvert_snapshot_generation", "Generation of the table in use."),
+            snapshot_age: r.gauge(
+                "culvert_snapshot_age_seconds",
+                "Seconds since control or the clusters file last confirmed the table.",
+            ),
+            snapshot_source: r.gauge_vec(
+                "culvert_snapshot_source_info",
+                "1 for where the table came from: control, disk or file.",
+                &["source"],
+            ),
+            control_connected: r.gauge("culvert_control_connected", "1 while control is connected."),
+            draining: r.gauge("culvert_draining", "1 while draining."),
+            panics: r.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]),
+            reload_ok: r.gauge(
+                "culvert_config_last_reload_successful",
+                "1 when the last reload of certificates or clusters worked.",
+            ),
+            reload_at: r.gauge(
+                "culvert_config_last_reload_timestamp_seconds",
+                "When files were last reloaded with success.",
+            ),
+            registry: r,
+        };
+        metrics.reload_ok.set(1);
+        metrics
+    }
+
+    /// The instruments of a cluster, or of [`UNROUTED`].
+    pub fn cluster(&self, cluster: &str) -> Arc<ClusterMetrics> {
+        let label = match cluster {
+            UNROUTED => UNROUTED,
+            cluster => self.labels.label(cluster),
+        };
+        let bytes = |direction| {
+            self.relay_bytes
+                .with_label_values(&[label, direction, "copy"])
+        };
+        Arc::new(ClusterMetrics {
+            label: label.into(),
+            requests: self.requests.clone(),
+            by_outcome: RwLock::default(),
+            seconds: self.request_seconds.with_label_values(&[label]),
+            active: self.active.with_label_values(&[label]),
+            streams: self.streams.with_label_values(&[label]),
+            streams_opened: self.streams_opened.with_label_values(&[label]),
+            bytes_to_service: bytes("to_service"),
+            bytes_to_client: bytes("to_client"),
+        })
+    }
+
+    /// The gauge of sessions of a cluster on one kind of carrier.
+    pub fn sessions(&self, cluster: &str, carrier: &str) -> IntGauge {
+        let label = self.labels.label(cluster);
+        self.agent_sessions.with_label_values(&[label, carrier])
+    }
+
+    /// Fills what is only known at scrape time.
+    pub fn refresh(&self) {
+        let paused = culvert_net::listen::accept_paused().as_secs();
+        self.accept_paused
+            .inc_by(paused.saturating_sub(self.accept_paused.get()));
+    }
+}
+
+impl ClusterMetrics {
+    /// Counts a request that ended; `status` 0 when no head was sent.
+    pub fn count(&self, method: &Method, status: u16) {
+        let known = METHODS.iter().position(|name| *name == method.as_str());
+        let place = known
+            .and_then(|place| u8::try_from(place).ok())
+            .unwrap_or(u8::MAX);
+        let key = (place, status);
+        if let Some((_, counter)) = self.by_outcome.read().iter().find(|(k, _)| *k == key) {
+            counter.inc();
+            return;
+        }
+        let name = known.map_or("other", |place| METHODS[place]);
+        let code = status.to_string();
+        let counter = self
+            .requests
+            .with_label_values(&[&self.label, name, &code, &code]);
+        counter.inc();
+        let mut known = self.by_outcome.write();
+        if known.len() < OUTCOMES_MAX && !known.iter().any(|(k, _)| *k == key) {
+            known.push((key, counter));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contract_metrics_carry_exactly_their_labels() {
+        let metrics = Metrics::new();
+        let cluster = metrics.cluster("a");
+        cluster.count(&Method::GET, 200);
+        cluster.count(&Method::GET, 200);
+        cluster.count(&Method::from_bytes(b"BREW").unwrap(), 418);
+        cluster.seconds.observe(0.004);
+        metrics.cluster(UNROUTED).count(&Method::GET, 404);
+        metrics.auth_failures.with_label_values(&["/agent"]).inc();
+        let text = metrics.registry.render();
+        for line in [
+            r#"proxy_requests_total{cluster="a",code="200",method="GET",status="200"} 2"#,
+            r#"proxy_requests_total{cluster="a",code="418",method="other",status="418"} 1"#,
+            r#"proxy_requests_total{cluster="_unrouted",code="404",method="GET",status="404"} 1"#,
+            r#"proxy_request_duration_seconds_bucket{cluster="a",le="0.005"} 1"#,
+            r#"tunnel_active_connections{cluster="a"} 0"#,
+            "agents_connected 0",
+            "proxy_rate_limited_total 0",
+            r#"auth_failures_total{endpoint="/agent"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing from:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What all threads of one data plane share.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use culvert_mux::{Budget, Pressure};
+use culvert_proto::close::CloseReason;
+use culvert_proto::id::{ClusterId, Epoch};
+use culvert_proto::update::State;
+use culvert_telemetry::lifecycle::{Phase, Shutdown};
+
+use crate::config::Config;
+use crate::links::Links;
+use crate::metrics::Metrics;
+use crate::pacing::{Admission, FailurePacing, Limiter, limiter};
+use crate::sessions::Sessions;
+use crate::table::{Defaults, Source, Table};
+
+/// How often a loop shows that it runs, and how late it may be.
+const BEAT: Duration = Duration::from_secs(1);
+const LATE_S: u64 = 10;
+
+/// One data plane.
+pub struct Plane {
+    /// What it was told.
+    pub config: Config,
+    /// The table in use.
+    pub table: ArcSwap<Table>,
+    /// The agents.
+    pub sessions: Sessions,
+    /// The instruments.
+    pub metrics: Arc<Metrics>,
+    /// Memory of sessions and streams.
+    pub budget: Arc<Budget>,
+    /// What travels between control and agents.
+    pub links: Links,
+    /// Paces new agents.
+    pub admission: Admission,
+    /// Paces failed credentials.
+    pub failures: FailurePacing,
+    /// Requests a second, where limited.
+    pub rate: ArcSwap<Option<Limiter>>,
+    /// Its phase.
+    pub shutdown: Shutdown,
+    refusing: watch::Sender<bool>,
+    exiting: watch::Sender<bool>,
+    beats: Mutex<Vec<Arc<AtomicU64>>>,
+    clock: Instant,
+    requests: AtomicUsize,
+    idle: Notify,
+    changed: Notify,
+    confirmed: Mutex<Instant>,
+    listening: AtomicBool,
+}
+
+/// A request of any kind that a drain waits for.
+pub struct Work(Arc<Plane>);
+
+impl Plane {
+    /// A data plane without a table.
+    pub fn new(config: Config) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::new());
+        metrics.memory_budget.set(gauge(config.memory_budget));
+        let rate = config.rate_limit.and_then(NonZeroU32::new).map(limiter);
+        Arc::new(Self {
+            table: ArcSwap::default(),
+            sessions: Sessions::new(metrics.clone()),
+            budget: Arc::new(Budget::new(config.memory_budget)),
+            metrics,
+            links: Links::default(),
+            admission: Admission::default(),
+            failures: FailurePacing::default(),
+            rate: ArcSwap::from_pointee(rate),
+            shutdown: Shutdown::default(),
+            refusing: watch::Sender::new(false),
+            exiting: watch::Sender::new(false),
+            beats: Mutex::default(),
+            clock: Instant::now(),
+            requests: AtomicUsize::new(0),
+            idle: Notify::new(),
+            changed: Notify::new(),
+            confirmed: Mutex::new(Instant::now()),
+            listening: AtomicBool::new(false),
+            config,
+        })
+    }
+
+    /// Takes a state into use: the table is swapped first, then sessions that
+    /// lost their right are cut.
+    ///
+    /// # Errors
+    /// When the state contradicts itself; the old one stays.
+    pub fn adopt(&self, state: &State, source: Source) -> Result<(), String> {
+        let before = self.table.load_full();
+        let defaults = Defaults {
+            requests_max: self.config.cluster_requests_max,
+            rate: self.config.cluster_rate_limit.and_then(NonZeroU32::new),
+            streams_max: self.config.streams_max,
+        };
+        let clusters = state.clusters.values();
+        let table = Table::build(
+            state.generation,
+            source,
+            clusters,
+            &before,
+            defaults,
+            &self.metrics,
+        )
+        .map_err(|why| why.to_string())?;
+        let table = Arc::new(table);
+        self.table.store(table.clone());
+        self.confirm();
+        self.metrics
+            .snapshot_generation
+            .set(gauge(table.generation.0));
+        self.metrics.snapshot_source.reset();
+        self.metrics
+            .snapshot_source
+            .with_label_values(&[source.as_str()])
+            .set(1);
+        for cluster in before.clusters() {
+            self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
+        }
+        Ok(())
+    }
+
+    fn cut_what_lost_its_right(&self, id: &ClusterId, before: &Table, now: &Table) {
+        let (old, new) = (before.floor(id.as_str()), now.floor(id.as_str()));
+        let cut = match (old, new) {
+            (Some(_), None) => {
+                let reason = match now.get(id.as_str()) {
+                    Some(_) => CloseReason::Disabled,
+                    None => CloseReason::Revoked,
+                };
+                self.sessions.remove(id, reason)
+            }
+            (Some(old), Some(new)) if new > old => self.sessions.revoke(id, new),
+            _ => return,
+        };
+        tracing::info!(cluster = %id, sessions = cut, "cluster revoked: its sessions were cut");
+    }
+
+    /// Control or the clusters file stands by the table as it is.
+    pub fn confirm(&self) {
+        *self.confirmed.lock() = Instant::now();
+    }
+
+    /// Whether a session of `cluster` with `epoch` may serve by the table in use.
+    pub fn may_serve(&self, cluster: &ClusterId, epoch: Epoch) -> bool {
+        self.table
+            .load()
+            .floor(cluster.as_str())
+            .is_some_and(|floor| epoch >= floor)
+    }
+
+    /// The listeners are bound.
+    pub fn set_listening(&self) {
+        self.listening.store(true, Ordering::Release);
+    }
+
+    /// Whether clients may be sent here: bound, with a table, not draining.
+    pub fn is_serving(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+            && self.table.load().source != Source::None
+            && !self.is_draining()
+    }
+
+    /// Whether this data plane is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.shutdown.phase() != Phase::Running
+    }
+
+    /// Sessions came, went or said something that control wants to know.
+    pub fn sessions_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Resolves after [`sessions_changed`](Self::sessions_changed).
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// From now on new requests are refused too, and listeners close.
+    pub fn refuse_requests(&self) {
+        self.refusing.send_replace(true);
+    }
+
+    /// Resolves once new requests are refused.
+    pub async fn refusing(&self) {
+        let _ = self
+            .refusing
+            .subscribe()
+            .wait_for(|refusing| *refusing)
+            .await;
+    }
+
+    /// Everything is told and cut: the threads end.
+    pub fn exit(&self) {
+        self.exiting.send_replace(true);
+    }
+
+    /// Resolves once the threads have to end.
+    pub async fn exiting(&self) {
+        let _ = self.exiting.subscribe().wait_for(|exiting| *exiting).await;
+    }
+
+    /// Ticks as long as the calling thread's loop runs; for ever.
+    pub async fn beat(&self) {
+        let beat = Arc::new(AtomicU64::new(0));
+        self.beats.lock().push(beat.clone());
+        let mut tick = tokio::time::interval(BEAT);
+        loop {
+            tick.tick().await;
+            beat.store(self.clock.elapsed().as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether every loop ticked lately.
+    pub fn is_alive(&self) -> bool {
+        let now = self.clock.elapsed().as_secs();
+        let late = |beat: &Arc<AtomicU64>| now - beat.load(Ordering::Relaxed).min(now) > LATE_S;
+        !self.beats.lock().iter().any(late)
+    }
+
+    /// Begins a request, unless the drain has come so far that it must not.
+    pub fn begin(self: &Arc<Self>) -> Option<Work> {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        let work = Work(self.clone());
+        (!*self.refusing.borrow()).then_some(work)
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// Resolves when no request is in flight.
+    pub async fn idle(&self) {
+        loop {
+            let mut told = std::pin::pin!(self.idle.notified());
+            told.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// The last rung of the memory ladder: the largest stalled stream is cut.
+    pub fn shed(&self) {
+        if self.budget.pressure() < Pressure::Shed {
+            return;
+        }
+        let stalled = self
+            .sessions
+            .list(usize::MAX)
+            .into_iter()
+            .filter_map(|session| {
+                let (stream, bytes) = session.carrier.largest_stalled()?;
+                Some((bytes, stream, session))
+            });
+        if let Some((bytes, stream, session)) = stalled.max_by_key(|(bytes, ..)| *bytes) {
+            tracing::warn!(session = %session.key, bytes, "memory is short: a stalled stream is cut");
+            session.carrier.cut(stream, CloseReason::BudgetCut);
+        }
+    }
+
+    /// Fills the gauges that are only known at scrape time.
+    pub fn refresh_metrics(&self) {
+        let metrics = &self.metrics;
+        metrics.refresh();
+        metrics
+            .memory_used
+            .with_label_values(&["carrier"])
+            .set(gauge(self.budget.used()));
+        metrics
+            .snapshot_age
+            .set(gauge(self.confirmed.lock().elapsed().as_secs()));
+        metrics.draining.set(i64::from(self.is_draining()));
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// A count as a gauge's value.
+pub fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The wall clock in ms.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

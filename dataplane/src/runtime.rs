@@ -1,0 +1,241 @@
+//! The runtime of one thread: tokio-uring's where the kernel allows io_uring,
+//! else plain tokio. The only file that names tokio-uring.
+//!
+//! Tokio's sockets, timers and tasks run in both unchanged. What differs is
+//! file I/O: through the ring, or on a blocking thread. tokio-uring's streams
+//! are not used; they measured 1.2 to 2.6 times slower (performance.md, 2.1).
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::IoEngine;
+
+/// Entries of the ring; it only carries file operations.
+const RING_ENTRIES: u32 = 16;
+
+/// What the threads run on, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    /// Whether the ring is used.
+    pub uring: bool,
+    /// One word for the metric: `available`, `requested`, `seccomp`, `sysctl`,
+    /// `kernel`, `limit` or `error`.
+    pub reason: &'static str,
+}
+
+impl Backend {
+    /// The backend's name.
+    pub fn name(self) -> &'static str {
+        if self.uring { "io_uring" } else { "epoll" }
+    }
+}
+
+/// Tries what `engine` asks for.
+///
+/// # Errors
+/// When io_uring is required and the kernel refuses it.
+pub fn probe(engine: IoEngine) -> io::Result<Backend> {
+    if engine == IoEngine::Epoll {
+        let reason = "requested";
+        return Ok(Backend {
+            uring: false,
+            reason,
+        });
+    }
+    match Runtime::uring() {
+        Ok(_) => Ok(Backend {
+            uring: true,
+            reason: if engine == IoEngine::Auto {
+                "available"
+            } else {
+                "requested"
+            },
+        }),
+        Err(why) if engine == IoEngine::Auto => Ok(Backend {
+            uring: false,
+            reason: reason(&why),
+        }),
+        Err(why) => Err(io::Error::new(
+            why.kind(),
+            format!(
+                "--io-engine io_uring: the kernel refuses it ({}): {why}; use auto",
+                reason(&why)
+            ),
+        )),
+    }
+}
+
+fn reason(why: &io::Error) -> &'static str {
+    let disabled = || {
+        let path = "/proc/sys/kernel/io_uring_disabled";
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+    };
+    match why.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOSYS) => "kernel",
+        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) if disabled() => "sysctl",
+        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => "seccomp",
+        Some(rustix::io::Errno::NOMEM | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+            "limit"
+        }
+        _ => "error",
+    }
+}
+
+/// The runtime of the thread that made it.
+pub enum Runtime {
+    /// io_uring for files, epoll for sockets, as tokio-uring arranges it.
+    Uring(tokio_uring::Runtime),
+    /// Plain tokio.
+    Plain(tokio::runtime::Runtime, tokio::task::LocalSet),
+}
+
+impl Runtime {
+    /// A runtime for this thread.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn new(backend: Backend) -> io::Result<Self> {
+        if backend.uring {
+            return Self::uring();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok(Self::Plain(runtime, tokio::task::LocalSet::new()))
+    }
+
+    fn uring() -> io::Result<Self> {
+        let mut builder = tokio_uring::builder();
+        builder.entries(RING_ENTRIES);
+        tokio_uring::Runtime::new(&builder).map(Self::Uring)
+    }
+
+    /// Runs `future` and everything it spawns, until `future` ends.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        match self {
+            Self::Uring(runtime) => runtime.block_on(future),
+            Self::Plain(runtime, local) => runtime.block_on(local.run_until(future)),
+        }
+    }
+}
+
+/// Writes `content` to a new file at `path` and makes it durable. A failed
+/// fsync is final for that file: the caller starts again with a new one.
+///
+/// Runs on a thread of `backend`; not `Send`, as ring operations are not.
+///
+/// # Errors
+/// The operating system's.
+pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> io::Result<()> {
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(path)?;
+    if backend.uring {
+        let file = tokio_uring::fs::File::from_std(file);
+        let (wrote, _) = file.write_all_at(content, 0).await;
+        let synced = match wrote {
+            Ok(()) => file.sync_all().await,
+            failed => failed,
+        };
+        let closed = file.close().await;
+        return synced.and(closed);
+    }
+    blocking(move || {
+        use std::io::Write as _;
+        let mut file = file;
+        file.write_all(&content)?;
+        file.sync_all()
+    })
+    .await
+}
+
+/// Makes a rename in `dir` durable.
+///
+/// # Errors
+/// The operating system's.
+pub async fn sync_directory(dir: &Path) -> io::Result<()> {
+    let dir: PathBuf = dir.to_owned();
+    blocking(move || File::open(dir)?.sync_all()).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+/// Session threads when the configuration names no number: the CPUs this
+/// process may run on.
+pub fn cpus_allowed() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn backends() -> Vec<Backend> {
+        let epoll = probe(IoEngine::Epoll).unwrap();
+        let auto = probe(IoEngine::Auto).unwrap();
+        if auto.uring {
+            vec![epoll, auto]
+        } else {
+            vec![epoll]
+        }
+    }
+
+    #[test]
+    fn sockets_tasks_and_timers_work_on_both() {
+        for backend in backends() {
+            let runtime = Runtime::new(backend).unwrap();
+            let got = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let addr = listener.local_addr().unwrap();
+                let server = tokio::spawn(async move {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    stream.write_all(b"hello").await.unwrap();
+                });
+                let mut client = tokio::net::TcpStream::connect(addr).await.unwrap();
+                let mut got = String::new();
+                client.read_to_string(&mut got).await.unwrap();
+                server.await.unwrap();
+                got
+            });
+            assert_eq!(got, "hello", "{backend:?}");
+        }
+    }
+
+    #[test]
+    fn durable_writes_replace_the_content_on_both() {
+        let dir = tempfile::tempdir().unwrap();
+        for backend in backends() {
+            let path = dir.path().join(backend.name());
+            let runtime = Runtime::new(backend).unwrap();
+            runtime.block_on(async {
+                write_durable(backend, &path, vec![1; 100_000])
+                    .await
+                    .unwrap();
+                write_durable(backend, &path, vec![2; 10]).await.unwrap();
+                sync_directory(dir.path()).await.unwrap();
+                let nowhere = dir.path().join("no/such/file");
+                assert!(write_durable(backend, &nowhere, vec![1]).await.is_err());
+            });
+            assert_eq!(std::fs::read(&path).unwrap(), vec![2; 10], "{backend:?}");
+        }
+    }
+
+    #[test]
+    fn the_choice_says_why() {
+        assert_eq!(probe(IoEngine::Epoll).unwrap().reason, "requested");
+        let auto = probe(IoEngine::Auto).unwrap();
+        assert_eq!(auto.uring, auto.reason == "available", "{auto:?}");
+    }
+}

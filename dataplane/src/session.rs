@@ -1,0 +1,115 @@
+//! The life of one agent session, from attach to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_net::carrier::{CarrierEnd, Driver, SessionEvent};
+use culvert_proto::close::CloseReason;
+use culvert_proto::control::{Drain, Rotate};
+use culvert_proto::registry::Standing;
+
+use crate::conn::InFlight;
+use crate::plane::Plane;
+use crate::sessions::Session;
+
+/// Runs an attached session until its carrier ends, then takes it out.
+pub async fn live<T>(
+    plane: &Arc<Plane>,
+    session: &Arc<Session>,
+    driver: Driver<T>,
+    in_flight: &InFlight,
+) where
+    Driver<T>: Future<Output = CarrierEnd>,
+{
+    let facts = &session.facts;
+    tracing::info!(
+        session = %session.key, peer = %facts.peer, carrier = facts.kind.as_str(),
+        version = facts.version, "agent connected"
+    );
+    // A revocation between admission and attach found no session to cut.
+    if !plane.may_serve(&session.key.cluster, session.key.epoch) {
+        session.carrier.close(CloseReason::Revoked);
+    }
+    plane.sessions_changed();
+    let (end, ()) = tokio::join!(driver, listen(plane, session));
+    plane.sessions.detach(session);
+    plane.sessions_changed();
+    if !end.reason.is_clean() {
+        in_flight.conn().abort();
+        let labels = [end.reason.as_str()];
+        plane.metrics.sessions_dead.with_label_values(&labels).inc();
+    }
+    tracing::info!(
+        session = %session.key, reason = %end.reason, detail = end.detail,
+        lived_s = facts.began.elapsed().as_secs(), "agent session ended"
+    );
+}
+
+async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
+    while let Some(event) = session.carrier.event().await {
+        match event {
+            SessionEvent::Established(facts) => {
+                if let Some(streams_max) = facts.streams_max {
+                    session.advertise(streams_max);
+                }
+                let _ = session.agent.set(facts);
+                offer_rotation(plane, session);
+                if plane.is_draining() {
+                    drain(plane, session);
+                }
+                plane.sessions_changed();
+            }
+            SessionEvent::PeerDraining => {
+                plane.sessions.set_standing(session, Standing::Closed);
+            }
+            SessionEvent::Rotated(digest) => {
+                tracing::info!(session = %session.key, "agent stored its new token");
+                plane.links.rotated(session, digest);
+                plane.sessions_changed();
+            }
+            event => tracing::trace!(session = %session.key, ?event, "session event"),
+        }
+    }
+}
+
+/// Hands the agent the token that waits for its cluster, if it has not come with it.
+pub fn offer_rotation(plane: &Plane, session: &Session) {
+    let rotate = plane
+        .links
+        .rotation(session)
+        .map(|(not_before_unix_s, token)| Rotate {
+            not_before_unix_s,
+            token,
+        });
+    if let Some(rotate) = rotate
+        && let Err(why) = session.carrier.rotate(rotate)
+    {
+        tracing::debug!(session = %session.key, %why, "no rotation through this session");
+    }
+}
+
+/// Tells the agent to move elsewhere.
+pub fn drain(plane: &Plane, session: &Session) {
+    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let grace = plane.config.drain_grace;
+    let advice = Drain {
+        reconnect_within_ms: millis(grace / 2),
+        deadline_ms: millis(grace),
+        addresses: Vec::new(),
+    };
+    if let Err(why) = session.carrier.drain(advice) {
+        tracing::debug!(session = %session.key, %why, "this agent cannot be told to move");
+    }
+}
+
+/// Lets a replaced session finish its streams, at most for `grace`.
+pub async fn retire(session: Arc<Session>, grace: Duration) {
+    let _ = tokio::time::timeout(grace, async {
+        tokio::select! {
+            () = session.idle() => {}
+            _ = session.carrier.closed() => {}
+        }
+    })
+    .await;
+    session.carrier.close(CloseReason::Replaced);
+}

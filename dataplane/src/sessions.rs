@@ -1,0 +1,359 @@
+//! The agents that are connected: one registry behind one short lock, off the
+//! path of bytes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use culvert_net::carrier::{Carrier, Stream};
+use culvert_proto::close::CloseReason;
+use culvert_proto::control::AgentFacts;
+use culvert_proto::hello::CarrierKind;
+use culvert_proto::id::{ClusterId, Epoch, SessionKey};
+use culvert_proto::open::StreamHeader;
+use culvert_proto::registry::{Admission, Candidate, Refused, Registry, Standing};
+
+use crate::ingress::Refusal;
+use crate::metrics::{ClusterMetrics, Metrics};
+
+/// Sessions tried for one request, when those picked end under our hands.
+const ATTEMPTS_MAX: usize = 4;
+
+/// One agent.
+pub struct Session {
+    /// Which session this is.
+    pub key: SessionKey,
+    /// What the agent said when it connected.
+    pub facts: Facts,
+    /// Its carrier.
+    pub carrier: Carrier,
+    /// What it said in its hello on the control stream.
+    pub agent: OnceLock<AgentFacts>,
+    live: AtomicU32,
+    idle: Notify,
+    streams_max: AtomicU32,
+}
+
+/// What is known of an agent, for lists and reports.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its version.
+    pub version: String,
+    /// Its carrier.
+    pub kind: CarrierKind,
+    /// Where it dialled from.
+    pub peer: std::net::SocketAddr,
+    /// Public id of the token it came with.
+    pub token_id: Arc<str>,
+    /// When it was accepted.
+    pub began: Instant,
+}
+
+/// All sessions of this data plane.
+pub struct Sessions {
+    registry: Mutex<Registry<Arc<Session>>>,
+    clock: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// One open stream in the load of its session.
+pub struct StreamSlot {
+    session: Arc<Session>,
+    cluster: Arc<ClusterMetrics>,
+    metrics: Arc<Metrics>,
+    told: bool,
+}
+
+impl Session {
+    /// A session whose carrier runs; `streams_max` is the cluster's limit.
+    pub fn new(key: SessionKey, facts: Facts, carrier: Carrier, streams_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            facts,
+            carrier,
+            agent: OnceLock::new(),
+            live: AtomicU32::new(0),
+            idle: Notify::new(),
+            streams_max: AtomicU32::new(streams_max),
+        })
+    }
+
+    /// Resolves when no stream is open.
+    pub async fn idle(&self) {
+        loop {
+            let mut told = std::pin::pin!(self.idle.notified());
+            told.as_mut().enable();
+            if self.live() == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// The agent advertised how many streams it takes.
+    pub fn advertise(&self, streams_max: u32) {
+        self.streams_max
+            .fetch_min(streams_max.max(1), Ordering::Relaxed);
+    }
+
+    /// Streams open now.
+    pub fn live(&self) -> u32 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Streams allowed at once.
+    pub fn streams_max(&self) -> u32 {
+        self.streams_max.load(Ordering::Relaxed)
+    }
+
+    /// Per mille of what it may carry.
+    fn load(&self) -> u64 {
+        u64::from(self.live()) * 1000 / u64::from(self.streams_max().max(1))
+    }
+}
+
+impl Sessions {
+    /// No sessions. Epochs start above the wall clock, so that they rise across
+    /// restarts.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let seed = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default()
+            .as_millis();
+        Self {
+            registry: Mutex::new(Registry::new(u64::try_from(seed).unwrap_or(0))),
+            clock: Instant::now(),
+            metrics,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Reserves an epoch for an agent that may serve; `None` when there is no
+    /// candidate. `candidate` reads the cluster's floor under the lock, so that
+    /// a revocation cannot slip between. The inner error says why it may not.
+    pub fn admit(
+        &self,
+        candidate: impl FnOnce() -> Option<Candidate>,
+    ) -> Option<Result<Admission, Refused>> {
+        let mut registry = self.registry.lock();
+        let admitted = registry.admit(candidate()?, self.now_ms());
+        drop(registry);
+        Some(admitted.inspect_err(|_| self.count_replacement("refused")))
+    }
+
+    /// Makes `session` current from now on; returns those whose place it took.
+    ///
+    /// # Errors
+    /// What changed since it was admitted.
+    pub fn attach(
+        &self,
+        admission: Admission,
+        session: &Arc<Session>,
+    ) -> Result<Vec<Arc<Session>>, Refused> {
+        let mut registry = self.registry.lock();
+        let attached = registry.attach(admission, self.now_ms(), session.clone());
+        drop(registry);
+        let attached = attached.inspect_err(|_| self.count_replacement("refused"))?;
+        for _ in &attached.evicted {
+            self.count_replacement("replaced");
+        }
+        self.gauge(session).inc();
+        self.metrics.agents.inc();
+        Ok(attached.evicted.into_iter().map(|(_, old)| old).collect())
+    }
+
+    fn count_replacement(&self, outcome: &str) {
+        self.metrics
+            .replacements
+            .with_label_values(&[outcome])
+            .inc();
+    }
+
+    /// Removes `session`, unless a newer one took its place already.
+    pub fn detach(&self, session: &Arc<Session>) {
+        if self.registry.lock().detach(&session.key).is_none() {
+            self.count_replacement("stale_teardown");
+        }
+        self.gauge(session).dec();
+        self.metrics.agents.dec();
+        let life = session.facts.began.elapsed().as_secs_f64();
+        self.metrics
+            .session_seconds
+            .with_label_values(&[] as &[&str])
+            .observe(life);
+    }
+
+    fn gauge(&self, session: &Session) -> culvert_telemetry::metrics::IntGauge {
+        let carrier = match session.facts.kind {
+            CarrierKind::Native => "raw",
+            CarrierKind::WebSocket => "websocket",
+            CarrierKind::Radar => "compat",
+        };
+        self.metrics.sessions(session.key.cluster.as_str(), carrier)
+    }
+
+    /// Sessions of `cluster` below `floor` are dead: they and their streams are
+    /// cut now. Returns how many.
+    pub fn revoke(&self, cluster: &ClusterId, floor: Epoch) -> usize {
+        let dead = self.registry.lock().revoke(cluster, floor);
+        Self::cut(dead, CloseReason::Revoked)
+    }
+
+    /// No session of `cluster` may live: all are cut now. Returns how many.
+    pub fn remove(&self, cluster: &ClusterId, reason: CloseReason) -> usize {
+        let dead = self.registry.lock().remove(cluster);
+        Self::cut(dead, reason)
+    }
+
+    fn cut(dead: Vec<(SessionKey, Arc<Session>)>, reason: CloseReason) -> usize {
+        for (_, session) in &dead {
+            session.carrier.close(reason);
+        }
+        dead.len()
+    }
+
+    /// No new stream goes to `session` where another one serves.
+    pub fn set_standing(&self, session: &Session, standing: Standing) {
+        self.registry.lock().set_standing(&session.key, standing);
+    }
+
+    /// All sessions, at most `max`.
+    pub fn list(&self, max: usize) -> Vec<Arc<Session>> {
+        let registry = self.registry.lock();
+        registry
+            .iter()
+            .take(max)
+            .map(|(_, _, session)| session.clone())
+            .collect()
+    }
+
+    /// The sessions of one cluster.
+    pub fn of(&self, cluster: &ClusterId) -> Vec<Arc<Session>> {
+        let registry = self.registry.lock();
+        let own = registry.iter().filter(|(key, ..)| key.cluster == *cluster);
+        own.map(|(_, _, session)| session.clone()).collect()
+    }
+
+    /// All sessions are asked to move: they serve only where nothing else does.
+    pub fn leave_all(&self) {
+        self.registry.lock().leave_all();
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.registry.lock().len()
+    }
+
+    /// Whether no agent is connected.
+    pub fn is_empty(&self) -> bool {
+        self.registry.lock().is_empty()
+    }
+
+    /// Opens a stream to the least loaded agent of `cluster`.
+    ///
+    /// # Errors
+    /// Why there is none, at once.
+    pub fn open(
+        &self,
+        cluster: &ClusterId,
+        metrics: &Arc<ClusterMetrics>,
+        header: &StreamHeader,
+    ) -> Result<(Stream, StreamSlot), Refusal> {
+        let mut last = CloseReason::AgentAbsent;
+        for _ in 0..ATTEMPTS_MAX {
+            let picked = {
+                let registry = self.registry.lock();
+                registry.pick(cluster, |session| session.load()).cloned()
+            };
+            let Some(session) = picked else {
+                let presence = self.registry.lock().presence(cluster);
+                last = presence.close_reason().unwrap_or(last);
+                break;
+            };
+            let Some(slot) = self.reserve(&session, metrics) else {
+                return Err(self.refused(CloseReason::TooManyStreams, "limit"));
+            };
+            let header = session.facts.kind.is_culvert().then_some(header);
+            match session.carrier.open(header) {
+                Ok(stream) => return Ok((stream, slot)),
+                Err(why) => match why.reason {
+                    CloseReason::TooManyStreams => {
+                        return Err(self.refused(CloseReason::TooManyStreams, "limit"));
+                    }
+                    CloseReason::Overload => {
+                        return Err(self.refused(CloseReason::Overload, "budget"));
+                    }
+                    _ => {
+                        self.set_standing(&session, Standing::Closed);
+                        last = CloseReason::AgentDraining;
+                    }
+                },
+            }
+        }
+        Err(Refusal::new(last, format!("Cluster {cluster}.")))
+    }
+
+    fn refused(&self, reason: CloseReason, label: &str) -> Refusal {
+        self.metrics
+            .streams_refused
+            .with_label_values(&[label])
+            .inc();
+        Refusal::new(reason, "")
+    }
+
+    fn reserve(&self, session: &Arc<Session>, cluster: &Arc<ClusterMetrics>) -> Option<StreamSlot> {
+        let max = session.streams_max();
+        let taken = session
+            .live
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
+                (live < max).then_some(live + 1)
+            });
+        taken.ok()?;
+        cluster.streams.inc();
+        cluster.streams_opened.inc();
+        Some(StreamSlot {
+            session: session.clone(),
+            cluster: cluster.clone(),
+            metrics: self.metrics.clone(),
+            told: false,
+        })
+    }
+}
+
+impl StreamSlot {
+    /// The session that carries the stream.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The relay ended before its answer: what to tell the client.
+    pub fn failed(&mut self, reason: CloseReason) -> Refusal {
+        self.closed(reason);
+        Refusal::new(reason, "")
+    }
+
+    /// Counts why the relay ended; the first word counts.
+    pub fn closed(&mut self, reason: CloseReason) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.metrics
+                .relays_closed
+                .with_label_values(&[reason.as_str()])
+                .inc();
+        }
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        if self.session.live.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.session.idle.notify_waiters();
+        }
+        self.cluster.streams.dec();
+    }
+}

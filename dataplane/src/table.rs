@@ -1,0 +1,245 @@
+//! What this data plane knows about clusters: built whole, swapped whole, read
+//! without a lock.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use culvert_proto::answer::BodyKind;
+use culvert_proto::close::CloseReason;
+use culvert_proto::head::{RequestRules, RouteKind};
+use culvert_proto::id::{ClusterId, Epoch, Generation};
+use culvert_proto::token::{IndexError, TokenIndex};
+use culvert_proto::update::{ClusterState, TargetKind};
+
+use crate::ingress::Refusal;
+use crate::metrics::{ClusterMetrics, Metrics};
+use crate::pacing::{Limiter, limiter, take};
+
+/// Where a table came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing yet: everything is refused.
+    None,
+    /// Control, over its link.
+    Control,
+    /// The signed copy on disk.
+    Disk,
+    /// A clusters file.
+    File,
+}
+
+impl Source {
+    /// The word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Control => "control",
+            Self::Disk => "disk",
+            Self::File => "file",
+        }
+    }
+}
+
+/// Limits of clusters that name none of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// Requests at once.
+    pub requests_max: u32,
+    /// Requests a second.
+    pub rate: Option<NonZeroU32>,
+    /// Streams at once for each session.
+    pub streams_max: u32,
+}
+
+/// One generation.
+pub struct Table {
+    /// Its number.
+    pub generation: Generation,
+    /// Where it came from.
+    pub source: Source,
+    clusters: HashMap<ClusterId, Arc<Cluster>>,
+    /// Whose token a digest is.
+    pub tokens: TokenIndex,
+}
+
+/// One cluster as this generation describes it.
+pub struct Cluster {
+    /// What control said.
+    pub state: Arc<ClusterState>,
+    /// Its instruments.
+    pub metrics: Arc<ClusterMetrics>,
+    /// Streams at once for each session.
+    pub streams_max: u32,
+    live: Arc<Live>,
+    requests_max: u32,
+    rate: Option<(NonZeroU32, Arc<Limiter>)>,
+}
+
+/// Counts that outlive a generation.
+#[derive(Default)]
+struct Live {
+    requests: AtomicU32,
+}
+
+/// A request's place in its cluster's limit.
+pub struct RequestSlot(Arc<Live>);
+
+impl Drop for RequestSlot {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            generation: Generation(0),
+            source: Source::None,
+            clusters: HashMap::new(),
+            tokens: TokenIndex::default(),
+        }
+    }
+}
+
+impl Table {
+    /// Builds a generation; counts and instruments of known clusters go on.
+    ///
+    /// # Errors
+    /// When two clusters share a token.
+    pub fn build<'a>(
+        generation: Generation,
+        source: Source,
+        clusters: impl IntoIterator<Item = &'a Arc<ClusterState>>,
+        before: &Table,
+        defaults: Defaults,
+        metrics: &Metrics,
+    ) -> Result<Self, IndexError> {
+        let mut table = Self {
+            generation,
+            source,
+            ..Self::default()
+        };
+        let mut entries = Vec::new();
+        for state in clusters {
+            entries.extend(state.token_entries());
+            let known = before.clusters.get(state.id.as_str()).map(Arc::as_ref);
+            let cluster = Cluster::new(state.clone(), known, defaults, metrics);
+            table.clusters.insert(state.id.clone(), Arc::new(cluster));
+        }
+        table.tokens = TokenIndex::build(entries)?;
+        Ok(table)
+    }
+
+    /// The cluster called `id`.
+    pub fn get(&self, id: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(id)
+    }
+
+    /// All clusters.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values()
+    }
+
+    /// The epoch below which sessions of `cluster` are dead; `None` when the
+    /// cluster is unknown or disabled and none may live.
+    pub fn floor(&self, cluster: &str) -> Option<Epoch> {
+        let cluster = self.get(cluster)?;
+        cluster.state.enabled.then_some(cluster.state.epoch_floor)
+    }
+}
+
+impl Cluster {
+    fn new(
+        state: Arc<ClusterState>,
+        before: Option<&Cluster>,
+        defaults: Defaults,
+        metrics: &Metrics,
+    ) -> Self {
+        let rate = NonZeroU32::new(state.rate_per_second).or(defaults.rate);
+        let kept = before.and_then(|before| before.rate.clone());
+        let rate = match (rate, kept) {
+            (Some(rate), Some(kept)) if kept.0 == rate => Some(kept),
+            (Some(rate), _) => Some((rate, Arc::new(limiter(rate)))),
+            (None, _) => None,
+        };
+        Self {
+            metrics: before.map_or_else(
+                || metrics.cluster(state.id.as_str()),
+                |before| before.metrics.clone(),
+            ),
+            live: before.map_or_else(Arc::default, |before| before.live.clone()),
+            streams_max: or_default(state.streams_max, defaults.streams_max),
+            requests_max: or_default(state.requests_max, defaults.requests_max),
+            rate,
+            state,
+        }
+    }
+
+    /// Takes a place for one request.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn admit(&self) -> Result<RequestSlot, Refusal> {
+        if let Some((_, rate)) = &self.rate {
+            take(rate).map_err(|wait| {
+                let detail = format!(
+                    "The cluster's rate is {} requests/s.",
+                    self.rate_per_second()
+                );
+                Refusal::new(CloseReason::RateLimited, detail).retry_after(wait)
+            })?;
+        }
+        let before = self.live.requests.fetch_add(1, Ordering::Relaxed);
+        let slot = RequestSlot(self.live.clone());
+        if before >= self.requests_max {
+            let detail = format!(
+                "The cluster's limit is {} requests at once.",
+                self.requests_max
+            );
+            return Err(Refusal::new(CloseReason::TooManyRequests, detail));
+        }
+        Ok(slot)
+    }
+
+    fn rate_per_second(&self) -> u32 {
+        self.rate.as_ref().map_or(0, |(rate, _)| rate.get())
+    }
+
+    /// What stands behind the cluster's agent.
+    pub fn kind(&self) -> RouteKind {
+        match self.state.target.kind {
+            TargetKind::Kube => RouteKind::Kube,
+            TargetKind::Http => RouteKind::Http,
+        }
+    }
+
+    /// Which request fields pass.
+    pub fn rules(&self) -> RequestRules {
+        RequestRules {
+            kind: self.kind(),
+            allow_impersonation: self.state.allow_impersonation,
+            pass_cookies: false,
+        }
+    }
+
+    /// The form of error bodies its clients understand.
+    pub fn body_kind(&self) -> BodyKind {
+        match self.kind() {
+            RouteKind::Kube => BodyKind::KubernetesStatus,
+            RouteKind::Http => BodyKind::Problem,
+        }
+    }
+
+    /// The `Host` of the service.
+    pub fn host(&self) -> &str {
+        let addr = self.state.target.addr.as_deref();
+        addr.unwrap_or(self.state.id.as_str())
+    }
+}
+
+/// 0 stands for "no limit of its own".
+fn or_default(own: u32, default: u32) -> u32 {
+    if own == 0 { default } else { own }
+}
