@@ -5,6 +5,8 @@
 //! [`Session::next_timeout_ms`], then [`Session::handle_timeout`]. Life is judged by received bytes
 //! alone, so a blocked writer can neither hide a death nor cause one.
 
+mod output;
+mod rates;
 mod receive;
 
 use alloc::collections::VecDeque;
@@ -15,13 +17,15 @@ use bytes::Bytes;
 
 use crate::close::CloseReason;
 use crate::control::{
-    AgentFacts, AgentStats, Bye, ByeReason, ControlDecoder, ControlError, ControlMessage, Drain,
-    Grant, Rotate,
+    AgentFacts, AgentStats, Bye, ByeReason, ControlDecoder, ControlMessage, Drain, Grant, Rotate,
 };
 use crate::hello::{Caps, HelloAnswer};
 use crate::id::Epoch;
-use crate::limits::{BEAT_DEAD_MS, BEAT_INTERVAL_MS, PINGS_PER_SECOND_MAX, UPGRADE_TIMEOUT_MS};
+use crate::limits::{BEAT_DEAD_MS, BEAT_INTERVAL_MS, UPGRADE_TIMEOUT_MS};
 use crate::token::Digest;
+use rates::Rates;
+
+pub use output::{Output, RotateOutput, VerbError, Violation};
 
 /// Outputs that may wait to be polled; more is a defect of the peer or of the driver.
 pub const OUTPUTS_MAX: usize = 256;
@@ -72,110 +76,12 @@ pub struct Session {
     epoch: Option<Epoch>,
 }
 
-/// What the driver has to do or to know.
-#[derive(Debug)]
-pub enum Output {
-    /// Write this message on the control stream.
-    Send(ControlMessage),
-    /// Hub: the agent said HELLO and was granted its targets.
-    Established(AgentFacts),
-    /// Agent: this may be reached from now on.
-    Granted(Grant),
-    /// Agent: connect elsewhere first, then leave.
-    Drain(Drain),
-    /// Agent: store this token, then call [`Session::rotated`].
-    Rotate(RotateOutput),
-    /// Hub: the agent stored the token of this digest.
-    Rotated(Digest),
-    /// Hub: what the agent measured.
-    Stats(AgentStats),
-    /// A BEAT came back after this many ms.
-    Rtt {
-        /// Round trip, ms.
-        ms: u64,
-    },
-    /// Data channels and certificates: passed on as they are.
-    Other(ControlMessage),
-    /// The peer said BYE. Last output.
-    Bye(Bye),
-    /// No byte for the limit. Last output.
-    Dead {
-        /// Silence seen, ms.
-        silent_ms: u64,
-    },
-    /// The peer broke the protocol; BYE was queued before this. Last output.
-    Violation(Violation),
-}
-
-/// A [`Rotate`] with a `Debug` that hides the token.
-pub struct RotateOutput(pub Rotate);
-
-/// How a peer broke the protocol of the control stream.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// Bytes that are no control messages.
-    #[error(transparent)]
-    Malformed(#[from] ControlError),
-    /// A message that this end never receives, or not yet, or not again.
-    #[error("{name} is out of place")]
-    OutOfPlace {
-        /// Which message.
-        name: &'static str,
-    },
-    /// A message of a capability that was not negotiated.
-    #[error("{name} was not negotiated")]
-    NotNegotiated {
-        /// Which message.
-        name: &'static str,
-    },
-    /// The peer sends faster than allowed.
-    #[error("more than {max} {what} in a second")]
-    Rate {
-        /// What was counted.
-        what: &'static str,
-        /// The limit.
-        max: u32,
-    },
-    /// HELLO or GRANT did not come in time.
-    #[error("{name} did not come within {after_ms} ms")]
-    Late {
-        /// Which message.
-        name: &'static str,
-        /// The limit, ms.
-        after_ms: u64,
-    },
-    /// More outputs wait than allowed.
-    #[error("more than {OUTPUTS_MAX} messages wait to be handled")]
-    Backlog,
-}
-
-/// A verb that cannot be done now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VerbError {
-    /// The session is over.
-    #[error("the session is over")]
-    Closed,
-    /// The other end cannot do it.
-    #[error("the other end did not offer this capability")]
-    NotNegotiated,
-    /// HELLO and GRANT are not through yet, or this end never does it.
-    #[error("not at this point of the session, or not from this end")]
-    OutOfPlace,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     /// HELLO or GRANT is awaited.
     Opening,
     Open,
     Closed(CloseReason),
-}
-
-#[derive(Default)]
-struct Rates {
-    second_ms: u64,
-    messages: u32,
-    beats: u32,
 }
 
 impl Default for Config {
@@ -433,48 +339,5 @@ impl Session {
         self.phase = Phase::Closed(reason);
         self.echo = None;
         self.outputs.push_back(last);
-    }
-}
-
-impl Violation {
-    /// What both ends record.
-    pub fn close_reason(&self) -> CloseReason {
-        match self {
-            Violation::Rate { .. } | Violation::Backlog => CloseReason::RateViolation,
-            Violation::Late { .. } => CloseReason::HelloTimeout,
-            _ => CloseReason::Protocol,
-        }
-    }
-}
-
-impl Rates {
-    fn count(&mut self, now_ms: u64, is_beat: bool) -> Result<(), Violation> {
-        if now_ms.saturating_sub(self.second_ms) >= 1_000 {
-            *self = Rates {
-                second_ms: now_ms,
-                ..Rates::default()
-            };
-        }
-        self.messages += 1;
-        self.beats += u32::from(is_beat);
-        if self.beats > PINGS_PER_SECOND_MAX {
-            return Err(Violation::Rate {
-                what: "BEATs",
-                max: PINGS_PER_SECOND_MAX,
-            });
-        }
-        if self.messages > MESSAGES_PER_SECOND_MAX {
-            return Err(Violation::Rate {
-                what: "messages",
-                max: MESSAGES_PER_SECOND_MAX,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl core::fmt::Debug for RotateOutput {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Rotate(from {} s)", self.0.not_before_unix_s)
     }
 }
