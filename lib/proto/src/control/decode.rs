@@ -19,6 +19,9 @@ use crate::wire::{BlockDecoder, Reader};
 
 const FLAG_CRITICAL: u8 = 1;
 
+/// One more than the highest field type of HELLO and STATS.
+const KNOWN_FIELDS_END: u8 = 8;
+
 /// Collects control messages from pieces of any size; holds at most one message.
 #[derive(Default)]
 pub struct ControlDecoder(BlockDecoder);
@@ -111,8 +114,12 @@ fn nonce(mut reader: Reader<'_>) -> Option<u64> {
 
 fn read_hello(mut reader: Reader<'_>) -> Option<AgentFacts> {
     let mut facts = AgentFacts::default();
+    let mut seen = Seen::default();
     while !reader.is_empty() {
         let (field, mut value) = reader.tlv().ok()?;
+        if !matches!(field, hello::TARGET | hello::LABEL) {
+            seen.first(field)?;
+        }
         match field {
             hello::VERSION => facts.version = owned(value.rest(), LABEL_BYTES_MAX)?,
             hello::TARGET => {
@@ -215,8 +222,10 @@ fn read_bye(mut reader: Reader<'_>) -> Option<Bye> {
 
 fn read_stats(mut reader: Reader<'_>) -> Option<AgentStats> {
     let mut values = AgentStats::default();
+    let mut seen = Seen::default();
     while !reader.is_empty() {
         let (field, mut value) = reader.tlv().ok()?;
+        seen.first(field)?;
         match field {
             stats::DIAL_P50_US => values.dial_p50_us = Some(only_u32(value)?),
             stats::DIAL_P99_US => values.dial_p99_us = Some(only_u32(value)?),
@@ -231,6 +240,22 @@ fn read_stats(mut reader: Reader<'_>) -> Option<AgentStats> {
         }
     }
     Some(values)
+}
+
+/// Known scalar fields already read; a second one is an error. Types of later versions may repeat.
+#[derive(Default)]
+struct Seen(u16);
+
+impl Seen {
+    fn first(&mut self, field: u8) -> Option<()> {
+        let bit = 1u16
+            .checked_shl(u32::from(field))
+            .filter(|_| field < KNOWN_FIELDS_END);
+        let bit = bit.unwrap_or(0);
+        let first = self.0 & bit == 0;
+        self.0 |= bit;
+        first.then_some(())
+    }
 }
 
 fn only_u32(mut reader: Reader<'_>) -> Option<u32> {

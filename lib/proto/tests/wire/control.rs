@@ -213,6 +213,8 @@ fn malformed_bodies_are_refused() {
         b"\x08\0\0\x09\0\0\0\0\0\0\0\0a",
         b"\x09\0\0\x01a",
         b"\x0c\0\0\0",
+        b"\x03\0\0\x08\x01\0\x01a\x01\0\x01b",
+        b"\x0d\0\0\x0e\x06\0\x04\0\0\0\x01\x06\0\x04\0\0\0\x01",
     ] {
         assert_eq!(
             feed(wire, 100),
@@ -220,6 +222,8 @@ fn malformed_bodies_are_refused() {
             "{wire:?}"
         );
     }
+    let later = feed(b"\x0d\0\0\x08\xc8\0\x01a\xc8\0\x01b", 100).unwrap();
+    assert_eq!(later.len(), 1, "fields of later versions may repeat");
     // A reason of a later version still ends the session.
     let bye = feed(b"\x0c\0\0\x01\x63", 100).unwrap();
     assert_eq!(bye, [b"\x0c\0\0\x01\0".to_vec()]);
