@@ -364,3 +364,12 @@ impl Mux {
         stats
     }
 }
+
+/// What windows have grown by is returned to the process; the account returns the rest.
+impl Drop for Mux {
+    fn drop(&mut self) {
+        for stream in self.table.iter_mut() {
+            stream.window.close(&self.account.budget);
+        }
+    }
+}

@@ -205,6 +205,10 @@ impl Table {
         self.slab.iter().map(|(_, (id, stream))| (*id, stream))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
+        self.slab.iter_mut().map(|(_, (_, stream))| stream)
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.slab.capacity() * size_of::<(u32, Stream)>() + self.ids.memory_bytes()
     }
