@@ -10,6 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-mux", &[]),
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
+    ("culvert-config", &[]),
     (
         "culvert-net",
         &["culvert-mux", "culvert-proto", "culvert-telemetry"],
@@ -27,6 +28,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "culvert-dataplane",
         &[
+            "culvert-config",
             "culvert-mux",
             "culvert-net",
             "culvert-proto",
