@@ -192,3 +192,29 @@ async fn finish(
 fn by_tls(error: &TlsError) -> (Step, Failed) {
     (Step::Tls, (error.close_reason(), error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::dial::ProxyConfig;
+    use crate::tls::{ClientTlsOptions, Roots};
+
+    #[tokio::test]
+    async fn the_last_good_address_stands_in_for_a_resolver_that_fails() {
+        let hub = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = hub.local_addr().unwrap();
+        let tls = ClientTls::load(ClientTlsOptions {
+            roots: Roots::Insecure,
+            ..ClientTlsOptions::default()
+        });
+        let dialer = Dialer::new(Arc::new(tls.unwrap()), ProxyConfig::direct());
+        let url: HubUrl = format!("ws://hub.invalid:{}", addr.port()).parse().unwrap();
+        let urls = [url];
+        assert_eq!(dialer.dial(&urls).await.err().unwrap().step(), Step::Dns);
+        let key = ("hub.invalid".to_owned(), addr.port());
+        dialer.last_good.lock().insert(key, addr);
+        assert_eq!(dialer.dial(&urls).await.unwrap().peer, addr);
+    }
+}

@@ -1,5 +1,6 @@
 //! Carriers: every byte, every end, on every kind of connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use culvert_proto::id::Epoch;
 use culvert_proto::open::{StreamHeader, StreamKind};
 use culvert_proto::session::{self, VerbError};
 use culvert_proto::token::{Digest, TokenText};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -182,18 +184,25 @@ async fn streams_over_tcp_tls_and_websocket() {
 /// F31, Y6: both ends full in both directions from the first byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_both_ways_through_tiny_socket_buffers_never_stands_still() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let small = |socket: &TcpStream| {
-        let socket = socket2::SockRef::from(socket);
+    // Segments as on a real path: the loopback's 64 KiB ones would never fit the window.
+    let small = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_tcp_mss(1400).unwrap();
         socket.set_send_buffer_size(16 * 1024).unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket
     };
-    let agent = TcpStream::connect(listener.local_addr().unwrap())
-        .await
+    let (listener, agent) = (small(), small());
+    listener
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
         .unwrap();
-    let (hub, _) = listener.accept().await.unwrap();
-    small(&agent);
-    small(&hub);
+    listener.listen(1).unwrap();
+    agent.connect(&listener.local_addr().unwrap()).unwrap();
+    let (hub, _) = listener.accept().unwrap();
+    let [agent, hub] = [agent, hub].map(|socket| {
+        socket.set_nonblocking(true).unwrap();
+        TcpStream::from_std(socket.into()).unwrap()
+    });
     let session = native(hub, agent);
     serve_echo(&session.agent);
     many_streams(&session, 8, 2 << 20).await;

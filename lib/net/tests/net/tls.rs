@@ -313,6 +313,38 @@ fn files_that_are_not_there_or_empty_are_errors_that_name_them() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_given_up_after_10_s() {
+    let pki = Pki::new("CA");
+    let server = pki.server();
+    let (io, _silent) = tokio::io::duplex(4096);
+    let began = tokio::time::Instant::now();
+    let error = server.accept(io).await.err().unwrap();
+    assert!(
+        matches!(error, TlsError::Timeout { seconds: 10 }),
+        "{error}"
+    );
+    assert_eq!(began.elapsed(), Duration::from_secs(10));
+}
+
+/// T23: rustls must go on refusing handshake messages over 64 KiB.
+#[tokio::test]
+async fn a_client_hello_that_never_ends_is_refused() {
+    let pki = Pki::new("CA");
+    let server = pki.server();
+    let (io, mut hostile) = tokio::io::duplex(1 << 20);
+    let hello_length = 70_000u32.to_be_bytes();
+    let mut hello = [&[1][..], &hello_length[1..], &[0x03; 16_380]].concat();
+    for _ in 0..5 {
+        let length = u16::try_from(hello.len()).unwrap().to_be_bytes();
+        let record = [&[22, 3, 1][..], &length, &hello].concat();
+        hostile.write_all(&record).await.unwrap();
+        hello.truncate(16_000);
+    }
+    let error = soon("refusal", server.accept(io)).await.err().unwrap();
+    assert!(error.to_string().contains("TooLarge"), "{error}");
+}
+
 #[test]
 fn pins_are_written_in_one_form() {
     let text = format!("sha256:{}", "0f".repeat(32));
