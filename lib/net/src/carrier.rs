@@ -13,7 +13,9 @@ mod control;
 mod core;
 mod driver;
 mod error;
+mod events;
 mod liveness;
+mod shared;
 mod stream;
 
 use std::sync::Arc;
@@ -28,13 +30,13 @@ use culvert_proto::session::{self, VerbError};
 use culvert_proto::token::Digest;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use self::core::Incoming;
 pub use control::SessionEvent;
 pub use driver::{CarrierEnd, Driver};
 pub use error::{OpenError, close_reason, close_reason_in};
+pub use shared::Incoming;
 pub use stream::Stream;
 
-use self::core::Shared;
+use shared::Shared;
 
 /// A stream's header must have arrived this long after the stream was opened.
 pub const HEADER_MS_MAX: u64 = STREAM_HEADER_TIMEOUT_MS;

@@ -10,7 +10,8 @@ use culvert_proto::open::{StreamHeader, StreamKind};
 use culvert_proto::session::{self, Output, Session};
 use culvert_proto::token::Digest;
 
-use super::core::{Core, Wakes};
+use super::core::Core;
+use super::shared::Wakes;
 use super::{CONTROL_QUEUE_BYTES_MAX, EVENTS_MAX};
 
 /// The hub opens it right after the 101.

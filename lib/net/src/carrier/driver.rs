@@ -16,8 +16,9 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::CLOSE_FLUSH_MS_MAX;
-use super::core::{Core, Shared, Wakes};
+use super::core::Core;
 use super::liveness::{Due, Liveness};
+use super::shared::{Shared, Wakes};
 
 /// One read from the socket.
 const READ_BYTES: usize = 64 * 1024;
@@ -352,6 +353,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
         }
         self.out.clear();
+        self.out.shrink_to(SLICES_MAX);
         self.written = 0;
         self.batch_bytes = (self.batch_bytes * 2).min(WRITE_BYTES_MAX);
         Ok(true)

@@ -10,8 +10,9 @@ use culvert_mux::{Read, StreamError, StreamId, Write};
 use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::core::{Core, Shared, wake};
+use super::core::Core;
 use super::error::to_io;
+use super::shared::{Shared, wake};
 
 /// Bytes handed out by one zero-copy read.
 const READ_BYTES_MAX: usize = 64 * 1024;
