@@ -129,7 +129,8 @@ impl Mux {
         self.pinger.sample(rtt_ms);
     }
 
-    /// 0: neither side opens streams any more, live ones go on. Other codes end every stream.
+    /// 0: this side opens no streams any more and asks the peer for the same; live ones and those
+    /// already on their way go on. Other codes end every stream.
     pub fn go_away(&mut self, code: u32) {
         if self.life != Life::Open {
             return;

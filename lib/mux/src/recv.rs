@@ -182,8 +182,8 @@ impl Mux {
         if header.has(RST) {
             return Ok(());
         }
+        // What crossed our GoAway(0) on the wire is still taken: the peer could not know.
         let welcome = self.config.accept_streams
-            && !self.leaving
             && self.live < self.config.streams_max
             && self.table.len() < self.slots_max()
             && self.account.budget.pressure() < crate::Pressure::NoStreams;
