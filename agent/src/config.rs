@@ -96,7 +96,9 @@ impl fmt::Display for Refused {
             Self::Usage(usage) => usage.fmt(f),
             Self::Problems(problems) => {
                 write!(f, "culvert-agent: the configuration is refused:")?;
-                problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+                problems
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  - {problem}"))
             }
         }
     }

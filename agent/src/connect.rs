@@ -53,6 +53,8 @@ pub struct Connector {
     attempts: u64,
     /// The other token is being tried because this one was refused.
     other_token: bool,
+    /// Dialled, not yet granted. A field, so that stopping finds it.
+    fresh: Option<Session>,
     current: Option<Session>,
     left: VecDeque<Session>,
 }
@@ -67,6 +69,7 @@ impl Connector {
             shared,
             attempts: 0,
             other_token: false,
+            fresh: None,
             current: None,
             left: VecDeque::new(),
         }
@@ -80,13 +83,14 @@ impl Connector {
             () = shutdown.reached(Phase::Draining) => {}
         }
         let deadline = Instant::now() + self.plan.drain_grace;
-        for session in self.left.iter().chain(&self.current) {
+        for session in self.left.iter().chain(&self.current).chain(&self.fresh) {
             session.leave(deadline, CloseReason::Shutdown);
         }
         let all = async {
-            for session in self.left.iter_mut().chain(&mut self.current) {
+            let Self { left, current, fresh, .. } = &mut self;
+            for session in left.iter_mut().chain(current).chain(fresh) {
                 let ended = session.ended().await;
-                tracing::info!(code = ended.reason.as_str(), "session closed");
+                tracing::info!(code = ended.reason.as_str(), seen = ended.detail, "session closed");
             }
         };
         tokio::select! {
@@ -120,13 +124,16 @@ impl Connector {
         loop {
             match self.dial(hubs).await {
                 Ok(conn) => {
-                    let mut session = self.start(conn);
-                    if session.established().await {
-                        self.enrolled().await;
+                    let session = self.start(conn);
+                    let fresh = self.fresh.insert(session);
+                    if !fresh.established().await {
+                        let ended = fresh.ended().await;
+                        self.fresh = None;
+                        self.pause_after(&ended).await;
+                    } else if let Some(session) = self.fresh.take() {
+                        self.enrolled();
                         return session;
                     }
-                    let ended = session.ended().await;
-                    self.pause_after(&ended).await;
                 }
                 Err(why) => self.pause_after_failure(&why).await,
             }
@@ -157,19 +164,22 @@ impl Connector {
     }
 
     /// A join string was good: from now on what is kept counts, not the string.
-    async fn enrolled(&self) {
+    fn enrolled(&self) {
         let tokens = self.shared.tokens.clone();
-        match tokio::task::spawn_blocking(move || tokens.enrolled()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => tracing::error!(%why, "the token of the join string cannot be kept"),
-            Err(why) => tracing::error!(%why, "keeping the token of the join string failed"),
-        }
+        tokio::task::spawn_blocking(move || {
+            if let Err(why) = tokens.enrolled() {
+                tracing::error!(%why, "the token of the join string cannot be kept");
+            }
+        });
     }
 
     /// Moves: a random point of the window, the new session first, then the old one is left.
     async fn make_way(&mut self, drain: &Drain) {
         let told = Instant::now();
-        let wait = scale(Duration::from_millis(drain.reconnect_within_ms.into()), (self.plan.random)());
+        let wait = scale(
+            Duration::from_millis(drain.reconnect_within_ms.into()),
+            (self.plan.random)(),
+        );
         tracing::info!(
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             addresses = ?drain.addresses, "the hub asks us to move"
@@ -217,8 +227,12 @@ impl Connector {
         };
         let wait = self.backoff.next(setback, (self.plan.random)());
         tracing::warn!(
-            code = ended.reason.as_str(), side = ended.reason.side().as_str(), seen = ended.detail,
-            fix = ended.reason.fix(), lived_s = ended.lived.as_secs(), retry_in_ms = millis(wait),
+            code = ended.reason.as_str(),
+            side = ended.reason.side().as_str(),
+            seen = ended.detail,
+            fix = ended.reason.fix(),
+            lived_s = ended.lived.as_secs(),
+            retry_in_ms = millis(wait),
             "session ended"
         );
         sleep(wait).await;

@@ -203,8 +203,15 @@ impl Tokens {
 
 fn keep(dir: &Path, origin: Option<Digest>, token: &TokenText) -> io::Result<()> {
     let origin = origin.map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
-    let text = Zeroizing::new(format!("{MAGIC}\norigin {origin}\ntoken {}\n", token.expose()));
-    write_durably(&dir.join(".agent-token.new"), &dir.join(FILE_NAME), text.as_bytes())
+    let text = Zeroizing::new(format!(
+        "{MAGIC}\norigin {origin}\ntoken {}\n",
+        token.expose()
+    ));
+    write_durably(
+        &dir.join(".agent-token.new"),
+        &dir.join(FILE_NAME),
+        text.as_bytes(),
+    )
 }
 
 /// SHA-256, as the hub stores it.
@@ -284,7 +291,10 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let first = load(Some("join"), true, other.path());
         first.enrolled().unwrap();
-        assert_eq!(shown(&load(Some("stale"), true, other.path())), "token-of-sixteen-join");
+        assert_eq!(
+            shown(&load(Some("stale"), true, other.path())),
+            "token-of-sixteen-join"
+        );
         load(Some("plain"), false, dir.path()).enrolled().unwrap();
         assert_eq!(shown(&load(None, false, dir.path())), "token-of-sixteen-b");
         assert_eq!(

@@ -28,7 +28,10 @@ pub struct Ticker {
 
 impl Ticker {
     fn new() -> Self {
-        Self { start: Instant::now(), last_ms: Arc::default() }
+        Self {
+            start: Instant::now(),
+            last_ms: Arc::default(),
+        }
     }
 
     /// The loop came round.
@@ -37,7 +40,9 @@ impl Ticker {
     }
 
     fn is_ticking(&self) -> bool {
-        let silent = self.now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed));
+        let silent = self
+            .now_ms()
+            .saturating_sub(self.last_ms.load(Ordering::Relaxed));
         u128::from(silent) < STOPPED_AFTER.as_millis()
     }
 
@@ -63,7 +68,11 @@ impl Health {
             readyz_serve: Box::new(move || serving.is_established()),
             extra: Box::new(|_, _, _| None),
         };
-        Ok(Self { listener, admin: Arc::new(admin), ticker })
+        Ok(Self {
+            listener,
+            admin: Arc::new(admin),
+            ticker,
+        })
     }
 
     /// Where it listens.

@@ -23,7 +23,11 @@ fn main() -> ExitCode {
 
 fn start(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let level = config.log_level.clone();
-    log::init(&LogConfig { level, format: config.log_format, process: "culvert-agent" })?;
+    log::init(&LogConfig {
+        level,
+        format: config.log_format,
+        process: "culvert-agent",
+    })?;
     lifecycle::forbid_dumps()?;
     culvert_agent::runtime(config.threads)?.block_on(async {
         let shutdown = lifecycle::signals()?;

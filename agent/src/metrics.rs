@@ -140,7 +140,9 @@ impl AgentMetrics {
     #[must_use]
     pub fn open_stream(&self) -> OpenStream {
         self.streams.inc();
-        self.streams_opened.with_label_values(&[&self.cluster]).inc();
+        self.streams_opened
+            .with_label_values(&[&self.cluster])
+            .inc();
         OpenStream(self.streams.clone())
     }
 

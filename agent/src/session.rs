@@ -105,7 +105,11 @@ impl Session {
             streams: TaskTracker::new(),
         };
         let driver = tokio::spawn(driver);
-        Self { told, leave, task: tokio::spawn(running.run(driver, orders)) }
+        Self {
+            told,
+            leave,
+            task: tokio::spawn(running.run(driver, orders)),
+        }
     }
 
     /// Resolves when the hub granted what may be reached; `false` when the
@@ -203,7 +207,9 @@ impl Running {
 
     fn take(&self, incoming: Incoming, leaving: Option<&Leaving>) {
         // A carrier without headers is not ours to serve; drop = reset.
-        let Some(header) = incoming.header else { return };
+        let Some(header) = incoming.header else {
+            return;
+        };
         let mut refused = self.forbidden(header.target.as_deref());
         let slot = self.slots.clone().try_acquire_owned();
         if slot.is_err() {
@@ -213,7 +219,10 @@ impl Running {
                 format_args!("the agent serves {most} streams already (--max-conns)"),
             ));
         } else if leaving.is_some_and(|leaving| leaving.began.elapsed() > CROSSING) {
-            refused = Some(Failure::new(CloseReason::AgentDraining, "this agent is about to stop"));
+            refused = Some(Failure::new(
+                CloseReason::AgentDraining,
+                "this agent is about to stop",
+            ));
         }
         let service = self.shared.service.clone();
         let open = self.shared.metrics.open_stream();
@@ -230,7 +239,10 @@ impl Running {
         if !target.answers_to(asked) {
             return Some(Failure::new(
                 CloseReason::TargetNotAllowed,
-                format_args!("the hub asks for {asked:?}; this agent serves {} only", target.address()),
+                format_args!(
+                    "the hub asks for {asked:?}; this agent serves {} only",
+                    target.address()
+                ),
             ));
         }
         let granted = self.grant.as_ref().is_some_and(|grant| match named {
@@ -240,7 +252,10 @@ impl Running {
             }
         });
         (!granted).then(|| {
-            Failure::new(CloseReason::TargetNotAllowed, "the hub has not granted its own target")
+            Failure::new(
+                CloseReason::TargetNotAllowed,
+                "the hub has not granted its own target",
+            )
         })
     }
 
@@ -285,6 +300,7 @@ impl Running {
             self.shared.metrics.connected.set(1);
             tracing::debug!(sessions = before + 1, "session established");
             self.tell.send_modify(|told| told.established = true);
+            self.report();
         }
     }
 
@@ -314,7 +330,11 @@ impl Running {
             self.streams.close();
         }
         let began = before.map_or_else(Instant::now, |before| before.began);
-        Leaving { leave, began, said: false }
+        Leaving {
+            leave,
+            began,
+            said: false,
+        }
     }
 
     fn end(&self, ended: Result<CarrierEnd, JoinError>) -> Ended {
@@ -328,7 +348,11 @@ impl Running {
             self.shared.metrics.connected.set(i64::from(left > 0));
             self.shared.metrics.session_ended(lived, reason);
         }
-        Ended { reason, detail, lived }
+        Ended {
+            reason,
+            detail,
+            lived,
+        }
     }
 }
 
@@ -342,7 +366,11 @@ struct Leaving {
 /// Resolves when nothing keeps a leaving session: every stream ended, or time is up.
 async fn done(leaving: Option<&Leaving>, streams: &TaskTracker) -> CloseReason {
     match leaving {
-        Some(Leaving { leave, began, said: false }) => {
+        Some(Leaving {
+            leave,
+            began,
+            said: false,
+        }) => {
             let idle = async {
                 sleep_until(*began + CROSSING).await;
                 streams.wait().await;

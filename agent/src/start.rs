@@ -64,7 +64,10 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let cluster = config.cluster.as_ref().map_or("", |cluster| cluster.as_str());
+    let cluster = config
+        .cluster
+        .as_ref()
+        .map_or("", |cluster| cluster.as_str());
     let metrics = Arc::new(AgentMetrics::new(cluster));
     let hub_tls = Arc::new(ClientTls::load(config.hub_tls.clone())?);
     let target_tls = config.target_tls.clone().map(load).transpose()?;
@@ -85,12 +88,16 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     });
     let serving = tokio::spawn(health.serve());
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), threads = config.threads,
+        version = env!("CARGO_PKG_VERSION"),
+        threads = config.threads,
         target_addr = shared.service.upstream().target().address(),
-        hubs = config.hubs.len(), "culvert-agent starts"
+        hubs = config.hubs.len(),
+        "culvert-agent starts"
     );
     let dialer = Dialer::new(hub_tls, config.proxy.clone());
-    Connector::new(plan(config, dialer, &shared), shared).run(shutdown).await;
+    Connector::new(plan(config, dialer, &shared), shared)
+        .run(shutdown)
+        .await;
     serving.abort();
     Ok(())
 }

@@ -78,7 +78,9 @@ impl Upstream {
     /// Closes connections that were idle for too long, and counts the rest.
     pub fn sweep(&self) {
         self.pool.sweep();
-        self.metrics.pool_idle.set(i64::try_from(self.pool.idle()).unwrap_or(i64::MAX));
+        self.metrics
+            .pool_idle
+            .set(i64::try_from(self.pool.idle()).unwrap_or(i64::MAX));
     }
 
     /// Sends `request` and waits for the head of the answer. A connection is

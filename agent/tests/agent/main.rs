@@ -1,6 +1,17 @@
 //! The agent's library against real services and a real hub side, over loopback.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at what it did not expect"
+)]
 
 mod allow;
+mod config;
+mod drain;
+mod hub;
+mod process;
 mod request;
+mod rotate;
+mod session;
 mod support;
 mod upgrade;
