@@ -3,7 +3,6 @@
 //! once, and nothing is dialled or bound before.
 
 mod build;
-mod layers;
 mod settings;
 
 use std::ffi::OsString;
@@ -12,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use culvert_config::Layers;
 use culvert_net::dial::{HubUrl, ProxyConfig};
 use culvert_net::tls::ClientTlsOptions;
 use culvert_proto::id::ClusterId;
@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use crate::target::Target;
 
 pub(crate) use build::hub_url;
+pub use settings::PROGRAM;
 
 /// Hub addresses that may be configured.
 pub const HUBS_MAX: usize = 16;
@@ -113,7 +114,8 @@ impl Config {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
-        build::build(layers::Layers::read(argv, &env)?, &env)
+        let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
+        build::build(layers, &env)
     }
 
     /// Reads the command line and environment of this process.

@@ -87,10 +87,19 @@ impl Connector {
             session.leave(deadline, CloseReason::Shutdown);
         }
         let all = async {
-            let Self { left, current, fresh, .. } = &mut self;
+            let Self {
+                left,
+                current,
+                fresh,
+                ..
+            } = &mut self;
             for session in left.iter_mut().chain(current).chain(fresh) {
                 let ended = session.ended().await;
-                tracing::info!(code = ended.reason.as_str(), seen = ended.detail, "session closed");
+                tracing::info!(
+                    code = ended.reason.as_str(),
+                    seen = ended.detail,
+                    "session closed"
+                );
             }
         };
         tokio::select! {
@@ -261,6 +270,7 @@ impl Connector {
 fn stage(why: &ConnectError) -> &'static str {
     match why {
         ConnectError::Dial(error) => error.step().as_str(),
+        ConnectError::Tls(_) => "tls",
         ConnectError::Refused(refusal) if refusal.status == 401 => "auth",
         _ => "upgrade",
     }

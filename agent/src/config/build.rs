@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_config::{Layers, Sourced};
 use culvert_net::dial::{HubUrl, ProxyConfig, UrlError};
 use culvert_net::tls::{ClientTls, ClientTlsOptions, MinVersion, Roots, SpkiPin};
 use culvert_proto::id::ClusterId;
@@ -15,7 +16,6 @@ use culvert_proto::limits;
 use culvert_proto::token::TokenText;
 use culvert_telemetry::log::LogFormat;
 
-use super::layers::{Layers, Sourced};
 use super::{Config, Credential, HUBS_MAX, Refused, THREADS_MAX};
 use crate::credential::Kept;
 use crate::target::{Target, TargetKind};
@@ -27,7 +27,10 @@ pub(super) fn build(
     layers: Layers,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Refused> {
-    let mut all = Builder { layers };
+    let mut all = Builder {
+        layers,
+        join_asked: false,
+    };
     let join = all.join();
     let allow_insecure_server = all.switch("allow-insecure-server");
     let hubs = all.hubs(join.as_ref(), allow_insecure_server);
@@ -86,6 +89,8 @@ pub(super) fn build(
 
 struct Builder {
     layers: Layers,
+    /// A join string was given, good or not.
+    join_asked: bool,
 }
 
 impl Builder {
@@ -183,11 +188,22 @@ impl Builder {
     }
 
     fn join(&mut self) -> Option<JoinString> {
-        let value = self.layers.get("join")?.clone();
-        match JoinString::decode(&value.text) {
+        let verb = match self.layers.matches.subcommand() {
+            Some(("join", verb)) => verb.get_one::<String>("string"),
+            _ => None,
+        };
+        let (text, from) = match (verb, self.layers.get("join")) {
+            (Some(text), _) => (text.clone(), "join".to_owned()),
+            (None, Some(value)) => (value.text.clone(), value.from.clone()),
+            (None, None) => return None,
+        };
+        self.join_asked = true;
+        match JoinString::decode(&text) {
             Ok(join) => Some(join),
             Err(why) => {
-                self.secret_problem(&value, format_args!("not a join string: {why}"));
+                self.layers
+                    .problems
+                    .push(format!("{from}: not a join string: {why}"));
                 None
             }
         }
@@ -204,7 +220,7 @@ impl Builder {
                     .collect(),
             ),
             (None, Some(join)) => ("the join string".to_owned(), join.hubs.clone()),
-            (None, None) if self.layers.get("join").is_some() => return Vec::new(),
+            (None, None) if self.join_asked => return Vec::new(),
             (None, None) => {
                 self.layers.problems.push(
                     "no hub address: set --server or CULVERT_HUB, for example wss://hub.example.com/agent".to_owned(),
@@ -318,7 +334,7 @@ impl Builder {
                 .problems
                 .push("a token and a join string are both set; keep one".to_owned());
         }
-        let asked = given.is_some() || self.layers.get("join").is_some();
+        let asked = given.is_some() || self.join_asked;
         if !asked && kept.is_none() && !has_certificate {
             self.layers.problems.push(
                 "no credential: set --token-file, CULVERT_TOKEN or --join, or give --client-cert"

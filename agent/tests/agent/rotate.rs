@@ -102,6 +102,12 @@ async fn a_join_string_is_enough_and_a_stale_one_is_ignored() {
         let args = args(&word);
         let agent = Running::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(hub.session().await.token, TOKEN);
+        within(async {
+            while !dir.path().join("agent-token").exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
         agent.stop().await;
     }
 }
