@@ -445,6 +445,25 @@ fn a_peer_that_only_breathes_never_opens() {
 }
 
 #[test]
+fn a_busy_peer_still_hears_our_beats() {
+    let mut session = hub();
+    session.on_message(0, ControlMessage::Hello(AgentFacts::default()));
+    outputs(&mut session);
+    let mut beats = Vec::new();
+    for at_ms in (0..20_000).step_by(100) {
+        session.on_bytes_received(at_ms);
+        session.handle_timeout(at_ms);
+        if outputs(&mut session)
+            .iter()
+            .any(|output| output.contains("BEAT"))
+        {
+            beats.push(at_ms);
+        }
+    }
+    assert_eq!(beats, [5_000, 10_000, 15_000]);
+}
+
+#[test]
 fn floods_are_cut_by_rate() {
     let mut session = hub();
     session.on_message(0, ControlMessage::Hello(AgentFacts::default()));

@@ -351,6 +351,16 @@ fn refusals() {
         },
         "defaults are left out"
     );
+    let one = [1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1];
+    assert!(with(&one).is_ok());
+    let twice = with(&[one, one].concat()).unwrap_err();
+    assert_eq!(
+        twice,
+        DecodeError::Field {
+            part: "snapshot",
+            field: 1
+        }
+    );
     let a: Arc<_> = ClusterState::new("a".parse().unwrap()).into();
     let b: Arc<_> = ClusterState::new("b".parse().unwrap()).into();
     for clusters in [vec![b, a.clone()], vec![a.clone(), a]] {
