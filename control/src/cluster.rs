@@ -2,19 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use culvert_proto::id::ClusterId;
+use culvert_proto::id::{ClusterId, Epoch};
+use culvert_proto::limits::{LABEL_BYTES_MAX, LABELS_MAX, STREAMS_MAX};
 use culvert_proto::token::Digest;
+use culvert_proto::update::{self, ClusterState, TokenHash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// Clusters of one hub.
-pub const CLUSTERS_MAX: usize = 10_000;
-/// Live tokens of one cluster.
-pub const TOKENS_MAX: usize = 8;
-/// Labels of one cluster.
-pub const LABELS_MAX: usize = 32;
-/// Bytes of a label's name, a label's value, and of a cluster's name.
-pub const TEXT_BYTES_MAX: usize = 253;
 
 /// A cluster and its credentials.
 #[derive(Clone)]
@@ -62,8 +55,10 @@ pub struct Spec {
     pub enabled: bool,
     /// What a second agent does.
     pub policy: Policy,
-    /// Where the agent sends requests.
-    pub target: Target,
+    /// What speaks behind the agent.
+    pub target_kind: TargetKind,
+    /// `host:port` that the agents are expected to serve; whatever they serve when absent.
+    pub target_addr: Option<String>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
     /// Streams of one session at once, 1 to 16,384.
@@ -89,16 +84,6 @@ pub enum Policy {
     Refuse,
 }
 
-/// The service behind the agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Target {
-    /// What speaks there.
-    pub kind: TargetKind,
-    /// `host:port`, for hubs that name it; the agent dials what its own configuration allows.
-    pub addr: Option<String>,
-}
-
 /// What speaks at the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -116,7 +101,8 @@ impl Default for Spec {
             name: String::new(),
             enabled: true,
             policy: Policy::default(),
-            target: Target::default(),
+            target_kind: TargetKind::default(),
+            target_addr: None,
             labels: BTreeMap::new(),
             streams_max: 1024,
             requests_max: 0,
@@ -135,40 +121,110 @@ impl Spec {
         if !is_text(&self.name) {
             say("name", text_rule());
         }
-        if !(1..=16_384).contains(&self.streams_max) {
-            say("streams_max", format!("is {}; 1 to 16384 are allowed", self.streams_max));
+        if !(1..=STREAMS_MAX).contains(&self.streams_max) {
+            say(
+                "streams_max",
+                format!("is {}; 1 to {STREAMS_MAX} are allowed", self.streams_max),
+            );
         }
         if self.labels.len() > LABELS_MAX {
-            say("labels", format!("holds {} labels; at most {LABELS_MAX}", self.labels.len()));
+            say(
+                "labels",
+                format!("holds {} labels; at most {LABELS_MAX}", self.labels.len()),
+            );
         }
         for (name, value) in self.labels.iter().take(LABELS_MAX) {
             if name.is_empty() || !is_text(name) || !is_text(value) {
                 say(&format!("labels.{}", name.escape_debug()), text_rule());
             }
         }
-        if let Some(addr) = &self.target.addr
+        if let Some(addr) = &self.target_addr
             && !is_host_port(addr)
         {
-            say("target.addr", format!("is {addr:?}; wanted host:port"));
+            say("target_addr", format!("is {addr:?}; wanted host:port"));
         }
         problems
     }
 }
 
+impl Cluster {
+    /// What data planes learn about it: no more than they need, no expired token.
+    #[must_use]
+    pub fn to_state(&self, now_ms: u64) -> ClusterState {
+        let spec = &self.spec;
+        let live = self.tokens.iter().filter(|token| token.is_live(now_ms));
+        let name = (!spec.name.is_empty()).then(|| spec.name.as_str().into());
+        let labels = spec.labels.iter();
+        ClusterState {
+            id: self.id.clone(),
+            enabled: spec.enabled,
+            policy: spec.policy.into(),
+            tokens: live.map(TokenHash::from).collect(),
+            epoch_floor: Epoch(self.epoch_floor),
+            streams_max: spec.streams_max,
+            requests_max: spec.requests_max,
+            rate_per_second: spec.rate_per_second,
+            allow_impersonation: spec.allow_impersonation,
+            target: update::Target {
+                kind: spec.target_kind.into(),
+                addr: spec.target_addr.as_deref().map(Into::into),
+            },
+            name,
+            labels: labels
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect(),
+        }
+    }
+}
+
+impl From<&Token> for TokenHash {
+    fn from(token: &Token) -> Self {
+        Self {
+            digest: token.digest,
+            id: token.id.as_str().into(),
+            not_after_unix_ms: token.not_after_unix_ms,
+        }
+    }
+}
+
+impl From<Policy> for update::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Spread => Self::Spread,
+            Policy::Replace => Self::Replace,
+            Policy::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<TargetKind> for update::TargetKind {
+    fn from(kind: TargetKind) -> Self {
+        match kind {
+            TargetKind::Http => Self::Http,
+            TargetKind::Kube => Self::Kube,
+        }
+    }
+}
+
 fn text_rule() -> String {
-    format!("has at most {TEXT_BYTES_MAX} bytes and no control character")
+    format!("has at most {LABEL_BYTES_MAX} bytes and no control character")
 }
 
 fn is_text(text: &str) -> bool {
-    text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
+    text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 fn is_host_port(addr: &str) -> bool {
-    let Some((host, port)) = addr.rsplit_once(':') else { return false };
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let Some((host, port)) = addr.rsplit_once(':') else {
+        return false;
+    };
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
     !host.is_empty()
-        && host.len() <= TEXT_BYTES_MAX
+        && host.len() <= LABEL_BYTES_MAX
         && host.bytes().all(plain)
         && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -184,16 +240,25 @@ mod tests {
             name: "a\nb".to_owned(),
             streams_max: 0,
             labels: [(String::new(), "x".to_owned())].into(),
-            target: Target { addr: Some("nowhere".to_owned()), ..Target::default() },
+            target_addr: Some("nowhere".to_owned()),
             ..Spec::default()
         };
-        let fields: Vec<_> = wrong.problems().into_iter().map(|(field, _)| field).collect();
-        assert_eq!(fields, ["name", "streams_max", "labels.", "target.addr"]);
+        let fields: Vec<_> = wrong
+            .problems()
+            .into_iter()
+            .map(|(field, _)| field)
+            .collect();
+        assert_eq!(fields, ["name", "streams_max", "labels.", "target_addr"]);
     }
 
     #[test]
     fn targets_are_host_and_port() {
-        for right in ["a:1", "10.0.0.1:443", "[::1]:6443", "kubernetes.default.svc:443"] {
+        for right in [
+            "a:1",
+            "10.0.0.1:443",
+            "[::1]:6443",
+            "kubernetes.default.svc:443",
+        ] {
             assert!(is_host_port(right), "{right}");
         }
         for wrong in ["", "a", "a:", ":1", "a:0", "a:65536", "http://a:1", "a b:1"] {

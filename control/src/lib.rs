@@ -1,1 +1,10 @@
-//! Decides: clusters, tokens, registry.
+//! The process that decides: clusters, tokens, registry. It never carries a
+//! tunnel byte, and no byte waits for it.
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod fleet;
+pub mod hub;
+pub mod registry;
+pub mod store;
+pub mod token;

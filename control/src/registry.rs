@@ -2,9 +2,10 @@
 //! the caller stores and publishes the result.
 
 use culvert_proto::id::ClusterId;
+use culvert_proto::limits::TOKENS_PER_CLUSTER_MAX as TOKENS_MAX;
 use culvert_proto::token::Digest;
 
-use crate::cluster::{Cluster, Spec, TOKENS_MAX, Token};
+use crate::cluster::{Cluster, Spec, Token};
 
 /// A token that was just minted, without its text.
 pub struct NewToken {
@@ -31,17 +32,17 @@ pub enum Refused {
     NotPending(ClusterId),
 }
 
-/// A new cluster with its first token.
+/// A new cluster, without a token.
 ///
 /// # Errors
 /// [`Refused::Spec`].
-pub fn create(id: ClusterId, spec: Spec, token: NewToken, now_ms: u64) -> Result<Cluster, Refused> {
+pub fn create(id: ClusterId, spec: Spec, now_ms: u64) -> Result<Cluster, Refused> {
     check(&spec)?;
     Ok(Cluster {
         id,
         spec,
         epoch_floor: 0,
-        tokens: vec![token.live(now_ms, None)],
+        tokens: Vec::new(),
         created_unix_ms: now_ms,
         updated_unix_ms: now_ms,
         last_connected_unix_ms: None,
@@ -54,7 +55,11 @@ pub fn create(id: ClusterId, spec: Spec, token: NewToken, now_ms: u64) -> Result
 /// [`Refused::Spec`].
 pub fn update(cluster: &Cluster, spec: Spec, now_ms: u64) -> Result<Cluster, Refused> {
     check(&spec)?;
-    Ok(Cluster { spec, updated_unix_ms: now_ms, ..cluster.clone() })
+    Ok(Cluster {
+        spec,
+        updated_unix_ms: now_ms,
+        ..cluster.clone()
+    })
 }
 
 /// The cluster with one more token, which lives for `life_ms` or without end.
@@ -71,7 +76,8 @@ pub fn add_token(
     if next.tokens.len() >= TOKENS_MAX {
         return Err(Refused::TooManyTokens(cluster.id.clone()));
     }
-    next.tokens.push(token.live(now_ms, life_ms.map(|life| now_ms.saturating_add(life))));
+    next.tokens
+        .push(token.live(now_ms, life_ms.map(|life| now_ms.saturating_add(life))));
     next.updated_unix_ms = now_ms;
     Ok(next)
 }
@@ -103,10 +109,8 @@ pub fn rotate_delivered(
     overlap_ms: u64,
     now_ms: u64,
 ) -> Result<Cluster, Refused> {
-    let mut next = pruned(cluster, now_ms);
-    // A newer delivery replaces one that nobody acknowledged.
-    next.tokens.retain(|old| old.pending_overlap_ms.is_none());
-    let mut next = add_token(&next, token, None, now_ms)?;
+    let sole = abandon_delivery(cluster);
+    let mut next = add_token(sole.as_ref().unwrap_or(cluster), token, None, now_ms)?;
     if let Some(fresh) = next.tokens.last_mut() {
         fresh.pending_overlap_ms = Some(overlap_ms);
     }
@@ -133,13 +137,16 @@ pub fn acknowledge(cluster: &Cluster, digest: &Digest, now_ms: u64) -> Result<Cl
     Ok(next)
 }
 
-/// The cluster without a token that was never delivered. Its text was lost
-/// with the process that minted it.
+/// The cluster without a delivery; `None` when there was none. The token stays
+/// live, since an agent may hold it, and so do the older ones: nobody is locked out.
 #[must_use]
 pub fn abandon_delivery(cluster: &Cluster) -> Option<Cluster> {
     let mut next = cluster.clone();
-    next.tokens.retain(|token| token.pending_overlap_ms.is_none());
-    (next.tokens.len() < cluster.tokens.len()).then_some(next)
+    let mut any = false;
+    for token in &mut next.tokens {
+        any |= token.pending_overlap_ms.take().is_some();
+    }
+    any.then_some(next)
 }
 
 /// The cluster without one of its tokens.
@@ -178,7 +185,11 @@ pub fn expire(cluster: &Cluster, now_ms: u64) -> Option<Cluster> {
 
 fn check(spec: &Spec) -> Result<(), Refused> {
     let problems = spec.problems();
-    if problems.is_empty() { Ok(()) } else { Err(Refused::Spec(problems)) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused::Spec(problems))
+    }
 }
 
 fn pruned(cluster: &Cluster, now_ms: u64) -> Cluster {
@@ -227,11 +238,15 @@ mod tests {
     const DAY: u64 = 86_400_000;
 
     fn token(n: u8) -> NewToken {
-        NewToken { id: format!("t{n}"), digest: Digest([n; 32]) }
+        NewToken {
+            id: format!("t{n}"),
+            digest: Digest([n; 32]),
+        }
     }
 
     fn cluster() -> Cluster {
-        create("prod".parse().unwrap(), Spec::default(), token(0), 1_000).unwrap()
+        let bare = create("prod".parse().unwrap(), Spec::default(), 1_000).unwrap();
+        add_token(&bare, token(0), None, 1_000).unwrap()
     }
 
     fn live(cluster: &Cluster, now_ms: u64) -> Vec<&str> {
@@ -273,7 +288,13 @@ mod tests {
         let refused = rotate(&full, token(99), DAY, 5_000).err().unwrap();
         assert_eq!(refused, Refused::TooManyTokens(full.id.clone()));
         assert_eq!(rotate(&full, token(99), 0, 5_000).unwrap().tokens.len(), 1);
-        assert_eq!(rotate(&full, token(99), DAY, 5_000 + DAY).unwrap().tokens.len(), 2);
+        assert_eq!(
+            rotate(&full, token(99), DAY, 5_000 + DAY)
+                .unwrap()
+                .tokens
+                .len(),
+            2
+        );
     }
 
     #[test]
@@ -285,7 +306,9 @@ mod tests {
         assert_eq!(live(&done, 9_000 + DAY), ["t1"]);
         assert!(acknowledge(&done, &Digest([1; 32]), 9_001).is_err());
         assert!(acknowledge(&waiting, &Digest([0; 32]), 9_001).is_err());
-        assert_eq!(live(&abandon_delivery(&waiting).unwrap(), 9_000), ["t0"]);
+        let abandoned = abandon_delivery(&waiting).unwrap();
+        assert_eq!(live(&abandoned, 5_000 + 30 * DAY), ["t0", "t1"]);
+        assert!(acknowledge(&abandoned, &Digest([1; 32]), 9_001).is_err());
         assert!(abandon_delivery(&done).is_none());
     }
 

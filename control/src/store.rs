@@ -53,10 +53,10 @@ pub struct Loaded {
 pub struct Touch {
     /// The cluster.
     pub cluster: ClusterId,
-    /// A session was connected at this time.
-    pub last_connected_unix_ms: u64,
-    /// Digests of tokens in use then.
-    pub tokens: Vec<[u8; 32]>,
+    /// When an agent was last connected, if one was.
+    pub last_connected_unix_ms: Option<u64>,
+    /// Ids of tokens and when they were last used.
+    pub tokens: Vec<(String, u64)>,
 }
 
 impl Dsn {
@@ -68,11 +68,17 @@ impl Dsn {
         let path = match text.split_once(':') {
             Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
             Some((scheme @ ("postgres" | "postgresql"), _)) => {
-                return Err(format!("{scheme}: this version stores in SQLite only; use sqlite:PATH"));
+                return Err(format!(
+                    "{scheme}: this version stores in SQLite only; use sqlite:PATH"
+                ));
             }
-            _ if text.contains("://") => return Err("unknown scheme; use sqlite:PATH".to_owned()),
+            Some((scheme, rest)) if rest.starts_with("//") => {
+                return Err(format!("{scheme}: unknown scheme; use sqlite:PATH"));
+            }
             _ if text.contains("dbname=") || text.contains("host=") => {
-                return Err("a libpq DSN; this version stores in SQLite only; use sqlite:PATH".to_owned());
+                return Err(
+                    "a libpq DSN; this version stores in SQLite only; use sqlite:PATH".to_owned(),
+                );
             }
             _ => text,
         };
@@ -114,9 +120,15 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(fail)?;
-        let store = Self { pool, path: path.clone(), _lock: lock };
+        let store = Self {
+            pool,
+            path: path.clone(),
+            _lock: lock,
+        };
         store.migrate().await?;
-        let loaded = rows::load(&store.pool, now_ms).await.map_err(|why| why.at(&path))?;
+        let loaded = rows::load(&store.pool, now_ms)
+            .await
+            .map_err(|why| why.at(&path))?;
         Ok((store, loaded))
     }
 
@@ -133,7 +145,10 @@ impl Store {
             Err(MigrateError::Execute(why) | MigrateError::ExecuteMigration(why, _)) => {
                 Err(StoreError::from_sqlx(&self.path, &why))
             }
-            Err(why) => Err(StoreError::Other { path: self.path.clone(), why: why.to_string() }),
+            Err(why) => Err(StoreError::Other {
+                path: self.path.clone(),
+                why: why.to_string(),
+            }),
         }
     }
 
@@ -142,7 +157,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then nothing was recorded.
     pub async fn save(&self, cluster: &Cluster, generation: Generation) -> Result<(), StoreError> {
-        self.bounded(rows::save(&self.pool, cluster, generation)).await
+        self.bounded(rows::save(&self.pool, cluster, generation))
+            .await
     }
 
     /// Forgets a cluster and its tokens, as part of `generation`.
@@ -166,13 +182,24 @@ impl Store {
         self.pool.close().await;
     }
 
+    /// The generation on disk, for a writer that does not know whether its last
+    /// change was recorded.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn generation(&self) -> Result<Generation, StoreError> {
+        self.bounded(rows::generation(&self.pool)).await
+    }
+
     async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, rows::RowError>>,
     ) -> Result<T, StoreError> {
         match timeout(CALL_DEADLINE, call).await {
             Ok(done) => done.map_err(|why| why.at(&self.path)),
-            Err(_) => Err(StoreError::Slow { path: self.path.clone() }),
+            Err(_) => Err(StoreError::Slow {
+                path: self.path.clone(),
+            }),
         }
     }
 }
@@ -184,10 +211,23 @@ mod tests {
     #[test]
     fn the_forms_of_a_dsn() {
         for text in ["/a/b.db", "sqlite:/a/b.db", "sqlite:///a/b.db"] {
-            assert_eq!(Dsn::parse(text).unwrap().path(), Path::new("/a/b.db"), "{text}");
+            assert_eq!(
+                Dsn::parse(text).unwrap().path(),
+                Path::new("/a/b.db"),
+                "{text}"
+            );
         }
-        assert_eq!(Dsn::parse("sqlite://b.db").unwrap().path(), Path::new("b.db"));
-        for text in ["", "sqlite:", "postgres://u:secret@h/d", "mysql://x", "host=a password=secret"] {
+        assert_eq!(
+            Dsn::parse("sqlite://b.db").unwrap().path(),
+            Path::new("b.db")
+        );
+        for text in [
+            "",
+            "sqlite:",
+            "postgres://u:secret@h/d",
+            "mysql://x",
+            "host=a password=secret",
+        ] {
             let why = Dsn::parse(text).unwrap_err();
             assert!(!why.contains("secret"), "{why}");
         }

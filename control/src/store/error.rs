@@ -102,16 +102,23 @@ impl StoreError {
             sqlx::Error::Io(why) => return Self::from_io(path, why),
             _ => None,
         };
-        let primary = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+        let primary = code
+            .and_then(|code| code.parse::<u32>().ok())
+            .map(|code| code & 0xff);
         match primary {
             Some(SQLITE_FULL) => Self::Full { path: own() },
-            Some(SQLITE_READONLY | SQLITE_CANTOPEN) => {
-                Self::ReadOnly { path: own(), fix: CHECK_OWNER }
-            }
-            Some(SQLITE_CORRUPT | SQLITE_NOTADB) => {
-                Self::Damaged { path: own(), why: why.to_string() }
-            }
-            _ => Self::Other { path: own(), why: why.to_string() },
+            Some(SQLITE_READONLY | SQLITE_CANTOPEN) => Self::ReadOnly {
+                path: own(),
+                fix: CHECK_OWNER,
+            },
+            Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Damaged {
+                path: own(),
+                why: why.to_string(),
+            },
+            _ => Self::Other {
+                path: own(),
+                why: why.to_string(),
+            },
         }
     }
 
@@ -119,11 +126,15 @@ impl StoreError {
         let path = path.to_owned();
         match why.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::ReadOnly { path, fix: CHECK_OWNER }
-            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
+                path,
+                fix: CHECK_OWNER,
+            },
             io::ErrorKind::NotFound => Self::NoDirectory { path },
-            _ => Self::Other { path, why: why.to_string() },
+            _ => Self::Other {
+                path,
+                why: why.to_string(),
+            },
         }
     }
 }

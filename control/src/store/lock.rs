@@ -26,9 +26,9 @@ impl Lock {
             .map_err(|why| StoreError::from_io(store, &why))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(StoreError::InUse { path: store.to_owned() })
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
+                path: store.to_owned(),
+            }),
             Err(why) => Err(StoreError::from_io(store, &why.into())),
         }
     }

@@ -29,14 +29,25 @@ impl RowError {
     pub(super) fn at(self, path: &Path) -> StoreError {
         match self {
             Self::Sqlx(why) => StoreError::from_sqlx(path, &why),
-            Self::Damaged(why) => StoreError::Damaged { path: path.to_owned(), why },
+            Self::Damaged(why) => StoreError::Damaged {
+                path: path.to_owned(),
+                why,
+            },
         }
     }
 }
 
 type Result<T> = std::result::Result<T, RowError>;
 type ClusterRow = (String, String, i64, i64, i64, Option<i64>);
-type TokenRow = (Vec<u8>, String, String, i64, Option<i64>, Option<i64>, Option<i64>);
+type TokenRow = (
+    Vec<u8>,
+    String,
+    String,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
 
 pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -50,8 +61,9 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     .bind(signed(now_ms)?)
     .execute(&mut *transaction)
     .await?;
-    let (hub_id, generation): (String, i64) =
-        sqlx::query_as("SELECT hub_id, generation FROM hub").fetch_one(&mut *transaction).await?;
+    let (hub_id, generation): (String, i64) = sqlx::query_as("SELECT hub_id, generation FROM hub")
+        .fetch_one(&mut *transaction)
+        .await?;
     let mut tokens = load_tokens(&mut transaction).await?;
     let rows: Vec<ClusterRow> = sqlx::query_as(
         "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms
@@ -67,7 +79,11 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
             cluster(row, own)
         })
         .collect::<Result<_>>()?;
-    Ok(Loaded { hub_id, generation: Generation(unsigned(generation)?), clusters })
+    Ok(Loaded {
+        hub_id,
+        generation: Generation(unsigned(generation)?),
+        clusters,
+    })
 }
 
 async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String, Vec<Token>>> {
@@ -80,8 +96,9 @@ async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String
     .await?;
     let mut tokens: HashMap<String, Vec<Token>> = HashMap::new();
     for (digest, id, cluster, created, not_after, last_used, overlap) in rows {
-        let digest: [u8; 32] =
-            digest.try_into().map_err(|_| RowError::Damaged("a digest is not 32 bytes".into()))?;
+        let digest: [u8; 32] = digest
+            .try_into()
+            .map_err(|_| RowError::Damaged("a digest is not 32 bytes".into()))?;
         tokens.entry(cluster).or_default().push(Token {
             id,
             digest: Digest(digest),
@@ -105,7 +122,9 @@ fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
         created_unix_ms: unsigned(created)?,
         updated_unix_ms: unsigned(updated)?,
         last_connected_unix_ms: last_connected.map(unsigned).transpose()?,
-        id: id.parse::<ClusterId>().map_err(|why| damaged(why.to_string()))?,
+        id: id
+            .parse::<ClusterId>()
+            .map_err(|why| damaged(why.to_string()))?,
     })
 }
 
@@ -171,16 +190,18 @@ pub(super) async fn remove(
 pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
     for touch in touched {
-        let at = signed(touch.last_connected_unix_ms)?;
-        sqlx::query("UPDATE clusters SET last_connected_unix_ms = ? WHERE id = ?")
-            .bind(at)
-            .bind(touch.cluster.as_str())
-            .execute(&mut *transaction)
-            .await?;
-        for digest in &touch.tokens {
-            sqlx::query("UPDATE tokens SET last_used_unix_ms = ? WHERE digest = ?")
-                .bind(at)
-                .bind(&digest[..])
+        if let Some(at) = touch.last_connected_unix_ms {
+            sqlx::query("UPDATE clusters SET last_connected_unix_ms = ? WHERE id = ?")
+                .bind(signed(at)?)
+                .bind(touch.cluster.as_str())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        for (token, at) in &touch.tokens {
+            sqlx::query("UPDATE tokens SET last_used_unix_ms = ? WHERE cluster_id = ? AND id = ?")
+                .bind(signed(*at)?)
+                .bind(touch.cluster.as_str())
+                .bind(token)
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -188,10 +209,18 @@ pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
     Ok(transaction.commit().await?)
 }
 
+pub(super) async fn generation(pool: &SqlitePool) -> Result<Generation> {
+    let (generation,): (i64,) = sqlx::query_as("SELECT generation FROM hub")
+        .fetch_one(pool)
+        .await?;
+    Ok(Generation(unsigned(generation)?))
+}
+
 /// The version that wrote the store, as far as it can be read.
 pub(super) async fn written_by(pool: &SqlitePool) -> String {
-    let row: std::result::Result<(String,), _> =
-        sqlx::query_as("SELECT written_by FROM hub").fetch_one(pool).await;
+    let row: std::result::Result<(String,), _> = sqlx::query_as("SELECT written_by FROM hub")
+        .fetch_one(pool)
+        .await;
     row.map_or_else(|_| "unknown".to_owned(), |(version,)| version)
 }
 
@@ -204,7 +233,10 @@ async fn raise(connection: &mut SqliteConnection, generation: Generation) -> Res
     if raised.rows_affected() == 1 {
         return Ok(());
     }
-    Err(RowError::Damaged(format!("its generation is not {} any more", generation.0 - 1)))
+    Err(RowError::Damaged(format!(
+        "its generation is not {} any more",
+        generation.0 - 1
+    )))
 }
 
 fn signed(value: u64) -> Result<i64> {

@@ -1,0 +1,455 @@
+//! One decision at a time: decide, record, publish.
+//!
+//! The store is written first: what data planes see survives a crash. Reads
+//! come from memory and never wait for a decision.
+
+mod error;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use culvert_net::crypto::SigningKey;
+use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::limits::CLUSTERS_MAX;
+use culvert_proto::token::TokenText;
+use culvert_proto::update::{Change, Report, Rotation, State, Update};
+use culvert_rpc::{Feed, LinkId};
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as Turn, Notify};
+
+use crate::cluster::{Cluster, Spec};
+use crate::fleet::Fleet;
+use crate::registry::{self, Refused};
+use crate::store::{Loaded, Store, StoreError};
+use crate::token;
+
+pub use error::HubError;
+pub use upkeep::DELIVERY_MS_MAX;
+
+/// Longest overlap of a rotation and longest life that can be asked for: ten years.
+pub const LIFE_MS_MAX: u64 = 10 * 366 * 86_400_000;
+
+/// Milliseconds since 1970.
+pub type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+/// Every cluster, by id.
+pub type Clusters = BTreeMap<ClusterId, Arc<Cluster>>;
+
+/// Control's state and the only way to change it.
+pub struct Hub {
+    id: String,
+    store: Store,
+    feed: Feed,
+    fleet: Mutex<Fleet>,
+    clusters: ArcSwap<Clusters>,
+    writer: Turn<Writer>,
+    acknowledged: Notify,
+    clock: Clock,
+    started_unix_ms: u64,
+}
+
+/// Held by the one decision that is being made.
+struct Writer {
+    generation: Generation,
+    /// A change whose recording timed out: it may or may not be on disk.
+    uncertain: Option<Step>,
+}
+
+/// The change from one generation to the next.
+#[derive(Clone)]
+enum Step {
+    Put(Arc<Cluster>),
+    Remove(ClusterId),
+}
+
+/// A token that was just minted; this is the only time its text is seen.
+pub struct Minted {
+    /// The text.
+    pub text: TokenText,
+    /// The part that may be shown.
+    pub id: String,
+    /// The cluster with it.
+    pub cluster: Arc<Cluster>,
+}
+
+impl Hub {
+    /// A hub over an open store.
+    #[must_use]
+    pub fn new(store: Store, loaded: Loaded, key: SigningKey, clock: Clock) -> Self {
+        let now_ms = clock();
+        let clusters: Clusters = loaded
+            .clusters
+            .into_iter()
+            .map(|c| (c.id.clone(), Arc::new(c)))
+            .collect();
+        let states = clusters.iter();
+        let state = State {
+            generation: loaded.generation,
+            hub_id: loaded.hub_id.as_str().into(),
+            issued_unix_ms: now_ms,
+            clusters: states
+                .map(|(id, c)| (id.clone(), Arc::new(c.to_state(now_ms))))
+                .collect(),
+            ..State::default()
+        };
+        Self {
+            id: loaded.hub_id,
+            store,
+            feed: Feed::new(key, state),
+            fleet: Mutex::default(),
+            clusters: ArcSwap::from_pointee(clusters),
+            writer: Turn::new(Writer {
+                generation: loaded.generation,
+                uncertain: None,
+            }),
+            acknowledged: Notify::new(),
+            clock,
+            started_unix_ms: now_ms,
+        }
+    }
+
+    /// Names this hub.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When this process started, milliseconds since 1970.
+    #[must_use]
+    pub fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
+    /// The time, milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// The generation published last.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.feed.generation()
+    }
+
+    /// Every cluster as it is now.
+    #[must_use]
+    pub fn clusters(&self) -> Arc<Clusters> {
+        self.clusters.load_full()
+    }
+
+    /// One cluster.
+    ///
+    /// # Errors
+    /// [`HubError::NoCluster`].
+    pub fn cluster(&self, id: &ClusterId) -> Result<Arc<Cluster>, HubError> {
+        let found = self.clusters.load().get(id).cloned();
+        found.ok_or_else(|| HubError::NoCluster(id.clone()))
+    }
+
+    /// Reads the facts about data planes and agents.
+    pub fn fleet<T>(&self, read: impl FnOnce(&Fleet) -> T) -> T {
+        read(&self.fleet.lock())
+    }
+
+    /// Registers a cluster, without a token.
+    ///
+    /// # Errors
+    /// When it exists, breaks a rule, or cannot be recorded.
+    pub async fn create(&self, id: ClusterId, spec: Spec) -> Result<Arc<Cluster>, HubError> {
+        let mut writer = self.turn().await?;
+        let clusters = self.clusters.load();
+        if clusters.contains_key(&id) {
+            return Err(HubError::Exists(id));
+        }
+        if clusters.len() >= CLUSTERS_MAX {
+            return Err(HubError::TooManyClusters);
+        }
+        let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
+        self.commit(&mut writer, Step::Put(cluster.clone())).await?;
+        Ok(cluster)
+    }
+
+    /// Replaces what an operator may change.
+    ///
+    /// # Errors
+    /// When the cluster is unknown, breaks a rule, or cannot be recorded.
+    pub async fn update(
+        &self,
+        id: &ClusterId,
+        change: impl FnOnce(&mut Spec),
+    ) -> Result<Arc<Cluster>, HubError> {
+        self.decide(id, |cluster, now_ms| {
+            let mut spec = cluster.spec.clone();
+            change(&mut spec);
+            registry::update(cluster, spec, now_ms)
+        })
+        .await
+    }
+
+    /// Removes a cluster; its sessions end.
+    ///
+    /// # Errors
+    /// When the cluster is unknown or the removal cannot be recorded.
+    pub async fn remove(&self, id: &ClusterId) -> Result<(), HubError> {
+        let mut writer = self.turn().await?;
+        self.cluster(id)?;
+        self.commit(&mut writer, Step::Remove(id.clone())).await?;
+        self.feed.withdraw(id);
+        self.fleet.lock().remove(id);
+        tracing::info!(cluster = %id, "cluster removed");
+        Ok(())
+    }
+
+    /// Mints a further token that lives for `life_ms`, or without end.
+    ///
+    /// # Errors
+    /// When the cluster is unknown, has too many tokens, or the token cannot be recorded.
+    pub async fn mint(&self, id: &ClusterId, life_ms: Option<u64>) -> Result<Minted, HubError> {
+        self.with_new(id, |cluster, new, now_ms| {
+            registry::add_token(
+                cluster,
+                new,
+                life_ms.map(|life| life.min(LIFE_MS_MAX)),
+                now_ms,
+            )
+        })
+        .await
+    }
+
+    /// Mints a token in place of the others, which live for `overlap_ms` more.
+    ///
+    /// # Errors
+    /// As [`Hub::mint`].
+    pub async fn rotate(&self, id: &ClusterId, overlap_ms: u64) -> Result<Minted, HubError> {
+        let minted = self
+            .with_new(id, |cluster, new, now_ms| {
+                registry::rotate(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
+            })
+            .await?;
+        self.end_delivery(id);
+        tracing::info!(cluster = %id, token = minted.id, overlap_ms, "token rotated");
+        Ok(minted)
+    }
+
+    /// Mints a token and offers it to the cluster's agents through their tunnels.
+    /// The overlap of the others starts once all of them have stored it.
+    ///
+    /// # Errors
+    /// As [`Hub::mint`], and when no connected agent can take a token that way.
+    pub async fn rotate_through_tunnel(
+        &self,
+        id: &ClusterId,
+        overlap_ms: u64,
+    ) -> Result<Arc<Cluster>, HubError> {
+        if !self
+            .fleet
+            .lock()
+            .connected(id)
+            .any(|agent| agent.can_rotate())
+        {
+            self.cluster(id)?;
+            return Err(HubError::NobodyToDeliverTo(id.clone()));
+        }
+        let minted = self
+            .with_new(id, |cluster, new, now_ms| {
+                registry::rotate_delivered(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
+            })
+            .await?;
+        self.fleet.lock().delivery_over(id);
+        let rotation = Rotation {
+            cluster: id.clone(),
+            token_id: minted.id.as_str().into(),
+            not_before_unix_s: self.now_ms() / 1000,
+            token: minted.text,
+        };
+        self.feed
+            .offer(&rotation)
+            .map_err(|_| HubError::TooManyDeliveries)?;
+        tracing::info!(cluster = %id, token = minted.id, "token offered through the tunnel");
+        Ok(minted.cluster)
+    }
+
+    /// Removes one token; sessions that came with it end.
+    ///
+    /// # Errors
+    /// When the cluster or the token is unknown, or the removal cannot be recorded.
+    pub async fn remove_token(
+        &self,
+        id: &ClusterId,
+        token_id: &str,
+    ) -> Result<Arc<Cluster>, HubError> {
+        let cluster = self
+            .decide(id, |cluster, now| {
+                registry::remove_token(cluster, token_id, now)
+            })
+            .await?;
+        if !cluster
+            .tokens
+            .iter()
+            .any(|token| token.pending_overlap_ms.is_some())
+        {
+            self.end_delivery(id);
+        }
+        tracing::info!(cluster = %id, token = token_id, "token removed");
+        Ok(cluster)
+    }
+
+    /// Takes every token of a cluster and cuts its sessions.
+    ///
+    /// # Errors
+    /// When the cluster is unknown or the revocation cannot be recorded.
+    pub async fn revoke(&self, id: &ClusterId) -> Result<Arc<Cluster>, HubError> {
+        let highest = self.fleet.lock().highest_epoch(id);
+        let cluster = self
+            .decide(id, |cluster, now| {
+                Ok(registry::revoke(cluster, highest, now))
+            })
+            .await?;
+        self.end_delivery(id);
+        tracing::info!(cluster = %id, epoch_floor = cluster.epoch_floor, "cluster revoked");
+        Ok(cluster)
+    }
+
+    /// Ends the store's life in order.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+
+    fn end_delivery(&self, id: &ClusterId) {
+        self.feed.withdraw(id);
+        self.fleet.lock().delivery_over(id);
+    }
+
+    async fn with_new(
+        &self,
+        id: &ClusterId,
+        decide: impl FnOnce(&Cluster, registry::NewToken, u64) -> Result<Cluster, Refused>,
+    ) -> Result<Minted, HubError> {
+        let (text, new) = token::mint();
+        let token_id = new.id.clone();
+        let cluster = self
+            .decide(id, |cluster, now_ms| decide(cluster, new, now_ms))
+            .await?;
+        Ok(Minted {
+            text,
+            id: token_id,
+            cluster,
+        })
+    }
+
+    async fn decide(
+        &self,
+        id: &ClusterId,
+        decide: impl FnOnce(&Cluster, u64) -> Result<Cluster, Refused>,
+    ) -> Result<Arc<Cluster>, HubError> {
+        let mut writer = self.turn().await?;
+        let cluster = self.seen(&*self.cluster(id)?);
+        let next = Arc::new(decide(&cluster, self.now_ms())?);
+        self.commit(&mut writer, Step::Put(next.clone())).await?;
+        Ok(next)
+    }
+
+    /// The cluster with what the fleet saw since it was recorded.
+    fn seen(&self, cluster: &Cluster) -> Cluster {
+        let mut cluster = cluster.clone();
+        let fleet = self.fleet.lock();
+        for token in &mut cluster.tokens {
+            token.last_used_unix_ms = fleet
+                .last_used(&cluster.id, &token.id)
+                .or(token.last_used_unix_ms);
+        }
+        cluster.last_connected_unix_ms = fleet
+            .last_connected(&cluster.id)
+            .or(cluster.last_connected_unix_ms);
+        cluster
+    }
+
+    /// The right to decide, once memory and disk are known to agree.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Writer>, HubError> {
+        let mut writer = self.writer.lock().await;
+        if let Some(step) = writer.uncertain.clone() {
+            let on_disk = self.store.generation().await?;
+            if on_disk.0 == writer.generation.0 + 1 {
+                self.publish(&mut writer, step);
+            }
+            writer.uncertain = None;
+        }
+        Ok(writer)
+    }
+
+    async fn commit(&self, writer: &mut Writer, step: Step) -> Result<(), HubError> {
+        let next = Generation(writer.generation.0 + 1);
+        let recorded = match &step {
+            Step::Put(cluster) => self.store.save(cluster, next).await,
+            Step::Remove(id) => self.store.remove(id, next).await,
+        };
+        if let Err(why) = recorded {
+            if matches!(why, StoreError::Slow { .. }) {
+                writer.uncertain = Some(step);
+            }
+            return Err(why.into());
+        }
+        self.publish(writer, step);
+        Ok(())
+    }
+
+    fn publish(&self, writer: &mut Writer, step: Step) {
+        let now_ms = self.now_ms();
+        let generation = Generation(writer.generation.0 + 1);
+        let mut clusters = Clusters::clone(&self.clusters.load());
+        let change = match step {
+            Step::Put(cluster) => {
+                let state = Arc::new(cluster.to_state(now_ms));
+                clusters.insert(cluster.id.clone(), cluster);
+                Change::Upsert(state)
+            }
+            Step::Remove(id) => {
+                clusters.remove(&id);
+                Change::Remove(id)
+            }
+        };
+        let update = Update {
+            generation,
+            issued_unix_ms: now_ms,
+            changes: vec![change],
+        };
+        self.feed
+            .publish(&update)
+            .expect("one writer raises the generation by one");
+        self.clusters.store(Arc::new(clusters));
+        writer.generation = generation;
+    }
+}
+
+impl culvert_rpc::Hub for Hub {
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn opened(&self, link: LinkId, peer: &str) {
+        tracing::info!(peer, "data plane subscribed");
+        self.fleet.lock().opened(link, peer);
+    }
+
+    fn report(&self, link: LinkId, generation: Generation, report: Option<Report>) {
+        let now_ms = self.now_ms();
+        let mut fleet = self.fleet.lock();
+        match report {
+            None => fleet.acknowledged(link, generation),
+            Some(report) => {
+                let is_news = !report.rotated.is_empty();
+                fleet.report(link, report, now_ms);
+                if is_news {
+                    self.acknowledged.notify_one();
+                }
+            }
+        }
+    }
+
+    fn closed(&self, link: LinkId) {
+        self.fleet.lock().closed(link, self.now_ms());
+        tracing::info!(link = link.0, "data plane left");
+    }
+}

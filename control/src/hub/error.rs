@@ -1,0 +1,33 @@
+//! Why a decision is refused or cannot be recorded.
+
+use culvert_proto::id::ClusterId;
+use culvert_proto::limits::CLUSTERS_MAX;
+
+use crate::registry::Refused;
+use crate::store::StoreError;
+
+/// Why the hub did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// No such cluster.
+    #[error("no cluster {0}")]
+    NoCluster(ClusterId),
+    /// The id is taken.
+    #[error("cluster {0} is registered already")]
+    Exists(ClusterId),
+    /// The hub is full.
+    #[error("{CLUSTERS_MAX} clusters are registered")]
+    TooManyClusters,
+    /// A rule forbids it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It cannot be recorded; nothing changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No agent that could take a token over its tunnel is connected.
+    #[error("no connected agent of cluster {0} can take a token over its tunnel")]
+    NobodyToDeliverTo(ClusterId),
+    /// Too many tokens wait for delivery.
+    #[error("too many tokens wait for delivery")]
+    TooManyDeliveries,
+}

@@ -1,0 +1,129 @@
+//! What happens with time: tokens expire, deliveries finish, uses are recorded.
+
+use std::time::Duration;
+
+use culvert_proto::id::ClusterId;
+use tokio::time::{Instant, sleep_until};
+
+use super::Hub;
+use crate::cluster::Token;
+use crate::registry;
+
+/// A delivery that not every agent acknowledged in this time is given up.
+pub const DELIVERY_MS_MAX: u64 = 24 * 3_600_000;
+const ROUND: Duration = Duration::from_secs(1);
+/// Uses of tokens are recorded this often.
+const RECORD: Duration = Duration::from_secs(30);
+
+impl Hub {
+    /// Keeps the state true to the clock and to what agents acknowledge. Runs until dropped.
+    pub async fn upkeep(&self) {
+        self.abandon_all().await;
+        let mut record_at = Instant::now() + RECORD;
+        loop {
+            tokio::select! {
+                () = sleep_until(Instant::now() + ROUND) => {}
+                () = self.acknowledged.notified() => {}
+            }
+            self.expire_and_deliver().await;
+            if Instant::now() >= record_at {
+                self.record_uses().await;
+                record_at = Instant::now() + RECORD;
+            }
+        }
+    }
+
+    /// The texts of tokens that waited for delivery were lost with the last process.
+    async fn abandon_all(&self) {
+        for id in self.with(|token| token.pending_overlap_ms.is_some()) {
+            self.abandon(&id, "control was restarted").await;
+        }
+    }
+
+    async fn abandon(&self, id: &ClusterId, why: &str) {
+        let result = self
+            .decide(id, |cluster, _| {
+                Ok(registry::abandon_delivery(cluster).unwrap_or_else(|| cluster.clone()))
+            })
+            .await;
+        self.end_delivery(id);
+        match result {
+            Ok(_) => tracing::warn!(
+                cluster = %id,
+                why,
+                "delivery of a token was given up; every token stays valid: rotate again"
+            ),
+            Err(error) => tracing::warn!(cluster = %id, %error, "delivery cannot be given up"),
+        }
+    }
+
+    async fn expire_and_deliver(&self) {
+        let now_ms = self.now_ms();
+        for id in self.with(|token| !token.is_live(now_ms)) {
+            let expired = self
+                .decide(&id, |cluster, now_ms| {
+                    Ok(registry::expire(cluster, now_ms).unwrap_or_else(|| cluster.clone()))
+                })
+                .await;
+            match expired {
+                Ok(_) => tracing::info!(cluster = %id, "token expired"),
+                Err(error) => tracing::warn!(cluster = %id, %error, "expiry cannot be recorded"),
+            }
+        }
+        for id in self.with(|token| token.pending_overlap_ms.is_some()) {
+            self.deliver(&id, now_ms).await;
+        }
+    }
+
+    async fn deliver(&self, id: &ClusterId, now_ms: u64) {
+        let Ok(cluster) = self.cluster(id) else {
+            return;
+        };
+        let pending = cluster
+            .tokens
+            .iter()
+            .find(|token| token.pending_overlap_ms.is_some());
+        let Some(token) = pending else { return };
+        if !self.fleet.lock().is_delivered(id, &token.digest) {
+            if token.created_unix_ms.saturating_add(DELIVERY_MS_MAX) <= now_ms {
+                self.abandon(id, "not every agent acknowledged it in time")
+                    .await;
+            }
+            return;
+        }
+        let digest = token.digest;
+        let done = self
+            .decide(id, |cluster, now| {
+                registry::acknowledge(cluster, &digest, now)
+            })
+            .await;
+        match done {
+            Ok(_) => {
+                self.end_delivery(id);
+                tracing::info!(cluster = %id, token = token.id, "token delivered; overlap starts");
+            }
+            Err(error) => {
+                tracing::warn!(cluster = %id, %error, "acknowledgement cannot be recorded");
+            }
+        }
+    }
+
+    /// Records when tokens and clusters were last used. Losing it loses no decision.
+    pub async fn record_uses(&self) {
+        let touched = self.fleet.lock().take_touched();
+        if touched.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.touch(&touched).await {
+            tracing::warn!(%error, "last uses cannot be recorded");
+        }
+    }
+
+    fn with(&self, wanted: impl Fn(&Token) -> bool) -> Vec<ClusterId> {
+        let clusters = self.clusters.load();
+        let found = clusters
+            .values()
+            .filter(|cluster| cluster.tokens.iter().any(&wanted));
+        found.map(|cluster| cluster.id.clone()).collect()
+    }
+}
