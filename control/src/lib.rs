@@ -2,7 +2,9 @@
 //! tunnel byte, and no byte waits for it.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cluster;
+pub mod config;
 pub mod fleet;
 pub mod hub;
 pub mod registry;

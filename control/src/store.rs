@@ -91,6 +91,12 @@ impl Dsn {
         Ok(Self(path.into()))
     }
 
+    /// The store that stands in `dir` unless another is named.
+    #[must_use]
+    pub fn at(dir: &Path) -> Self {
+        Self(dir.join("control.db"))
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,0 +1,90 @@
+//! The admin API: JSON over a Unix socket, or over TCP on loopback with the
+//! admin token. `/api/v1/...` is the own root; the same routes stand under
+//! `/api/...` in the shapes of the contract (C-68).
+
+#![allow(unused_qualifications, reason = "utoipa names parameter types once more in its expansion")]
+
+mod access;
+mod agents;
+mod body;
+mod clusters;
+mod companion;
+mod page;
+mod problem;
+mod serve;
+mod status;
+mod times;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use culvert_proto::token::Digest;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::hub::Hub;
+
+pub use access::Caller;
+pub use problem::Problem;
+pub use serve::{CONNECTIONS_MAX, serve_tcp, serve_unix};
+
+/// What the handlers know.
+pub struct Context {
+    /// Decides.
+    pub hub: Arc<Hub>,
+    /// The admin token; without one TCP callers get no further than the open routes.
+    pub admin: Option<Digest>,
+    /// `Host` values that TCP callers may send.
+    pub hosts: Vec<String>,
+    /// Where people and agents find the hub.
+    pub public_url: Option<String>,
+}
+
+type Shared = Arc<Context>;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Culvert admin API",
+    description = "Clusters, tokens and the fleet. Errors are application/problem+json."
+))]
+struct Document;
+
+/// Every route.
+pub fn router(context: Shared) -> Router {
+    let (v1, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", admin())
+        .split_for_parts();
+    let (plain, _) = OpenApiRouter::new().nest("/api", admin()).split_for_parts();
+    let guarded = v1
+        .merge(plain)
+        .route("/api/v1/openapi.json", get(async move || axum::Json(document)))
+        .route_layer(from_fn_with_state(context.clone(), access::admin_only));
+    let open = Router::new()
+        .route("/", get(page::show))
+        .route("/api/config", get(companion::config))
+        .route("/api/agent/status", get(companion::agent_status));
+    guarded
+        .merge(open)
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(from_fn_with_state(context.clone(), access::known_host))
+        .layer(axum::middleware::from_fn(access::traced))
+        .with_state(context)
+}
+
+fn admin() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(clusters::list, clusters::create))
+        .routes(routes!(clusters::show, clusters::update, clusters::remove))
+        .routes(routes!(clusters::revoke))
+        .routes(routes!(tokens::list, tokens::mint))
+        .routes(routes!(tokens::remove))
+        .routes(routes!(tokens::rotate))
+        .routes(routes!(agents::list))
+        .routes(routes!(status::dataplanes))
+        .routes(routes!(status::show))
+}

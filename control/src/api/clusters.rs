@@ -1,0 +1,209 @@
+//! `/clusters`: the registered private sites.
+
+use std::collections::BTreeMap;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::body::{Id, Json, Page, PageParams, Params, cluster_id, of_data};
+use super::problem::ProblemBody;
+use super::times::rfc3339;
+use super::{Problem, Shared};
+use crate::cluster::{Cluster, Policy, Spec, TargetKind};
+use crate::hub::Hub;
+
+/// A cluster.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cluster)]
+pub(super) struct ClusterView {
+    id: String,
+    #[serde(flatten)]
+    spec: Spec,
+    /// disabled, connected, disconnected or never_connected.
+    status: &'static str,
+    /// Tokens that open it now.
+    tokens_live: usize,
+    /// Agents connected now.
+    agents: usize,
+    /// RFC 3339; null when no agent was ever seen.
+    last_connected_at: Option<String>,
+    /// Sessions below it are dead.
+    epoch_floor: u64,
+    created_at: String,
+    updated_at: String,
+}
+
+/// A cluster to be registered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a body that is read in two steps")]
+pub(super) struct NewCluster {
+    /// Lower-case letters, digits and inner hyphens, at most 63.
+    id: String,
+    #[schema(inline)]
+    spec: Patch,
+}
+
+/// What may be changed; what is absent stays.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = ClusterPatch)]
+pub(super) struct Patch {
+    name: Option<String>,
+    enabled: Option<bool>,
+    policy: Option<Policy>,
+    target_kind: Option<TargetKind>,
+    /// An empty text removes it.
+    target_addr: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    streams_max: Option<u32>,
+    requests_max: Option<u32>,
+    rate_per_second: Option<u32>,
+    allow_impersonation: Option<bool>,
+}
+
+/// What a revocation did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revoked {
+    cluster: String,
+    /// Sessions below it are dead.
+    epoch_floor: u64,
+    /// Data planes that hold it have cut the sessions.
+    generation: u64,
+}
+
+impl ClusterView {
+    fn of(hub: &Hub, cluster: &Cluster) -> Self {
+        let (agents, seen) = hub.fleet(|fleet| {
+            (fleet.connected(&cluster.id).count(), fleet.last_connected(&cluster.id))
+        });
+        let last_connected = seen.or(cluster.last_connected_unix_ms);
+        let status = match (cluster.spec.enabled, agents, last_connected) {
+            (false, ..) => "disabled",
+            (true, 1.., _) => "connected",
+            (true, 0, Some(_)) => "disconnected",
+            (true, 0, None) => "never_connected",
+        };
+        let now_ms = hub.now_ms();
+        Self {
+            id: cluster.id.to_string(),
+            spec: cluster.spec.clone(),
+            status,
+            tokens_live: cluster.tokens.iter().filter(|token| token.is_live(now_ms)).count(),
+            agents,
+            last_connected_at: last_connected.map(rfc3339),
+            epoch_floor: cluster.epoch_floor,
+            created_at: rfc3339(cluster.created_unix_ms),
+            updated_at: rfc3339(cluster.updated_unix_ms),
+        }
+    }
+}
+
+impl Patch {
+    fn apply(self, spec: &mut Spec) {
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        set(&mut spec.name, self.name);
+        set(&mut spec.enabled, self.enabled);
+        set(&mut spec.policy, self.policy);
+        set(&mut spec.target_kind, self.target_kind);
+        set(
+            &mut spec.target_addr,
+            self.target_addr.map(|addr| Some(addr).filter(|addr| !addr.is_empty())),
+        );
+        set(&mut spec.labels, self.labels);
+        set(&mut spec.streams_max, self.streams_max);
+        set(&mut spec.requests_max, self.requests_max);
+        set(&mut spec.rate_per_second, self.rate_per_second);
+        set(&mut spec.allow_impersonation, self.allow_impersonation);
+    }
+}
+
+/// The clusters, by id.
+#[utoipa::path(get, path = "/clusters", params(PageParams), tag = "clusters",
+    responses((status = OK, body = Page<ClusterView>), (status = "default", body = ProblemBody)))]
+pub(super) async fn list(
+    State(context): State<Shared>,
+    Params(page): Params<PageParams>,
+) -> Result<Answer<Page<ClusterView>>, Problem> {
+    let clusters = context.hub.clusters();
+    let views = clusters
+        .iter()
+        .map(|(id, cluster)| (id.to_string(), ClusterView::of(&context.hub, cluster)));
+    Ok(Answer(page.page(views)?))
+}
+
+/// Registers a cluster. It has no token yet: mint one.
+#[utoipa::path(post, path = "/clusters", request_body = NewCluster, tag = "clusters",
+    responses((status = CREATED, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub(super) async fn create(
+    State(context): State<Shared>,
+    Json(mut body): Json<serde_json::Map<String, Value>>,
+) -> Result<(StatusCode, Answer<ClusterView>), Problem> {
+    let id = match body.remove("id") {
+        Some(Value::String(id)) => cluster_id(&id)?,
+        Some(_) => return Err(Problem::field("id", "is not a text")),
+        None => return Err(Problem::field("id", "is missing")),
+    };
+    let patch: Patch =
+        serde_json::from_value(Value::Object(body)).map_err(|why| of_data(&why.to_string()))?;
+    let mut spec = Spec::default();
+    patch.apply(&mut spec);
+    let cluster = context.hub.create(id, spec).await?;
+    Ok((StatusCode::CREATED, Answer(ClusterView::of(&context.hub, &cluster))))
+}
+
+/// One cluster.
+#[utoipa::path(get, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+    responses((status = OK, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub(super) async fn show(
+    State(context): State<Shared>,
+    Id(id): Id,
+) -> Result<Answer<ClusterView>, Problem> {
+    Ok(Answer(ClusterView::of(&context.hub, &*context.hub.cluster(&id)?)))
+}
+
+/// Changes the fields that are given.
+#[utoipa::path(patch, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+    request_body = Patch,
+    responses((status = OK, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub(super) async fn update(
+    State(context): State<Shared>,
+    Id(id): Id,
+    Json(patch): Json<Patch>,
+) -> Result<Answer<ClusterView>, Problem> {
+    let cluster = context.hub.update(&id, |spec| patch.apply(spec)).await?;
+    Ok(Answer(ClusterView::of(&context.hub, &cluster)))
+}
+
+/// Removes a cluster; its tokens, sessions and live streams end.
+#[utoipa::path(delete, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+    responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
+pub(super) async fn remove(
+    State(context): State<Shared>,
+    Id(id): Id,
+) -> Result<StatusCode, Problem> {
+    context.hub.remove(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes every token of a cluster and cuts its sessions and live streams.
+#[utoipa::path(post, path = "/clusters/{id}/revoke", params(("id" = String, Path)), tag = "tokens",
+    responses((status = OK, body = Revoked), (status = "default", body = ProblemBody)))]
+pub(super) async fn revoke(
+    State(context): State<Shared>,
+    Id(id): Id,
+) -> Result<Answer<Revoked>, Problem> {
+    let cluster = context.hub.revoke(&id).await?;
+    Ok(Answer(Revoked {
+        cluster: id.to_string(),
+        epoch_floor: cluster.epoch_floor,
+        generation: context.hub.generation().0,
+    }))
+}

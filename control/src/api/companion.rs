@@ -1,0 +1,62 @@
+//! The companion API that Radar connectors ask (C-10).
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use culvert_net::crypto::constant_time_eq;
+use serde::Serialize;
+
+use super::access::bearer;
+use super::times::rfc3339;
+use super::{Problem, Shared};
+use crate::token;
+
+#[derive(Serialize)]
+pub(super) struct Config {
+    frontend_url: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct AgentStatus {
+    cluster_id: String,
+    status: &'static str,
+    last_connected_at: Option<String>,
+}
+
+pub(super) async fn config(State(context): State<Shared>) -> Answer<Config> {
+    Answer(Config { frontend_url: context.public_url.clone() })
+}
+
+/// The cluster that the bearer token belongs to.
+pub(super) async fn agent_status(
+    State(context): State<Shared>,
+    headers: HeaderMap,
+) -> Result<Answer<AgentStatus>, Problem> {
+    let refused = || {
+        let title = "the cluster token is required";
+        let fix = "send Authorization: Bearer with a live token of the cluster";
+        let seen = "no token, or one that is not known";
+        Problem::client(StatusCode::UNAUTHORIZED, "unauthenticated", title, seen, fix)
+    };
+    let given = token::digest(bearer(&headers).ok_or_else(refused)?);
+    let hub = &context.hub;
+    let (clusters, now_ms) = (hub.clusters(), hub.now_ms());
+    // Every live token is compared, whatever is found: no time tells what is close.
+    let mut found = None;
+    for cluster in clusters.values() {
+        for token in cluster.tokens.iter().filter(|token| token.is_live(now_ms)) {
+            if constant_time_eq(&token.digest.0, &given.0) {
+                found = Some(cluster);
+            }
+        }
+    }
+    let cluster = found.ok_or_else(refused)?;
+    let (is_connected, seen) = hub.fleet(|fleet| {
+        (fleet.connected(&cluster.id).next().is_some(), fleet.last_connected(&cluster.id))
+    });
+    Ok(Answer(AgentStatus {
+        cluster_id: cluster.id.to_string(),
+        status: if is_connected { "connected" } else { "disconnected" },
+        last_connected_at: seen.or(cluster.last_connected_unix_ms).map(rfc3339),
+    }))
+}

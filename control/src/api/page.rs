@@ -1,0 +1,30 @@
+//! `/`: counts for people, until the console ships. No names: the page is open.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{Html, IntoResponse};
+
+use super::Shared;
+use crate::fleet::Presence;
+
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+
+pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
+    let hub = &context.hub;
+    let (agents, dataplanes) = hub.fleet(|fleet| {
+        let agents = fleet.agents().filter(|agent| agent.presence == Presence::Connected).count();
+        (agents, fleet.dataplanes().filter(|plane| plane.link.is_some()).count())
+    });
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Culvert</title>\
+         <style>body{{font:16px sans-serif;margin:3em}}td{{padding:.2em 1em .2em 0}}</style>\
+         <h1>Culvert {}</h1><table>\
+         <tr><td>Clusters<td>{}<tr><td>Agents connected<td>{agents}\
+         <tr><td>Data planes connected<td>{dataplanes}<tr><td>Generation<td>{}</table>\
+         <p>API: /api/v1/openapi.json</html>\n",
+        env!("CARGO_PKG_VERSION"),
+        hub.clusters().len(),
+        hub.generation().0,
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
+}

@@ -1,0 +1,338 @@
+//! What control is told: the only reader of flags, environment and
+//! configuration file. Everything is checked here, and all problems are listed
+//! at once, before anything is bound or written.
+
+mod layers;
+mod settings;
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgAction, Command};
+use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
+use culvert_telemetry::log::LogFormat;
+
+use crate::store::Dsn;
+use layers::{Layers, Sourced};
+
+/// Longest path of a Unix socket in bytes, with room for `.new`.
+const SOCKET_BYTES_MAX: usize = 103;
+
+/// What the process was asked to do.
+pub enum Asked {
+    /// Run the hub.
+    Run(Box<Config>),
+    /// Write development certificates.
+    DevCerts {
+        /// Where to.
+        dir: PathBuf,
+        /// Names and addresses the server certificate holds for.
+        names: Vec<String>,
+    },
+}
+
+/// A checked configuration.
+pub struct Config {
+    /// Where the store is.
+    pub dsn: Dsn,
+    /// Directory of keys.
+    pub state_dir: PathBuf,
+    /// Admin API.
+    pub socket: PathBuf,
+    /// Admin API over TCP; loopback.
+    pub listen: Option<SocketAddr>,
+    /// Metrics and probes.
+    pub admin_addr: SocketAddr,
+    /// Link to data planes.
+    pub state_socket: PathBuf,
+    /// Link to data planes over mutual TLS.
+    pub state_tls: Option<(SocketAddr, ServerTlsOptions)>,
+    /// Allowed on the Unix sockets beside the own uid.
+    pub peer_uid: Option<u32>,
+    /// Where people and agents find the hub.
+    pub public_url: Option<String>,
+    /// Log filter.
+    pub log_level: String,
+    /// Log lines.
+    pub log_format: LogFormat,
+    /// Things an operator should hear about, logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration.
+pub enum Refused {
+    /// Help, version, or a command line that does not parse.
+    Usage(clap::Error),
+    /// Everything that is wrong.
+    Problems(Vec<String>),
+}
+
+impl Asked {
+    /// Reads and checks everything. `env` looks up one environment variable.
+    ///
+    /// # Errors
+    /// [`Refused`], with every problem found.
+    pub fn load(
+        argv: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Refused> {
+        let argv = argv.into_iter().map(layers::two_dashes);
+        let matches = command().try_get_matches_from(argv).map_err(Refused::Usage)?;
+        if let Some(("dev-certs", verb)) = matches.subcommand() {
+            let names = verb.get_many::<String>("name").into_iter().flatten().cloned().collect();
+            let dir = verb.get_one::<String>("dir").cloned().unwrap_or_default().into();
+            return Ok(Self::DevCerts { dir, names });
+        }
+        Config::build(Layers::read(&matches, &env)).map(|config| Self::Run(Box::new(config)))
+    }
+
+    /// Reads the command line and environment of this process.
+    ///
+    /// # Errors
+    /// As [`Asked::load`].
+    pub fn from_process() -> Result<Self, Refused> {
+        Self::load(std::env::args_os(), |name| std::env::var(name).ok())
+    }
+}
+
+fn command() -> Command {
+    let dev_certs = Command::new("dev-certs")
+        .about("Write a CA and a server certificate for development")
+        .arg(Arg::new("dir").long("dir").value_name("DIR").required(true).help("Where to"))
+        .arg(
+            Arg::new("name")
+                .long("name")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .default_values(["localhost", "127.0.0.1", "::1"])
+                .help("Host name or address the server certificate holds for"),
+        );
+    let command = Command::new("culvert-control")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Decides: clusters, tokens, registry; publishes state to data planes")
+        .subcommand(dev_certs);
+    layers::arguments(command)
+}
+
+impl Config {
+    fn build(layers: Layers) -> Result<Self, Refused> {
+        let mut checks = Checks { layers, problems: Vec::new() };
+        let state_dir = checks.parsed("state-dir", |text| Ok(PathBuf::from(text)));
+        let state_dir = state_dir.unwrap_or_default();
+        if !state_dir.is_absolute() {
+            checks.say("state-dir", "is not an absolute path");
+        }
+        let dsn = checks.parsed("db-dsn", Dsn::parse);
+        let config = Self {
+            dsn: dsn.unwrap_or_else(|| Dsn::at(&state_dir)),
+            socket: checks.socket("socket", &state_dir, "api.sock"),
+            state_socket: checks.socket("state-socket", &state_dir, "state.sock"),
+            listen: checks.parsed("listen", loopback),
+            admin_addr: checks
+                .parsed("admin-addr", address)
+                .unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()),
+            state_tls: checks.state_tls(),
+            peer_uid: checks
+                .parsed("peer-uid", |text| text.parse().map_err(|_| "is no user id".to_owned())),
+            public_url: checks.parsed("public-url", public_url),
+            log_level: checks.parsed("log-level", |text| Ok(text.to_owned())).unwrap_or_default(),
+            log_format: checks.parsed("log-format", log_format).unwrap_or_default(),
+            warnings: std::mem::take(&mut checks.layers.warnings),
+            state_dir,
+        };
+        if config.socket == config.state_socket {
+            checks.say("state-socket", "is the same path as --socket");
+        }
+        let Checks { layers, mut problems } = checks;
+        problems.splice(0..0, layers.problems);
+        if problems.is_empty() { Ok(config) } else { Err(Refused::Problems(problems)) }
+    }
+}
+
+struct Checks {
+    layers: Layers,
+    problems: Vec<String>,
+}
+
+impl Checks {
+    fn say(&mut self, name: &str, why: &str) {
+        let from = self.layers.get(name).map_or_else(|| format!("--{name}"), |it| it.from.clone());
+        self.problems.push(format!("{from}: {why}"));
+    }
+
+    fn parsed<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let Sourced { text, .. } = self.layers.get(name)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.say(name, &why);
+                None
+            }
+        }
+    }
+
+    fn socket(&mut self, name: &str, state_dir: &Path, file: &str) -> PathBuf {
+        let path = self.parsed(name, |text| Ok(PathBuf::from(text)));
+        let path = path.unwrap_or_else(|| state_dir.join(file));
+        if path.as_os_str().len() > SOCKET_BYTES_MAX {
+            let why = format!("path of over {SOCKET_BYTES_MAX} bytes, too long for a Unix socket");
+            self.say(name, &why);
+        }
+        path
+    }
+
+    fn state_tls(&mut self) -> Option<(SocketAddr, ServerTlsOptions)> {
+        let addr = self.parsed("state-addr", address);
+        let files = ["state-tls-cert", "state-tls-key", "state-tls-client-ca"];
+        let [cert, key, ca] = files.map(|name| self.parsed(name, |text| Ok(PathBuf::from(text))));
+        match (addr, cert, key, ca) {
+            (Some(addr), Some(cert), Some(key), Some(ca)) => {
+                let client_auth = Some(ClientAuth { ca, required: true, rsa: false });
+                let alpn = vec![b"h2".to_vec()];
+                let min_version = MinVersion::Tls13;
+                Some((addr, ServerTlsOptions { cert, key, client_auth, alpn, min_version }))
+            }
+            (Some(_), ..) => {
+                self.say("state-addr", "needs --state-tls-cert, --state-tls-key and --state-tls-client-ca");
+                None
+            }
+            (None, None, None, None) => None,
+            _ => {
+                if self.layers.get("state-addr").is_none() {
+                    self.say("state-tls-cert", "the --state-tls-* flags need --state-addr");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// `host:port` by number, or `:port` for every address.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let full = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    let parsed = full.as_deref().unwrap_or(text).parse();
+    parsed.map_err(|_| format!("{text:?} is no address; write 127.0.0.1:9900 or :9900"))
+}
+
+/// A loopback address; a bare port is one on 127.0.0.1.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    let addr = address(text)?;
+    if addr.ip().is_loopback() {
+        return Ok(addr);
+    }
+    Err(format!("{text} is not a loopback address; the admin API listens on loopback only"))
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|why| format!("is no URL: {why}"))?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    if !matches!(url.scheme(), "https" | "http") || !url.has_host() || !plain {
+        return Err("wanted https://host[:port] without user or query".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "logfmt" => Ok(LogFormat::Logfmt),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("is {text:?}; use auto, logfmt or json")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(argv: &[&str], env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let argv = std::iter::once("culvert-control").chain(argv.iter().copied());
+        let env = |name: &str| {
+            env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        match Asked::load(argv.map(OsString::from), env) {
+            Ok(Asked::Run(config)) => Ok(*config),
+            Ok(Asked::DevCerts { .. }) => panic!("not asked to run"),
+            Err(Refused::Problems(problems)) => Err(problems),
+            Err(Refused::Usage(why)) => Err(vec![why.to_string()]),
+        }
+    }
+
+    #[test]
+    fn defaults_stand_in_the_state_directory() {
+        let config = load(&["--state-dir", "/s"], &[]).unwrap();
+        assert_eq!(config.dsn.path(), Path::new("/s/control.db"));
+        assert_eq!(config.socket, Path::new("/s/api.sock"));
+        assert_eq!(config.admin_addr.to_string(), "127.0.0.1:9900");
+        assert!(config.listen.is_none() && config.state_tls.is_none());
+    }
+
+    #[test]
+    fn flag_over_own_name_over_alias_over_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("control.toml");
+        std::fs::write(&file, "db_dsn = \"/file.db\"\npublic_url = \"https://file\"\n").unwrap();
+        let config = ("CULVERT_CONFIG", file.to_str().unwrap());
+        let alias = ("HUB_DB_DSN", "/alias.db");
+        let own = ("CULVERT_DB_DSN", "/own.db");
+        let path = |argv: &[&str], env: &[(&str, &str)]| {
+            load(argv, env).unwrap().dsn.path().to_str().unwrap().to_owned()
+        };
+        assert_eq!(path(&["-db-dsn=/flag.db"], &[config, alias, own]), "/flag.db");
+        assert_eq!(path(&[], &[config, alias, own]), "/own.db");
+        assert_eq!(path(&[], &[config, alias]), "/alias.db");
+        assert_eq!(path(&[], &[config]), "/file.db");
+        let both = load(&[], &[alias, own]).unwrap();
+        assert!(both.warnings[0].contains("HUB_DB_DSN"), "{:?}", both.warnings);
+        assert_eq!(load(&[], &[config]).unwrap().public_url.unwrap(), "https://file");
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dsn");
+        std::fs::write(&file, "sqlite:/x.db\n").unwrap();
+        let config = load(&[], &[("HUB_DB_DSN_FILE", file.to_str().unwrap())]).unwrap();
+        assert_eq!(config.dsn.path(), Path::new("/x.db"));
+    }
+
+    #[test]
+    fn all_problems_are_listed_at_once() {
+        let argv = [
+            "--listen", "0.0.0.0:8088", "--admin-addr", "nowhere", "--db-dsn", "oracle://u:hidden@x",
+            "--state-addr", ":9", "--peer-uid", "me", "--public-url", "ftp://x", "--log-format", "xml",
+        ];
+        let problems = load(&argv, &[]).err().unwrap();
+        let said = problems.join("\n");
+        for word in ["8088", "nowhere", "oracle", "--state-tls-cert", "user id", "https://", "xml"] {
+            assert!(said.contains(word), "{word} is not named in: {said}");
+        }
+        assert_eq!(problems.len(), 7, "{said}");
+        assert!(!said.contains("hidden"), "{said}");
+    }
+
+    #[test]
+    fn unknown_keys_and_flags_are_named_with_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("control.toml");
+        std::fs::write(&file, "public_url = \"https://a\"\n  sockets = \"x\"\nlisten = []\n").unwrap();
+        let said = load(&["--config", file.to_str().unwrap()], &[]).err().unwrap().join("\n");
+        assert!(said.contains("control.toml:2:3: unknown key \"sockets\""), "{said}");
+        assert!(said.contains("control.toml:3:1: listen takes"), "{said}");
+        assert!(load(&["--sockets", "x"], &[]).is_err());
+        assert!(load(&["--config", "/nowhere/x.toml"], &[]).is_err());
+    }
+
+    #[test]
+    fn listen_takes_a_port_or_a_loopback_address() {
+        for (text, addr) in [("8088", "127.0.0.1:8088"), ("[::1]:1", "[::1]:1")] {
+            let config = load(&["--listen", text], &[]).unwrap();
+            assert_eq!(config.listen.unwrap().to_string(), addr);
+        }
+        assert!(load(&["--listen", ":8088"], &[]).is_err());
+    }
+}
