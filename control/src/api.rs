@@ -2,7 +2,10 @@
 //! admin token. `/api/v1/...` is the own root; the same routes stand under
 //! `/api/...` in the shapes of the contract (C-68).
 
-#![allow(unused_qualifications, reason = "utoipa names parameter types once more in its expansion")]
+#![allow(
+    unused_qualifications,
+    reason = "utoipa names parameter types once more in its expansion"
+)]
 
 mod access;
 mod agents;
@@ -27,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::hub::Hub;
+use crate::metrics::Metrics;
 
 pub use access::Caller;
 pub use problem::Problem;
@@ -36,6 +40,8 @@ pub use serve::{CONNECTIONS_MAX, serve_tcp, serve_unix};
 pub struct Context {
     /// Decides.
     pub hub: Arc<Hub>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
     /// The admin token; without one TCP callers get no further than the open routes.
     pub admin: Option<Digest>,
     /// `Host` values that TCP callers may send.
@@ -61,7 +67,10 @@ pub fn router(context: Shared) -> Router {
     let (plain, _) = OpenApiRouter::new().nest("/api", admin()).split_for_parts();
     let guarded = v1
         .merge(plain)
-        .route("/api/v1/openapi.json", get(async move || axum::Json(document)))
+        .route(
+            "/api/v1/openapi.json",
+            get(async move || axum::Json(document)),
+        )
         .route_layer(from_fn_with_state(context.clone(), access::admin_only));
     let open = Router::new()
         .route("/", get(page::show))
@@ -72,7 +81,7 @@ pub fn router(context: Shared) -> Router {
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(from_fn_with_state(context.clone(), access::known_host))
-        .layer(axum::middleware::from_fn(access::traced))
+        .layer(from_fn_with_state(context.clone(), access::traced))
         .with_state(context)
 }
 

@@ -78,10 +78,21 @@ impl Asked {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
         let argv = argv.into_iter().map(layers::two_dashes);
-        let matches = command().try_get_matches_from(argv).map_err(Refused::Usage)?;
+        let matches = command()
+            .try_get_matches_from(argv)
+            .map_err(Refused::Usage)?;
         if let Some(("dev-certs", verb)) = matches.subcommand() {
-            let names = verb.get_many::<String>("name").into_iter().flatten().cloned().collect();
-            let dir = verb.get_one::<String>("dir").cloned().unwrap_or_default().into();
+            let names = verb
+                .get_many::<String>("name")
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect();
+            let dir = verb
+                .get_one::<String>("dir")
+                .cloned()
+                .unwrap_or_default()
+                .into();
             return Ok(Self::DevCerts { dir, names });
         }
         Config::build(Layers::read(&matches, &env)).map(|config| Self::Run(Box::new(config)))
@@ -99,7 +110,13 @@ impl Asked {
 fn command() -> Command {
     let dev_certs = Command::new("dev-certs")
         .about("Write a CA and a server certificate for development")
-        .arg(Arg::new("dir").long("dir").value_name("DIR").required(true).help("Where to"))
+        .arg(
+            Arg::new("dir")
+                .long("dir")
+                .value_name("DIR")
+                .required(true)
+                .help("Where to"),
+        )
         .arg(
             Arg::new("name")
                 .long("name")
@@ -117,7 +134,10 @@ fn command() -> Command {
 
 impl Config {
     fn build(layers: Layers) -> Result<Self, Refused> {
-        let mut checks = Checks { layers, problems: Vec::new() };
+        let mut checks = Checks {
+            layers,
+            problems: Vec::new(),
+        };
         let state_dir = checks.parsed("state-dir", |text| Ok(PathBuf::from(text)));
         let state_dir = state_dir.unwrap_or_default();
         if !state_dir.is_absolute() {
@@ -133,10 +153,13 @@ impl Config {
                 .parsed("admin-addr", address)
                 .unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()),
             state_tls: checks.state_tls(),
-            peer_uid: checks
-                .parsed("peer-uid", |text| text.parse().map_err(|_| "is no user id".to_owned())),
+            peer_uid: checks.parsed("peer-uid", |text| {
+                text.parse().map_err(|_| "is no user id".to_owned())
+            }),
             public_url: checks.parsed("public-url", public_url),
-            log_level: checks.parsed("log-level", |text| Ok(text.to_owned())).unwrap_or_default(),
+            log_level: checks
+                .parsed("log-level", |text| Ok(text.to_owned()))
+                .unwrap_or_default(),
             log_format: checks.parsed("log-format", log_format).unwrap_or_default(),
             warnings: std::mem::take(&mut checks.layers.warnings),
             state_dir,
@@ -144,9 +167,16 @@ impl Config {
         if config.socket == config.state_socket {
             checks.say("state-socket", "is the same path as --socket");
         }
-        let Checks { layers, mut problems } = checks;
+        let Checks {
+            layers,
+            mut problems,
+        } = checks;
         problems.splice(0..0, layers.problems);
-        if problems.is_empty() { Ok(config) } else { Err(Refused::Problems(problems)) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Refused::Problems(problems))
+        }
     }
 }
 
@@ -157,7 +187,10 @@ struct Checks {
 
 impl Checks {
     fn say(&mut self, name: &str, why: &str) {
-        let from = self.layers.get(name).map_or_else(|| format!("--{name}"), |it| it.from.clone());
+        let from = self
+            .layers
+            .get(name)
+            .map_or_else(|| format!("--{name}"), |it| it.from.clone());
         self.problems.push(format!("{from}: {why}"));
     }
 
@@ -188,19 +221,38 @@ impl Checks {
         let [cert, key, ca] = files.map(|name| self.parsed(name, |text| Ok(PathBuf::from(text))));
         match (addr, cert, key, ca) {
             (Some(addr), Some(cert), Some(key), Some(ca)) => {
-                let client_auth = Some(ClientAuth { ca, required: true, rsa: false });
+                let client_auth = Some(ClientAuth {
+                    ca,
+                    required: true,
+                    rsa: false,
+                });
                 let alpn = vec![b"h2".to_vec()];
                 let min_version = MinVersion::Tls13;
-                Some((addr, ServerTlsOptions { cert, key, client_auth, alpn, min_version }))
+                Some((
+                    addr,
+                    ServerTlsOptions {
+                        cert,
+                        key,
+                        client_auth,
+                        alpn,
+                        min_version,
+                    },
+                ))
             }
             (Some(_), ..) => {
-                self.say("state-addr", "needs --state-tls-cert, --state-tls-key and --state-tls-client-ca");
+                self.say(
+                    "state-addr",
+                    "needs --state-tls-cert, --state-tls-key and --state-tls-client-ca",
+                );
                 None
             }
             (None, None, None, None) => None,
             _ => {
                 if self.layers.get("state-addr").is_none() {
-                    self.say("state-tls-cert", "the --state-tls-* flags need --state-addr");
+                    self.say(
+                        "state-tls-cert",
+                        "the --state-tls-* flags need --state-addr",
+                    );
                 }
                 None
             }
@@ -224,7 +276,9 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     if addr.ip().is_loopback() {
         return Ok(addr);
     }
-    Err(format!("{text} is not a loopback address; the admin API listens on loopback only"))
+    Err(format!(
+        "{text} is not a loopback address; the admin API listens on loopback only"
+    ))
 }
 
 fn public_url(text: &str) -> Result<String, String> {
@@ -252,7 +306,9 @@ mod tests {
     fn load(argv: &[&str], env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let argv = std::iter::once("culvert-control").chain(argv.iter().copied());
         let env = |name: &str| {
-            env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            env.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
         };
         match Asked::load(argv.map(OsString::from), env) {
             Ok(Asked::Run(config)) => Ok(*config),
@@ -275,20 +331,40 @@ mod tests {
     fn flag_over_own_name_over_alias_over_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("control.toml");
-        std::fs::write(&file, "db_dsn = \"/file.db\"\npublic_url = \"https://file\"\n").unwrap();
+        std::fs::write(
+            &file,
+            "db_dsn = \"/file.db\"\npublic_url = \"https://file\"\n",
+        )
+        .unwrap();
         let config = ("CULVERT_CONFIG", file.to_str().unwrap());
         let alias = ("HUB_DB_DSN", "/alias.db");
         let own = ("CULVERT_DB_DSN", "/own.db");
         let path = |argv: &[&str], env: &[(&str, &str)]| {
-            load(argv, env).unwrap().dsn.path().to_str().unwrap().to_owned()
+            load(argv, env)
+                .unwrap()
+                .dsn
+                .path()
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
-        assert_eq!(path(&["-db-dsn=/flag.db"], &[config, alias, own]), "/flag.db");
+        assert_eq!(
+            path(&["-db-dsn=/flag.db"], &[config, alias, own]),
+            "/flag.db"
+        );
         assert_eq!(path(&[], &[config, alias, own]), "/own.db");
         assert_eq!(path(&[], &[config, alias]), "/alias.db");
         assert_eq!(path(&[], &[config]), "/file.db");
         let both = load(&[], &[alias, own]).unwrap();
-        assert!(both.warnings[0].contains("HUB_DB_DSN"), "{:?}", both.warnings);
-        assert_eq!(load(&[], &[config]).unwrap().public_url.unwrap(), "https://file");
+        assert!(
+            both.warnings[0].contains("HUB_DB_DSN"),
+            "{:?}",
+            both.warnings
+        );
+        assert_eq!(
+            load(&[], &[config]).unwrap().public_url.unwrap(),
+            "https://file"
+        );
     }
 
     #[test]
@@ -303,12 +379,32 @@ mod tests {
     #[test]
     fn all_problems_are_listed_at_once() {
         let argv = [
-            "--listen", "0.0.0.0:8088", "--admin-addr", "nowhere", "--db-dsn", "oracle://u:hidden@x",
-            "--state-addr", ":9", "--peer-uid", "me", "--public-url", "ftp://x", "--log-format", "xml",
+            "--listen",
+            "0.0.0.0:8088",
+            "--admin-addr",
+            "nowhere",
+            "--db-dsn",
+            "oracle://u:hidden@x",
+            "--state-addr",
+            ":9",
+            "--peer-uid",
+            "me",
+            "--public-url",
+            "ftp://x",
+            "--log-format",
+            "xml",
         ];
         let problems = load(&argv, &[]).err().unwrap();
         let said = problems.join("\n");
-        for word in ["8088", "nowhere", "oracle", "--state-tls-cert", "user id", "https://", "xml"] {
+        for word in [
+            "8088",
+            "nowhere",
+            "oracle",
+            "--state-tls-cert",
+            "user id",
+            "https://",
+            "xml",
+        ] {
             assert!(said.contains(word), "{word} is not named in: {said}");
         }
         assert_eq!(problems.len(), 7, "{said}");
@@ -319,9 +415,19 @@ mod tests {
     fn unknown_keys_and_flags_are_named_with_their_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("control.toml");
-        std::fs::write(&file, "public_url = \"https://a\"\n  sockets = \"x\"\nlisten = []\n").unwrap();
-        let said = load(&["--config", file.to_str().unwrap()], &[]).err().unwrap().join("\n");
-        assert!(said.contains("control.toml:2:3: unknown key \"sockets\""), "{said}");
+        std::fs::write(
+            &file,
+            "public_url = \"https://a\"\n  sockets = \"x\"\nlisten = []\n",
+        )
+        .unwrap();
+        let said = load(&["--config", file.to_str().unwrap()], &[])
+            .err()
+            .unwrap()
+            .join("\n");
+        assert!(
+            said.contains("control.toml:2:3: unknown key \"sockets\""),
+            "{said}"
+        );
         assert!(said.contains("control.toml:3:1: listen takes"), "{said}");
         assert!(load(&["--sockets", "x"], &[]).is_err());
         assert!(load(&["--config", "/nowhere/x.toml"], &[]).is_err());

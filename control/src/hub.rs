@@ -8,6 +8,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_net::crypto::SigningKey;
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex as Turn, Notify};
 
 use crate::cluster::{Cluster, Spec};
 use crate::fleet::Fleet;
+use crate::metrics::Metrics;
 use crate::registry::{self, Refused};
 use crate::store::{Loaded, Store, StoreError};
 use crate::token;
@@ -45,6 +47,7 @@ pub struct Hub {
     clusters: ArcSwap<Clusters>,
     writer: Turn<Writer>,
     acknowledged: Notify,
+    metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
 }
@@ -76,8 +79,16 @@ pub struct Minted {
 impl Hub {
     /// A hub over an open store.
     #[must_use]
-    pub fn new(store: Store, loaded: Loaded, key: SigningKey, clock: Clock) -> Self {
+    pub fn new(
+        store: Store,
+        loaded: Loaded,
+        key: SigningKey,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
         let now_ms = clock();
+        metrics.generation.set(gauge(loaded.generation.0));
+        metrics.clusters.set(gauge(loaded.clusters.len() as u64));
         let clusters: Clusters = loaded
             .clusters
             .into_iter()
@@ -104,6 +115,7 @@ impl Hub {
                 uncertain: None,
             }),
             acknowledged: Notify::new(),
+            metrics,
             clock,
             started_unix_ms: now_ms,
         }
@@ -313,7 +325,7 @@ impl Hub {
     }
 
     /// Ends the store's life in order.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.store.close().await;
     }
 
@@ -381,10 +393,13 @@ impl Hub {
 
     async fn commit(&self, writer: &mut Writer, step: Step) -> Result<(), HubError> {
         let next = Generation(writer.generation.0 + 1);
-        let recorded = match &step {
-            Step::Put(cluster) => self.store.save(cluster, next).await,
-            Step::Remove(id) => self.store.remove(id, next).await,
+        let started = Instant::now();
+        let (operation, recorded) = match &step {
+            Step::Put(cluster) => ("save", self.store.save(cluster, next).await),
+            Step::Remove(id) => ("remove", self.store.remove(id, next).await),
         };
+        self.metrics
+            .store(operation, recorded.is_ok(), started.elapsed());
         if let Err(why) = recorded {
             if matches!(why, StoreError::Slow { .. }) {
                 writer.uncertain = Some(step);
@@ -418,6 +433,8 @@ impl Hub {
         self.feed
             .publish(&update)
             .expect("one writer raises the generation by one");
+        self.metrics.generation.set(gauge(generation.0));
+        self.metrics.clusters.set(gauge(clusters.len() as u64));
         self.clusters.store(Arc::new(clusters));
         writer.generation = generation;
     }
@@ -430,6 +447,7 @@ impl culvert_rpc::Hub for Hub {
 
     fn opened(&self, link: LinkId, peer: &str) {
         tracing::info!(peer, "data plane subscribed");
+        self.metrics.subscribers.inc();
         self.fleet.lock().opened(link, peer);
     }
 
@@ -449,7 +467,12 @@ impl culvert_rpc::Hub for Hub {
     }
 
     fn closed(&self, link: LinkId) {
+        self.metrics.subscribers.dec();
         self.fleet.lock().closed(link, self.now_ms());
         tracing::info!(link = link.0, "data plane left");
     }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -7,6 +7,10 @@ pub mod cluster;
 pub mod config;
 pub mod fleet;
 pub mod hub;
+pub mod metrics;
 pub mod registry;
+mod start;
 pub mod store;
 pub mod token;
+
+pub use start::{StartError, dev_certs, run};

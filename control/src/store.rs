@@ -184,7 +184,7 @@ impl Store {
     }
 
     /// Closes the file; what was recorded is on disk already.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.pool.close().await;
     }
 

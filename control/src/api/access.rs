@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use culvert_net::crypto::constant_time_eq;
@@ -26,10 +26,21 @@ pub enum Caller {
 }
 
 /// Gives every request an id and a deadline, writes its errors, logs it.
-pub(super) async fn traced(request: Request, next: Next) -> Response {
-    let own = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let id = own.and_then(|id| Uuid::try_parse(id).ok()).unwrap_or_else(Uuid::now_v7).to_string();
+pub(super) async fn traced(
+    State(context): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
+    let id = own
+        .and_then(|id| Uuid::try_parse(id).ok())
+        .unwrap_or_else(Uuid::now_v7)
+        .to_string();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
     let answer = tokio::time::timeout(DEADLINE, next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| {
@@ -44,7 +55,12 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let code = problem.as_ref().map_or("", |problem| problem.code());
     let seen = problem.as_ref().map_or("", |problem| problem.seen());
-    let duration_ms = started.elapsed().as_millis();
+    let took = started.elapsed();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    context
+        .metrics
+        .request(route, known_method(&method), status, took);
+    let duration_ms = took.as_millis();
     if response.status().is_server_error() {
         tracing::warn!(%method, path, status, code, seen, request_id = id, duration_ms, "request failed");
     } else {
@@ -55,7 +71,10 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
         headers.insert(REQUEST_ID, id);
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
@@ -68,14 +87,30 @@ pub(super) async fn known_host(
     if caller(&request) == Caller::Socket {
         return Ok(next.run(request).await);
     }
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     let host = host.unwrap_or_default();
-    if context.hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
+    if context
+        .hosts
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(host))
+    {
         return Ok(next.run(request).await);
     }
     let fix = format!("ask for one of: {}", context.hosts.join(", "));
-    let (status, title) = (StatusCode::MISDIRECTED_REQUEST, "this is not the host you asked for");
-    Err(Problem::client(status, "host_refused", title, format!("Host: {host:?}"), fix))
+    let (status, title) = (
+        StatusCode::MISDIRECTED_REQUEST,
+        "this is not the host you asked for",
+    );
+    Err(Problem::client(
+        status,
+        "host_refused",
+        title,
+        format!("Host: {host:?}"),
+        fix,
+    ))
 }
 
 /// Lets in the Unix socket, and TCP with the admin token.
@@ -111,4 +146,15 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 fn caller(request: &Request) -> Caller {
     // A listener that forgot to say where it listens is treated as the open one.
     request.extensions().get().copied().unwrap_or(Caller::Tcp)
+}
+
+/// A method as a label: a caller cannot invent further ones.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
 }

@@ -70,7 +70,9 @@ impl From<&Agent> for AgentView {
             version: fact.version.to_string(),
             rtt_ms: (fact.rtt_ms > 0).then_some(fact.rtt_ms),
             region: fact.region.to_string(),
-            labels: labels.map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            labels: labels
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
             address: fact.address.to_string(),
             streams: fact.streams,
             token_id: fact.token_id.to_string(),
@@ -82,13 +84,17 @@ impl From<&Agent> for AgentView {
 }
 
 /// Agents that are connected or were in the last 24 h, by cluster.
-#[utoipa::path(get, path = "/agents", params(AgentParams), tag = "fleet",
+#[utoipa::path(get, operation_id = "list_agents", path = "/agents", params(AgentParams), tag = "fleet",
     responses((status = OK, body = Page<AgentView>), (status = "default", body = ProblemBody)))]
 pub(super) async fn list(
     State(context): State<Shared>,
     Params(params): Params<AgentParams>,
 ) -> Result<Answer<Page<AgentView>>, Problem> {
-    let AgentParams { cluster, limit, cursor } = params;
+    let AgentParams {
+        cluster,
+        limit,
+        cursor,
+    } = params;
     let cluster = cluster.as_deref().map(cluster_id).transpose()?;
     let wanted = |id: &ClusterId| cluster.as_ref().is_none_or(|wanted| wanted == id);
     let page = PageParams::new(limit, cursor);

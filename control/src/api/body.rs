@@ -50,16 +50,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+        let kind = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|it| it.to_str().ok());
         let is_json = kind.is_some_and(|kind| {
-            kind.split(';').next().is_some_and(|it| it.trim().eq_ignore_ascii_case("application/json"))
+            kind.split(';')
+                .next()
+                .is_some_and(|it| it.trim().eq_ignore_ascii_case("application/json"))
         });
         let seen = kind.unwrap_or("no Content-Type").to_owned();
-        let body = to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|why| {
-            let fix = format!("send at most {BODY_BYTES_MAX} bytes");
-            let (status, title) = (StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read");
-            Problem::client(status, "body_too_large", title, why.to_string(), fix)
-        })?;
+        let body = to_bytes(request.into_body(), BODY_BYTES_MAX)
+            .await
+            .map_err(|why| {
+                let fix = format!("send at most {BODY_BYTES_MAX} bytes");
+                let (status, title) = (StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read");
+                Problem::client(status, "body_too_large", title, why.to_string(), fix)
+            })?;
         if body.is_empty() {
             return parse(b"{}");
         }
@@ -74,19 +81,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<Json<T>, Problem> {
     use serde_json::error::Category;
-    serde_json::from_slice(body).map(Json).map_err(|why| match why.classify() {
-        Category::Data => of_data(&why.to_string()),
-        Category::Io | Category::Syntax | Category::Eof => {
-            let (status, title) = (StatusCode::BAD_REQUEST, "the body is no JSON");
-            Problem::client(status, "bad_json", title, why.to_string(), "send one JSON object")
-        }
-    })
+    serde_json::from_slice(body)
+        .map(Json)
+        .map_err(|why| match why.classify() {
+            Category::Data => of_data(&why.to_string()),
+            Category::Io | Category::Syntax | Category::Eof => {
+                let (status, title) = (StatusCode::BAD_REQUEST, "the body is no JSON");
+                Problem::client(
+                    status,
+                    "bad_json",
+                    title,
+                    why.to_string(),
+                    "send one JSON object",
+                )
+            }
+        })
 }
 
 /// A value of the wrong kind, or a field nobody knows.
 pub(super) fn of_data(why: &str) -> Problem {
     let named = why.split('`').nth(1).filter(|_| why.contains("field"));
-    Problem::fields(vec![Field { field: named.unwrap_or("body").to_owned(), why: why.to_owned() }])
+    Problem::fields(vec![Field {
+        field: named.unwrap_or("body").to_owned(),
+        why: why.to_owned(),
+    }])
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
@@ -117,7 +135,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
 /// A cluster id, or what is wrong with it.
 pub(super) fn cluster_id(text: &str) -> Result<ClusterId, Problem> {
-    text.parse().map_err(|why: culvert_proto::id::IdError| Problem::field("id", why.to_string()))
+    text.parse()
+        .map_err(|why: culvert_proto::id::IdError| Problem::field("id", why.to_string()))
 }
 
 impl PageParams {
@@ -132,10 +151,14 @@ impl PageParams {
     ) -> Result<Page<T>, Problem> {
         let limit = self.limit.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(Problem::field("limit", format!("is {limit}; 1 to {PAGE_MAX} are allowed")));
+            return Err(Problem::field(
+                "limit",
+                format!("is {limit}; 1 to {PAGE_MAX} are allowed"),
+            ));
         }
         let after = self.cursor.as_deref().map(decode).transpose()?;
-        let mut rest = items.skip_while(|(key, _)| after.as_ref().is_some_and(|after| key <= after));
+        let mut rest =
+            items.skip_while(|(key, _)| after.as_ref().is_some_and(|after| key <= after));
         let mut last = None;
         let mut page = Vec::new();
         for (key, item) in rest.by_ref().take(limit) {
@@ -159,7 +182,10 @@ mod tests {
     use super::*;
 
     fn params(limit: usize, cursor: Option<String>) -> PageParams {
-        PageParams { limit: Some(limit), cursor }
+        PageParams {
+            limit: Some(limit),
+            cursor,
+        }
     }
 
     #[test]
@@ -175,8 +201,19 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..25).collect::<Vec<_>>());
-        assert!(params(10, None).page(items().take(10)).ok().unwrap().next.is_none());
-        for wrong in [params(0, None), params(1001, None), params(1, Some("%".into()))] {
+        assert!(
+            params(10, None)
+                .page(items().take(10))
+                .ok()
+                .unwrap()
+                .next
+                .is_none()
+        );
+        for wrong in [
+            params(0, None),
+            params(1001, None),
+            params(1, Some("%".into())),
+        ] {
             assert_eq!(wrong.page(items()).err().unwrap().code(), "bad_field");
         }
     }

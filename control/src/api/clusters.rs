@@ -78,7 +78,10 @@ pub(super) struct Revoked {
 impl ClusterView {
     fn of(hub: &Hub, cluster: &Cluster) -> Self {
         let (agents, seen) = hub.fleet(|fleet| {
-            (fleet.connected(&cluster.id).count(), fleet.last_connected(&cluster.id))
+            (
+                fleet.connected(&cluster.id).count(),
+                fleet.last_connected(&cluster.id),
+            )
         });
         let last_connected = seen.or(cluster.last_connected_unix_ms);
         let status = match (cluster.spec.enabled, agents, last_connected) {
@@ -92,7 +95,11 @@ impl ClusterView {
             id: cluster.id.to_string(),
             spec: cluster.spec.clone(),
             status,
-            tokens_live: cluster.tokens.iter().filter(|token| token.is_live(now_ms)).count(),
+            tokens_live: cluster
+                .tokens
+                .iter()
+                .filter(|token| token.is_live(now_ms))
+                .count(),
             agents,
             last_connected_at: last_connected.map(rfc3339),
             epoch_floor: cluster.epoch_floor,
@@ -115,7 +122,8 @@ impl Patch {
         set(&mut spec.target_kind, self.target_kind);
         set(
             &mut spec.target_addr,
-            self.target_addr.map(|addr| Some(addr).filter(|addr| !addr.is_empty())),
+            self.target_addr
+                .map(|addr| Some(addr).filter(|addr| !addr.is_empty())),
         );
         set(&mut spec.labels, self.labels);
         set(&mut spec.streams_max, self.streams_max);
@@ -126,7 +134,7 @@ impl Patch {
 }
 
 /// The clusters, by id.
-#[utoipa::path(get, path = "/clusters", params(PageParams), tag = "clusters",
+#[utoipa::path(get, operation_id = "list_clusters", path = "/clusters", params(PageParams), tag = "clusters",
     responses((status = OK, body = Page<ClusterView>), (status = "default", body = ProblemBody)))]
 pub(super) async fn list(
     State(context): State<Shared>,
@@ -140,7 +148,7 @@ pub(super) async fn list(
 }
 
 /// Registers a cluster. It has no token yet: mint one.
-#[utoipa::path(post, path = "/clusters", request_body = NewCluster, tag = "clusters",
+#[utoipa::path(post, operation_id = "create_cluster", path = "/clusters", request_body = NewCluster, tag = "clusters",
     responses((status = CREATED, body = ClusterView), (status = "default", body = ProblemBody)))]
 pub(super) async fn create(
     State(context): State<Shared>,
@@ -156,21 +164,27 @@ pub(super) async fn create(
     let mut spec = Spec::default();
     patch.apply(&mut spec);
     let cluster = context.hub.create(id, spec).await?;
-    Ok((StatusCode::CREATED, Answer(ClusterView::of(&context.hub, &cluster))))
+    Ok((
+        StatusCode::CREATED,
+        Answer(ClusterView::of(&context.hub, &cluster)),
+    ))
 }
 
 /// One cluster.
-#[utoipa::path(get, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+#[utoipa::path(get, operation_id = "show_cluster", path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
     responses((status = OK, body = ClusterView), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(
     State(context): State<Shared>,
     Id(id): Id,
 ) -> Result<Answer<ClusterView>, Problem> {
-    Ok(Answer(ClusterView::of(&context.hub, &*context.hub.cluster(&id)?)))
+    Ok(Answer(ClusterView::of(
+        &context.hub,
+        &*context.hub.cluster(&id)?,
+    )))
 }
 
 /// Changes the fields that are given.
-#[utoipa::path(patch, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+#[utoipa::path(patch, operation_id = "update_cluster", path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
     request_body = Patch,
     responses((status = OK, body = ClusterView), (status = "default", body = ProblemBody)))]
 pub(super) async fn update(
@@ -183,7 +197,7 @@ pub(super) async fn update(
 }
 
 /// Removes a cluster; its tokens, sessions and live streams end.
-#[utoipa::path(delete, path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
+#[utoipa::path(delete, operation_id = "remove_cluster", path = "/clusters/{id}", params(("id" = String, Path)), tag = "clusters",
     responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
 pub(super) async fn remove(
     State(context): State<Shared>,
@@ -194,7 +208,7 @@ pub(super) async fn remove(
 }
 
 /// Takes every token of a cluster and cuts its sessions and live streams.
-#[utoipa::path(post, path = "/clusters/{id}/revoke", params(("id" = String, Path)), tag = "tokens",
+#[utoipa::path(post, operation_id = "revoke_cluster", path = "/clusters/{id}/revoke", params(("id" = String, Path)), tag = "tokens",
     responses((status = OK, body = Revoked), (status = "default", body = ProblemBody)))]
 pub(super) async fn revoke(
     State(context): State<Shared>,

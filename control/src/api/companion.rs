@@ -24,7 +24,9 @@ pub(super) struct AgentStatus {
 }
 
 pub(super) async fn config(State(context): State<Shared>) -> Answer<Config> {
-    Answer(Config { frontend_url: context.public_url.clone() })
+    Answer(Config {
+        frontend_url: context.public_url.clone(),
+    })
 }
 
 /// The cluster that the bearer token belongs to.
@@ -36,7 +38,13 @@ pub(super) async fn agent_status(
         let title = "the cluster token is required";
         let fix = "send Authorization: Bearer with a live token of the cluster";
         let seen = "no token, or one that is not known";
-        Problem::client(StatusCode::UNAUTHORIZED, "unauthenticated", title, seen, fix)
+        Problem::client(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            title,
+            seen,
+            fix,
+        )
     };
     let given = token::digest(bearer(&headers).ok_or_else(refused)?);
     let hub = &context.hub;
@@ -52,11 +60,18 @@ pub(super) async fn agent_status(
     }
     let cluster = found.ok_or_else(refused)?;
     let (is_connected, seen) = hub.fleet(|fleet| {
-        (fleet.connected(&cluster.id).next().is_some(), fleet.last_connected(&cluster.id))
+        (
+            fleet.connected(&cluster.id).next().is_some(),
+            fleet.last_connected(&cluster.id),
+        )
     });
     Ok(Answer(AgentStatus {
         cluster_id: cluster.id.to_string(),
-        status: if is_connected { "connected" } else { "disconnected" },
+        status: if is_connected {
+            "connected"
+        } else {
+            "disconnected"
+        },
         last_connected_at: seen.or(cluster.last_connected_unix_ms).map(rfc3339),
     }))
 }

@@ -12,8 +12,17 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ances
 pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
     let hub = &context.hub;
     let (agents, dataplanes) = hub.fleet(|fleet| {
-        let agents = fleet.agents().filter(|agent| agent.presence == Presence::Connected).count();
-        (agents, fleet.dataplanes().filter(|plane| plane.link.is_some()).count())
+        let agents = fleet
+            .agents()
+            .filter(|agent| agent.presence == Presence::Connected)
+            .count();
+        (
+            agents,
+            fleet
+                .dataplanes()
+                .filter(|plane| plane.link.is_some())
+                .count(),
+        )
     });
     let page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Culvert</title>\

@@ -11,7 +11,10 @@ use crate::registry::Refused;
 
 /// One error. The answer's body is written once its request id is known.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
@@ -59,8 +62,15 @@ impl Problem {
         seen: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        let (seen, fix) = (seen.into(), fix.into());
-        Self { status, code, title, side: "client", seen, fix, fields: Vec::new() }
+        Self(Box::new(Facts {
+            status,
+            code,
+            title,
+            side: "client",
+            seen: seen.into(),
+            fix: fix.into(),
+            fields: Vec::new(),
+        }))
     }
 
     /// An error of our own.
@@ -71,53 +81,63 @@ impl Problem {
         seen: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { side: "control", ..Self::client(status, code, title, seen, fix) }
+        let mut problem = Self::client(status, code, title, seen, fix);
+        problem.0.side = "control";
+        problem
     }
 
     /// Fields that break their rule.
     pub(super) fn fields(fields: Vec<Field>) -> Self {
-        let all: Vec<_> = fields.iter().map(|it| format!("{}: {}", it.field, it.why)).collect();
+        let all: Vec<_> = fields
+            .iter()
+            .map(|it| format!("{}: {}", it.field, it.why))
+            .collect();
         let fix = "correct the fields named; see /api/v1/openapi.json";
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         let title = "a field breaks its rule";
-        Self { fields, ..Self::client(status, "bad_field", title, all.join("; "), fix) }
+        let mut problem = Self::client(status, "bad_field", title, all.join("; "), fix);
+        problem.0.fields = fields;
+        problem
     }
 
     /// One field that breaks its rule.
     pub(super) fn field(field: &str, why: impl Into<String>) -> Self {
-        Self::fields(vec![Field { field: field.to_owned(), why: why.into() }])
+        Self::fields(vec![Field {
+            field: field.to_owned(),
+            why: why.into(),
+        }])
     }
 
     /// The stable word.
     pub(super) fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
 
     /// What was observed.
     pub(super) fn seen(&self) -> &str {
-        &self.seen
+        &self.0.seen
     }
 
     /// The whole answer.
     pub(super) fn render(&self, request_id: &str) -> Response {
         let body = ProblemBody {
-            r#type: format!("docs/errors/{}.md", self.code),
-            title: self.title.to_owned(),
-            status: self.status.as_u16(),
-            code: self.code.to_owned(),
-            seen: self.seen.clone(),
-            side: self.side.to_owned(),
-            fix: self.fix.clone(),
+            r#type: format!("docs/errors/{}.md", self.0.code),
+            title: self.0.title.to_owned(),
+            status: self.0.status.as_u16(),
+            code: self.0.code.to_owned(),
+            seen: self.0.seen.clone(),
+            side: self.0.side.to_owned(),
+            fix: self.0.fix.clone(),
             request_id: request_id.to_owned(),
-            fields: self.fields.clone(),
+            fields: self.0.fields.clone(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         let json = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, json);
-        match self.status {
+        match self.0.status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -132,7 +152,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = self.0.status.into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -157,9 +177,11 @@ impl From<HubError> for Problem {
                 "the cluster is registered already",
                 format!("culvert cluster show {id}, or choose another id"),
             ),
-            HubError::TooManyClusters => {
-                conflict("too_many_clusters", "the hub is full", "remove unused clusters".into())
-            }
+            HubError::TooManyClusters => conflict(
+                "too_many_clusters",
+                "the hub is full",
+                "remove unused clusters".into(),
+            ),
             HubError::TooManyDeliveries => conflict(
                 "too_many_deliveries",
                 "too many tokens wait for delivery",
@@ -168,7 +190,9 @@ impl From<HubError> for Problem {
             HubError::NobodyToDeliverTo(id) => conflict(
                 "nobody_to_deliver_to",
                 "no agent can take the token over its tunnel",
-                format!("connect a culvert/1 agent, or rotate without delivery: culvert token rotate {id}"),
+                format!(
+                    "connect a culvert/1 agent, or rotate without delivery: culvert token rotate {id}"
+                ),
             ),
             HubError::Refused(refused) => Self::of_refused(refused, seen),
             HubError::Store(why) => Self::control(
@@ -219,11 +243,23 @@ impl Problem {
 
 pub(super) async fn no_route(uri: Uri) -> Problem {
     let fix = "see /api/v1/openapi.json";
-    Problem::client(StatusCode::NOT_FOUND, "no_route", "no such route", uri.path(), fix)
+    Problem::client(
+        StatusCode::NOT_FOUND,
+        "no_route",
+        "no such route",
+        uri.path(),
+        fix,
+    )
 }
 
 pub(super) async fn no_method(method: Method, uri: Uri) -> Problem {
     let seen = format!("{method} {}", uri.path());
     let (status, fix) = (StatusCode::METHOD_NOT_ALLOWED, "see /api/v1/openapi.json");
-    Problem::client(status, "no_method", "this route has no such method", seen, fix)
+    Problem::client(
+        status,
+        "no_method",
+        "this route has no such method",
+        seen,
+        fix,
+    )
 }

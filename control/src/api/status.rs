@@ -47,14 +47,23 @@ pub(super) struct DataplaneView {
 }
 
 /// The hub at a glance.
-#[utoipa::path(get, path = "/status", tag = "fleet",
+#[utoipa::path(get, operation_id = "show_status", path = "/status", tag = "fleet",
     responses((status = OK, body = Status), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(State(context): State<Shared>) -> Answer<Status> {
     let hub = &context.hub;
     let (agents, dataplanes) = hub.fleet(|fleet| {
         let connected = |presence| presence == Presence::Connected;
-        let agents = fleet.agents().filter(|agent| connected(agent.presence)).count();
-        (agents, fleet.dataplanes().filter(|plane| plane.link.is_some()).count())
+        let agents = fleet
+            .agents()
+            .filter(|agent| connected(agent.presence))
+            .count();
+        (
+            agents,
+            fleet
+                .dataplanes()
+                .filter(|plane| plane.link.is_some())
+                .count(),
+        )
     });
     Answer(Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -70,7 +79,7 @@ pub(super) async fn show(State(context): State<Shared>) -> Answer<Status> {
 }
 
 /// Data planes that are connected or were in the last 24 h.
-#[utoipa::path(get, path = "/dataplanes", params(PageParams), tag = "fleet",
+#[utoipa::path(get, operation_id = "list_dataplanes", path = "/dataplanes", params(PageParams), tag = "fleet",
     responses((status = OK, body = Page<DataplaneView>), (status = "default", body = ProblemBody)))]
 pub(super) async fn dataplanes(
     State(context): State<Shared>,
@@ -78,7 +87,9 @@ pub(super) async fn dataplanes(
 ) -> Result<Answer<Page<DataplaneView>>, Problem> {
     let newest = context.hub.generation().0;
     context.hub.fleet(|fleet| {
-        let views = fleet.dataplanes().map(|plane| (plane.id.clone(), view(plane, newest)));
+        let views = fleet
+            .dataplanes()
+            .map(|plane| (plane.id.clone(), view(plane, newest)));
         page.page(views).map(Answer)
     })
 }

@@ -104,7 +104,7 @@ impl TokenView {
 }
 
 /// The live tokens of a cluster, oldest first.
-#[utoipa::path(get, path = "/clusters/{id}/tokens", params(("id" = String, Path), PageParams),
+#[utoipa::path(get, operation_id = "list_tokens", path = "/clusters/{id}/tokens", params(("id" = String, Path), PageParams),
     tag = "tokens",
     responses((status = OK, body = Page<TokenView>), (status = "default", body = ProblemBody)))]
 pub(super) async fn list(
@@ -124,7 +124,7 @@ pub(super) async fn list(
 }
 
 /// Mints a further token.
-#[utoipa::path(post, path = "/clusters/{id}/tokens", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "mint_token", path = "/clusters/{id}/tokens", params(("id" = String, Path)),
     tag = "tokens", request_body = MintBody,
     responses((status = CREATED, body = MintedView), (status = "default", body = ProblemBody)))]
 pub(super) async fn mint(
@@ -132,9 +132,15 @@ pub(super) async fn mint(
     Id(id): Id,
     Json(body): Json<MintBody>,
 ) -> Result<(StatusCode, Answer<MintedView>), Problem> {
-    let life = body.expires_in_seconds.map(|s| milliseconds("expires_in_seconds", s)).transpose()?;
+    let life = body
+        .expires_in_seconds
+        .map(|s| milliseconds("expires_in_seconds", s))
+        .transpose()?;
     if life == Some(0) {
-        return Err(Problem::field("expires_in_seconds", "is 0; leave it out for no end"));
+        return Err(Problem::field(
+            "expires_in_seconds",
+            "is 0; leave it out for no end",
+        ));
     }
     let minted = context.hub.mint(&id, life).await?;
     let view = MintedView {
@@ -147,7 +153,7 @@ pub(super) async fn mint(
 }
 
 /// Removes one token; sessions that came with it end.
-#[utoipa::path(delete, path = "/clusters/{id}/tokens/{token_id}", tag = "tokens",
+#[utoipa::path(delete, operation_id = "remove_token", path = "/clusters/{id}/tokens/{token_id}", tag = "tokens",
     params(("id" = String, Path), ("token_id" = String, Path)),
     responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
 pub(super) async fn remove(
@@ -160,7 +166,7 @@ pub(super) async fn remove(
 }
 
 /// Mints a token in place of the others, which live on for the overlap.
-#[utoipa::path(post, path = "/clusters/{id}/rotate-token", tag = "tokens",
+#[utoipa::path(post, operation_id = "rotate_token", path = "/clusters/{id}/rotate-token", tag = "tokens",
     params(("id" = String, Path), RotateParams), request_body = RotateBody,
     responses((status = OK, body = Rotated), (status = "default", body = ProblemBody)))]
 pub(super) async fn rotate(
@@ -173,12 +179,19 @@ pub(super) async fn rotate(
     if params.now && asked.is_some_and(|seconds| seconds > 0) {
         return Err(Problem::field("overlap_seconds", "contradicts now=true"));
     }
-    let overlap = if params.now { 0 } else { asked.unwrap_or(OVERLAP_SECONDS_DEFAULT) };
+    let overlap = if params.now {
+        0
+    } else {
+        asked.unwrap_or(OVERLAP_SECONDS_DEFAULT)
+    };
     let overlap_ms = milliseconds("overlap_seconds", overlap)?;
     let hub = &context.hub;
     if params.deliver {
         let cluster = hub.rotate_through_tunnel(&id, overlap_ms).await?;
-        let fresh = cluster.tokens.iter().find(|token| token.pending_overlap_ms.is_some());
+        let fresh = cluster
+            .tokens
+            .iter()
+            .find(|token| token.pending_overlap_ms.is_some());
         return Ok(Answer(Rotated {
             cluster: id.to_string(),
             token_id: fresh.map(|token| token.id.clone()).unwrap_or_default(),
@@ -189,7 +202,11 @@ pub(super) async fn rotate(
         }));
     }
     let minted = hub.rotate(&id, overlap_ms).await?;
-    let old = minted.cluster.tokens.iter().filter(|token| token.id != minted.id);
+    let old = minted
+        .cluster
+        .tokens
+        .iter()
+        .filter(|token| token.id != minted.id);
     let until = old.filter_map(|token| token.not_after_unix_ms).max();
     Ok(Answer(Rotated {
         cluster: id.to_string(),
@@ -202,7 +219,11 @@ pub(super) async fn rotate(
 }
 
 fn expiry(minted: &Minted) -> Option<String> {
-    let token = minted.cluster.tokens.iter().find(|token| token.id == minted.id);
+    let token = minted
+        .cluster
+        .tokens
+        .iter()
+        .find(|token| token.id == minted.id);
     token.and_then(|token| token.not_after_unix_ms).map(rfc3339)
 }
 

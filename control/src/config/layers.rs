@@ -33,8 +33,11 @@ pub(super) struct Layers {
 impl Layers {
     /// Puts environment and file below the flags of `matches`.
     pub fn read(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<String>) -> Self {
-        let mut layers =
-            Self { values: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() };
+        let mut layers = Self {
+            values: BTreeMap::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
         let file = layers.file(matches, env);
         for setting in SETTINGS {
             let value = layers
@@ -57,10 +60,14 @@ impl Layers {
     fn flag(&mut self, setting: &Setting, matches: &ArgMatches) -> Option<Sourced> {
         let given = |id: &str| {
             let from_line = matches.value_source(id) == Some(ValueSource::CommandLine);
-            from_line.then(|| matches.get_one::<String>(id).cloned()).flatten()
+            from_line
+                .then(|| matches.get_one::<String>(id).cloned())
+                .flatten()
         };
-        let direct = given(setting.name)
-            .map(|text| Sourced { text, from: format!("--{}", setting.name) });
+        let direct = given(setting.name).map(|text| Sourced {
+            text,
+            from: format!("--{}", setting.name),
+        });
         if !setting.secret {
             return direct;
         }
@@ -77,7 +84,10 @@ impl Layers {
         let set = |name: &str| env(name).filter(|text| !text.is_empty());
         let mut found = Vec::new();
         for name in std::iter::once(&setting.env).chain(setting.env_aliases) {
-            found.extend(set(name).map(|text| Sourced { text, from: format!("${name}") }));
+            found.extend(set(name).map(|text| Sourced {
+                text,
+                from: format!("${name}"),
+            }));
             let twin = format!("{name}_FILE");
             if setting.secret
                 && let Some(path) = set(&twin)
@@ -93,18 +103,23 @@ impl Layers {
         let mut found = found.into_iter();
         let first = found.next()?;
         for other in found.filter(|other| other.text != first.text) {
-            self.warnings.push(format!("{} wins over {}, which differs", first.from, other.from));
+            self.warnings.push(format!(
+                "{} wins over {}, which differs",
+                first.from, other.from
+            ));
         }
         Some(first)
     }
 
     fn secret_file(&mut self, path: &str, from: &str) -> Option<Sourced> {
         match read_bounded(Path::new(path)) {
-            Ok(text) => {
-                Some(Sourced { text: text.trim().to_owned(), from: format!("{from} ({path})") })
-            }
+            Ok(text) => Some(Sourced {
+                text: text.trim().to_owned(),
+                from: format!("{from} ({path})"),
+            }),
             Err(why) => {
-                self.problems.push(format!("{from}: cannot read {path}: {why}"));
+                self.problems
+                    .push(format!("{from}: cannot read {path}: {why}"));
                 None
             }
         }
@@ -122,7 +137,8 @@ impl Layers {
             Ok(text) => self.parse_file(path, &text),
             Err(why) => {
                 if asked.is_some() || why.kind() != std::io::ErrorKind::NotFound {
-                    self.problems.push(format!("configuration file {path}: {why}"));
+                    self.problems
+                        .push(format!("configuration file {path}: {why}"));
                 }
                 BTreeMap::new()
             }
@@ -135,7 +151,8 @@ impl Layers {
             Ok(table) => table.into_inner(),
             Err(why) => {
                 let at = position(text, why.span().map_or(0, |span| span.start));
-                self.problems.push(format!("{path}:{at}: {}", why.message()));
+                self.problems
+                    .push(format!("{path}:{at}: {}", why.message()));
                 return values;
             }
         };
@@ -143,10 +160,14 @@ impl Layers {
             let at = format!("{path}:{}", position(text, key.span().start));
             let key = key.get_ref();
             let name = key.replace('_', "-");
-            let row = SETTINGS.iter().find(|row| row.name == name && !key.contains('-'));
+            let row = SETTINGS
+                .iter()
+                .find(|row| row.name == name && !key.contains('-'));
             match (row, plain(value.get_ref())) {
                 (None, _) => self.problems.push(format!("{at}: unknown key {key:?}")),
-                (_, None) => self.problems.push(format!("{at}: {key} takes a text or a number")),
+                (_, None) => self
+                    .problems
+                    .push(format!("{at}: {key} takes a text or a number")),
                 (Some(row), Some(text)) => {
                     values.insert(row.name, Sourced { text, from: at });
                 }
@@ -162,7 +183,11 @@ pub(super) fn arguments(mut command: Command) -> Command {
     command = command.arg(flag("config", &config));
     for row in SETTINGS {
         let names = std::iter::once(row.env).chain(row.env_aliases.iter().copied());
-        let mut help = format!("{} [env: {}]", row.help, names.collect::<Vec<_>>().join(", "));
+        let mut help = format!(
+            "{} [env: {}]",
+            row.help,
+            names.collect::<Vec<_>>().join(", ")
+        );
         if !row.default.is_empty() {
             help = format!("{help} [default: {}]", row.default);
         }
@@ -177,11 +202,17 @@ pub(super) fn arguments(mut command: Command) -> Command {
 
 /// `-addr` and `-addr=x` mean `--addr`, as in Go's flag package.
 pub(super) fn two_dashes(arg: OsString) -> OsString {
-    let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
+    let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else {
+        return arg;
+    };
     let name = rest.split('=').next().unwrap_or(rest);
     let twin = name.strip_suffix("-file");
     let known = |row: &Setting| row.name == name || (row.secret && Some(row.name) == twin);
-    if name == "config" || SETTINGS.iter().any(known) { format!("--{rest}").into() } else { arg }
+    if name == "config" || SETTINGS.iter().any(known) {
+        format!("--{rest}").into()
+    } else {
+        arg
+    }
 }
 
 fn flag(name: impl Into<String>, help: &str) -> Arg {
@@ -211,13 +242,20 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
 fn position(text: &str, offset: usize) -> String {
     let before = &text.as_bytes()[..offset.min(text.len())];
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    let column = before
+        .iter()
+        .rev()
+        .take_while(|byte| **byte != b'\n')
+        .count()
+        + 1;
     format!("{line}:{column}")
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(FILE_BYTES_MAX)
+        .read_to_string(&mut text)?;
     Ok(text)
 }

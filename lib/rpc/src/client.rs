@@ -1,5 +1,6 @@
 //! A data plane's end of the link.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use culvert_net::crypto;
 use culvert_net::tls::ClientTls;
 use culvert_proto::id::Generation;
 use culvert_proto::limits::STATE_BYTES_MAX;
-use culvert_proto::update::{Report, Rotation, Snapshot, Update};
+use culvert_proto::update::{Report, RotatedFact, Rotation, Snapshot, Update};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -36,6 +38,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A link that lived this long starts over at the first backoff.
 const HEALTHY: Duration = Duration::from_secs(30);
+/// Stored tokens that are repeated in each report.
+const ROTATED_MAX: usize = 256;
 /// Messages on their way up.
 const UPS_MAX: usize = 2;
 
@@ -106,6 +110,7 @@ pub struct Subscription {
 #[derive(Clone)]
 pub struct Reporter {
     report: watch::Sender<Bytes>,
+    rotated: Arc<Mutex<VecDeque<RotatedFact>>>,
     need_snapshot: watch::Sender<u64>,
 }
 
@@ -116,6 +121,7 @@ impl Subscription {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let reporter = Reporter {
             report: watch::Sender::new(Bytes::new()),
+            rotated: Arc::default(),
             need_snapshot: watch::Sender::new(0),
         };
         let inbox = Inbox::new(config.trust.clone(), config.held.clone());
@@ -155,7 +161,18 @@ impl Drop for Subscription {
 
 impl Reporter {
     /// Sends `report`. One that has not left yet is replaced: the newest wins.
-    pub fn report(&self, report: &Report) {
+    /// Stored tokens are repeated in later reports, so that none is lost with a link.
+    pub fn report(&self, mut report: Report) {
+        let mut rotated = self.rotated.lock();
+        for fact in report.rotated.drain(..) {
+            if !rotated.contains(&fact) {
+                rotated.push_back(fact);
+            }
+        }
+        while rotated.len() > ROTATED_MAX {
+            rotated.pop_front();
+        }
+        report.rotated.extend(rotated.iter().cloned());
         self.report.send_replace(report.encode());
     }
 
@@ -322,6 +339,38 @@ fn backoff(failures: u32, random: [u8; 4]) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use culvert_proto::id::InstanceId;
+    use culvert_proto::token::Digest;
+
+    #[test]
+    fn a_stored_token_is_repeated_once_in_each_later_report() {
+        let reporter = Reporter {
+            report: watch::Sender::new(Bytes::new()),
+            rotated: Arc::default(),
+            need_snapshot: watch::Sender::new(0),
+        };
+        let fact = |n: u32| RotatedFact {
+            cluster: "a".parse().unwrap(),
+            instance: InstanceId([1; 16]),
+            digest: Digest(crypto::sha256(&n.to_be_bytes())),
+        };
+        let sent = || Report::decode(&reporter.report.borrow()).unwrap().rotated;
+        reporter.report(Report {
+            rotated: vec![fact(1)],
+            ..Report::default()
+        });
+        reporter.report(Report {
+            rotated: vec![fact(1), fact(2)],
+            ..Report::default()
+        });
+        reporter.report(Report::default());
+        assert_eq!(sent(), [fact(1), fact(2)]);
+        reporter.report(Report {
+            rotated: (0..1000).map(fact).collect(),
+            ..Report::default()
+        });
+        assert_eq!(sent().len(), ROTATED_MAX);
+    }
 
     #[test]
     fn backoff_grows_to_its_ceiling_and_no_further() {

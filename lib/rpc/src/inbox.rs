@@ -76,7 +76,7 @@ impl Inbox {
             Kind::Unspecified => Err(Refused::Malformed("its kind is unknown".to_owned())),
             Kind::Beat => Ok(Taken::Nothing),
             Kind::Snapshot => self.snapshot(message),
-            Kind::Update => self.update(message),
+            Kind::Update => self.update(&message),
             Kind::Rotation => self.rotation(&message),
         }
     }
@@ -114,8 +114,8 @@ impl Inbox {
         }))
     }
 
-    fn update(&mut self, message: StateMessage) -> Result<Taken, Refused> {
-        let key = self.believed(&message, "update")?;
+    fn update(&mut self, message: &StateMessage) -> Result<Taken, Refused> {
+        let key = self.believed(message, "update")?;
         let update = Update::decode(&message.body)
             .map_err(|why| Refused::Malformed(format!("update: {why}")))?;
         if self.need_snapshot {
@@ -177,4 +177,120 @@ fn signature(bytes: &[u8]) -> Result<[u8; SNAPSHOT_SIGNATURE_BYTES], Refused> {
     bytes
         .try_into()
         .map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::Feed;
+    use culvert_net::crypto::SigningKey;
+    use culvert_proto::update::State;
+
+    fn feed(hub: &str, generation: u64) -> Feed {
+        let generation = Generation(generation);
+        let state = State {
+            generation,
+            hub_id: hub.into(),
+            ..State::default()
+        };
+        Feed::new(SigningKey::generate().unwrap(), state)
+    }
+
+    fn step(feed: &Feed) {
+        let generation = Generation(feed.generation().0 + 1);
+        feed.publish(&Update {
+            generation,
+            ..Update::default()
+        })
+        .unwrap();
+    }
+
+    /// What `feed` sends to one that holds `generation`.
+    fn message(feed: &Feed, generation: u64) -> StateMessage {
+        feed.next(&mut feed.position("hub", Generation(generation)))
+            .unwrap()
+    }
+
+    fn inbox(feed: &Feed, held: u64) -> Inbox {
+        let held = Held {
+            hub_id: "hub".to_owned(),
+            generation: Generation(held),
+        };
+        Inbox::new(Trust::Key(feed.verifying_key()), Some(held))
+    }
+
+    fn refused(inbox: &mut Inbox, message: StateMessage) -> String {
+        inbox.take(message).err().expect("refused").to_string()
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_wherever_it_stands() {
+        let feed = feed("hub", 1);
+        step(&feed);
+        for held in [0, 1] {
+            let whole = message(&feed, held);
+            for place in 0..whole.body.len() {
+                let mut body = whole.body.to_vec();
+                body[place] ^= 1;
+                let message = StateMessage {
+                    body: body.into(),
+                    ..whole.clone()
+                };
+                let said = refused(&mut inbox(&feed, held.max(1)), message);
+                assert!(said.contains("signature"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_of_another_key_is_refused() {
+        let (ours, theirs) = (feed("hub", 1), feed("hub", 5));
+        let said = refused(&mut inbox(&ours, 1), message(&theirs, 0));
+        assert!(said.contains("trusts"), "{said}");
+    }
+
+    #[test]
+    fn an_update_never_passes_for_a_snapshot() {
+        let feed = feed("hub", 1);
+        step(&feed);
+        let kind = Kind::Snapshot.into();
+        let said = refused(
+            &mut inbox(&feed, 1),
+            StateMessage {
+                kind,
+                ..message(&feed, 1)
+            },
+        );
+        assert!(said.contains("malformed"), "{said}");
+    }
+
+    #[test]
+    fn a_lower_generation_and_another_hub_are_refused() {
+        let older = feed("hub", 3);
+        let said = refused(&mut inbox(&older, 4), message(&older, 0));
+        assert!(
+            said.contains("generation 3 is older than generation 4"),
+            "{said}"
+        );
+        let other = feed("other", 9);
+        let said = refused(&mut inbox(&other, 4), message(&other, 0));
+        assert!(said.contains("hub other"), "{said}");
+        step(&older);
+        let replayed = message(&older, 3);
+        assert!(refused(&mut inbox(&older, 4), replayed).contains("older"));
+    }
+
+    #[test]
+    fn a_missed_update_leads_to_a_snapshot_and_nothing_between() {
+        let feed = feed("hub", 1);
+        (0..4).for_each(|_| step(&feed));
+        let mut inbox = inbox(&feed, 1);
+        assert!(matches!(inbox.take(message(&feed, 2)), Ok(Taken::Missed)));
+        assert!(inbox.up(Bytes::new()).need_snapshot);
+        assert!(matches!(inbox.take(message(&feed, 3)), Ok(Taken::Nothing)));
+        let taken = inbox.take(message(&feed, 0));
+        assert!(matches!(taken, Ok(Taken::Event(Event::Snapshot { .. }))));
+        let up = inbox.up(Bytes::new());
+        assert_eq!((up.need_snapshot, up.generation), (false, 5));
+    }
 }

@@ -57,9 +57,13 @@ pub async fn serve<H: Hub>(
     access: Access,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
+    // Links hold the receiver: they end when this future ends, however it ends.
+    let (_serving, stopped) = watch::channel(());
+    let links = AtomicU64::new(1);
     let service = StateServer::new(Service {
         hub,
-        links: AtomicU64::new(1),
+        links,
+        stopped,
     })
     .max_decoding_message_size(REPORT_BYTES_MAX);
     let incoming = accept::incoming(access);
@@ -78,6 +82,7 @@ pub async fn serve<H: Hub>(
 struct Service<H> {
     hub: Arc<H>,
     links: AtomicU64,
+    stopped: watch::Receiver<()>,
 }
 
 /// One subscription; its drop tells the hub.
@@ -86,6 +91,7 @@ struct Link<H: Hub> {
     id: LinkId,
     inbound: Streaming<Up>,
     news: watch::Receiver<u64>,
+    stopped: watch::Receiver<()>,
     position: Position,
     beat: Interval,
 }
@@ -117,10 +123,11 @@ impl<H: Hub> State for Service<H> {
             id,
             inbound,
             news: feed.news(),
+            stopped: self.stopped.clone(),
             position: feed.position(&first.hub_id, Generation(first.generation)),
             beat,
         };
-        link.take(first)?;
+        link.take(&first)?;
         let down = stream::unfold(link, |mut link| async move {
             let message = link.next().await?;
             Some((message, link))
@@ -138,10 +145,11 @@ impl<H: Hub> Link<H> {
             }
             tokio::select! {
                 biased;
+                _ = self.stopped.changed() => return None,
                 changed = self.news.changed() => changed.ok()?,
                 up = self.inbound.message() => {
                     let up = up.ok()??;
-                    if let Err(refused) = self.take(up) {
+                    if let Err(refused) = self.take(&up) {
                         return Some(Err(refused));
                     }
                 }
@@ -150,7 +158,7 @@ impl<H: Hub> Link<H> {
         }
     }
 
-    fn take(&mut self, up: Up) -> Result<(), Status> {
+    fn take(&mut self, up: &Up) -> Result<(), Status> {
         if up.need_snapshot {
             self.position.start_over();
         }

@@ -1,0 +1,88 @@
+//! Every metric of control: names, help, labels.
+
+use std::time::Duration;
+
+use culvert_telemetry::metrics::{
+    HistogramVec, IntCounterVec, IntGauge, Metrics as Registry, SECONDS,
+};
+
+/// The instruments.
+pub struct Metrics {
+    /// Renders everything.
+    pub registry: Registry,
+    /// `culvert_subscribers`
+    pub subscribers: IntGauge,
+    /// `culvert_published_generation`
+    pub generation: IntGauge,
+    /// `culvert_clusters`
+    pub clusters: IntGauge,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    store_seconds: HistogramVec,
+    store_errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers every instrument.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        Self {
+            subscribers: registry.gauge("culvert_subscribers", "Data planes subscribed."),
+            generation: registry.gauge(
+                "culvert_published_generation",
+                "Generation of the state published last.",
+            ),
+            clusters: registry.gauge("culvert_clusters", "Clusters registered."),
+            requests: registry.counter_vec(
+                "culvert_api_requests_total",
+                "Requests of the admin API.",
+                &["route", "method", "status"],
+            ),
+            request_seconds: registry.histogram_vec(
+                "culvert_api_request_seconds",
+                "Duration of requests of the admin API.",
+                &["route"],
+                SECONDS,
+            ),
+            store_seconds: registry.histogram_vec(
+                "culvert_store_seconds",
+                "Duration of calls of the store.",
+                &["operation"],
+                SECONDS,
+            ),
+            store_errors: registry.counter_vec(
+                "culvert_store_errors_total",
+                "Calls of the store that failed.",
+                &["operation"],
+            ),
+            registry,
+        }
+    }
+
+    /// One request of the API. `route` is a pattern, never a path.
+    pub fn request(&self, route: &str, method: &str, status: u16, took: Duration) {
+        self.requests
+            .with_label_values(&[route, method, &status.to_string()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[route])
+            .observe(took.as_secs_f64());
+    }
+
+    /// One call of the store.
+    pub fn store(&self, operation: &str, succeeded: bool, took: Duration) {
+        self.store_seconds
+            .with_label_values(&[operation])
+            .observe(took.as_secs_f64());
+        if !succeeded {
+            self.store_errors.with_label_values(&[operation]).inc();
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,317 @@
+//! From a checked configuration to a running hub, and back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use culvert_net::crypto::{KeyError, SigningKey};
+use culvert_net::listen::{Acceptor, ListenOptions, Listener};
+use culvert_net::tls::dev::{DevCa, DevError};
+use culvert_net::tls::{ServerTls, TlsError, keep_fresh};
+use culvert_rpc::{Access, PeerCheck, bind_unix};
+use culvert_telemetry::admin::{self, Admin};
+use culvert_telemetry::lifecycle::{Phase, Shutdown};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+
+use crate::api::{self, Context};
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+use crate::token;
+
+/// Requests in flight may finish within this time after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why control does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {why}")]
+    StateDir {
+        /// Which.
+        path: String,
+        /// What was seen and what to do.
+        why: String,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key of ours cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A development certificate cannot be made.
+    #[error("development certificates: {0}")]
+    Dev(#[from] DevError),
+    /// An address is not free, or a file cannot be written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Every listener, bound.
+struct Bound {
+    api: UnixListener,
+    api_tcp: Option<(Acceptor, std::net::SocketAddr)>,
+    link: UnixListener,
+    link_tls: Option<(Acceptor, Arc<ServerTls>)>,
+    admin: std::net::TcpListener,
+}
+
+/// Runs the hub until `shutdown` says otherwise.
+///
+/// # Errors
+/// [`StartError`], before anything is served.
+pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    state_dir(&config.state_dir)?;
+    let key = SigningKey::load_or_generate(&config.state_dir.join("signing.key"))?;
+    let admin_token = match config.listen {
+        Some(_) => Some(token::admin_token(&config.state_dir.join("admin-token"))?),
+        None => None,
+    };
+    let tls = match &config.state_tls {
+        Some((_, options)) => Some(Arc::new(ServerTls::load(options.clone())?)),
+        None => None,
+    };
+    let (store, loaded) = Store::open(&config.dsn, unix_ms()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let hub = Arc::new(Hub::new(
+        store,
+        loaded,
+        key,
+        metrics.clone(),
+        Box::new(unix_ms),
+    ));
+    let bound = Bound::bind(&config, tls)?;
+    started(&config, &hub, &bound);
+
+    let context = Arc::new(Context {
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+        admin: admin_token,
+        hosts: bound
+            .api_tcp
+            .as_ref()
+            .map(|(_, addr)| hosts(*addr))
+            .unwrap_or_default(),
+        public_url: config.public_url.clone(),
+    });
+    let mut tasks = JoinSet::new();
+    bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
+    let kept = hub.clone();
+    let upkeep = tokio::spawn(async move { kept.upkeep().await });
+
+    shutdown.reached(Phase::Draining).await;
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(STOP_GRACE, finished).await;
+    upkeep.abort();
+    hub.record_uses().await;
+    hub.close().await;
+    shutdown.advance(Phase::Stopped);
+    tracing::info!("culvert-control stopped");
+    Ok(())
+}
+
+/// Writes a CA and a server certificate for `names` to `dir`.
+///
+/// # Errors
+/// [`StartError`].
+pub fn dev_certs(dir: &Path, names: &[String]) -> Result<(), StartError> {
+    let io = |source| StartError::Io {
+        what: format!("certificates in {}", dir.display()),
+        source,
+    };
+    std::fs::create_dir_all(dir).map_err(io)?;
+    let ca = DevCa::new("culvert development CA")?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    ca.server(&names)?.write(dir, "server").map_err(io)?;
+    ca.write(dir).map_err(io)?;
+    Ok(())
+}
+
+impl Bound {
+    fn bind(config: &Config, tls: Option<Arc<ServerTls>>) -> Result<Self, StartError> {
+        // With another user allowed in, the check of the peer's uid is what guards the socket.
+        let mode = if config.peer_uid.is_some() {
+            0o666
+        } else {
+            0o600
+        };
+        let unix = |path: &Path, flag: &str| {
+            bind_unix(path, mode).map_err(|source| StartError::Io {
+                what: format!("{flag} {}", path.display()),
+                source,
+            })
+        };
+        let api_tcp = match config.listen {
+            Some(addr) => {
+                let bound = tcp(addr, "--listen")?;
+                let addr = bound.local_addr().unwrap_or(addr);
+                Some((bound, addr))
+            }
+            None => None,
+        };
+        let link_tls = match (&config.state_tls, tls) {
+            (Some((addr, _)), Some(tls)) => Some((tcp(*addr, "--state-addr")?, tls)),
+            _ => None,
+        };
+        let admin =
+            std::net::TcpListener::bind(config.admin_addr).map_err(|source| StartError::Io {
+                what: format!("--admin-addr {}", config.admin_addr),
+                source,
+            })?;
+        Ok(Self {
+            api: unix(&config.socket, "--socket")?,
+            link: unix(&config.state_socket, "--state-socket")?,
+            api_tcp,
+            link_tls,
+            admin,
+        })
+    }
+
+    fn serve(
+        self,
+        config: &Config,
+        hub: &Arc<Hub>,
+        context: Arc<Context>,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let check = PeerCheck {
+            uid: config.peer_uid,
+        };
+        let router = api::router(context);
+        tasks.spawn(api::serve_unix(
+            self.api,
+            check,
+            router.clone(),
+            shutdown.clone(),
+        ));
+        if let Some((listener, _)) = self.api_tcp {
+            tasks.spawn(api::serve_tcp(listener, router, shutdown.clone()));
+        }
+        let local = Access::Unix {
+            listener: self.link,
+            check,
+        };
+        tasks.spawn(link(hub.clone(), local, shutdown.clone()));
+        if let Some((listener, tls)) = self.link_tls {
+            let fresh = tls.clone();
+            tokio::spawn(keep_fresh(fresh, |done| match done {
+                Ok(()) => tracing::info!("certificates of the state link changed"),
+                Err(why) => tracing::warn!(%why, "certificates of the state link stay as they are"),
+            }));
+            tasks.spawn(link(
+                hub.clone(),
+                Access::Tls { listener, tls },
+                shutdown.clone(),
+            ));
+        }
+        let (told, asked) = (shutdown.clone(), hub.clone());
+        let admin = Admin {
+            metrics: metrics.registry.clone(),
+            healthz: Box::new(|| true),
+            readyz: Box::new(move || {
+                asked.fleet(|fleet| fleet.dataplanes().any(|plane| plane.link.is_some()))
+            }),
+            readyz_serve: Box::new(move || told.phase() == Phase::Running),
+            extra: Box::new(|_, _, _| None),
+        };
+        let listener = self.admin;
+        // Probes and metrics answer until the process ends.
+        tokio::spawn(async move {
+            if let Err(why) = admin::serve(listener, Arc::new(admin)).await {
+                tracing::error!(%why, "admin listener ended");
+            }
+        });
+    }
+}
+
+async fn link(hub: Arc<Hub>, access: Access, shutdown: Shutdown) {
+    let stop = async move { shutdown.reached(Phase::Draining).await };
+    if let Err(why) = culvert_rpc::serve(hub, access, stop).await {
+        tracing::error!(%why, "state link ended");
+    }
+}
+
+fn tcp(addr: std::net::SocketAddr, flag: &str) -> Result<Acceptor, StartError> {
+    let bound = Listener::bind(addr, ListenOptions::default()).and_then(Listener::start);
+    bound.map_err(|source| StartError::Io {
+        what: format!("{flag} {addr}"),
+        source,
+    })
+}
+
+/// The `Host` values of a loopback listener.
+fn hosts(addr: std::net::SocketAddr) -> Vec<String> {
+    let names = ["localhost", "127.0.0.1", "[::1]"];
+    names
+        .iter()
+        .map(|name| format!("{name}:{}", addr.port()))
+        .collect()
+}
+
+fn started(config: &Config, hub: &Hub, bound: &Bound) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        hub_id = hub.id(),
+        generation = hub.generation().0,
+        clusters = hub.clusters().len(),
+        store = %config.dsn.path().display(),
+        socket = %config.socket.display(),
+        state_socket = %config.state_socket.display(),
+        "culvert-control serves"
+    );
+    if let Some((_, addr)) = &bound.api_tcp {
+        let file = config.state_dir.join("admin-token");
+        tracing::info!(%addr, token_file = %file.display(), "admin API on TCP");
+    }
+}
+
+/// Makes the directory, or checks that it is ours alone.
+fn state_dir(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    let wrong = |why: String| StartError::StateDir {
+        path: path.display().to_string(),
+        why,
+    };
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|why| wrong(format!("{why}; make it, or give another --state-dir")))?;
+    let meta = std::fs::metadata(path).map_err(|why| wrong(why.to_string()))?;
+    let (mode, uid) = (meta.mode() & 0o777, rustix::process::geteuid().as_raw());
+    if meta.uid() != uid {
+        return Err(wrong(format!(
+            "owned by uid {}, this process runs as uid {uid}",
+            meta.uid()
+        )));
+    }
+    if mode & 0o022 != 0 {
+        return Err(wrong(format!(
+            "mode {mode:04o} lets others write; run: chmod 0700 {}",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
