@@ -162,7 +162,8 @@ impl Drop for Subscription {
 impl Reporter {
     /// Sends `report`. One that has not left yet is replaced: the newest wins.
     /// Stored tokens are repeated in later reports, so that none is lost with a link.
-    pub fn report(&self, mut report: Report) {
+    pub fn report(&self, report: &Report) {
+        let mut report = report.clone();
         let mut rotated = self.rotated.lock();
         for fact in report.rotated.drain(..) {
             if !rotated.contains(&fact) {
@@ -355,17 +356,17 @@ mod tests {
             digest: Digest(crypto::sha256(&n.to_be_bytes())),
         };
         let sent = || Report::decode(&reporter.report.borrow()).unwrap().rotated;
-        reporter.report(Report {
+        reporter.report(&Report {
             rotated: vec![fact(1)],
             ..Report::default()
         });
-        reporter.report(Report {
+        reporter.report(&Report {
             rotated: vec![fact(1), fact(2)],
             ..Report::default()
         });
-        reporter.report(Report::default());
+        reporter.report(&Report::default());
         assert_eq!(sent(), [fact(1), fact(2)]);
-        reporter.report(Report {
+        reporter.report(&Report {
             rotated: (0..1000).map(fact).collect(),
             ..Report::default()
         });

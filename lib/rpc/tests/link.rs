@@ -1,5 +1,5 @@
 //! The link over real sockets: order, resumption, trust.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -178,7 +178,7 @@ async fn two_data_planes_see_the_same_history_and_report() {
         assert_eq!(state(&mut a).await, (generation, "update"));
         assert_eq!(state(&mut b).await, (generation, "update"));
     }
-    a.reporter().report(Report {
+    a.reporter().report(&Report {
         dataplane_id: "dp-a".into(),
         ..Report::default()
     });
