@@ -1,6 +1,7 @@
 //! The agent's request for a carrier and the hub's answer (P3).
 
 mod answer;
+mod fields;
 mod request;
 
 use alloc::string::String;

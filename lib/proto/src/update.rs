@@ -6,7 +6,10 @@ mod cluster;
 mod codec;
 mod file;
 mod report;
+mod rotation;
+mod snapshot;
 mod state;
+mod step;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -152,7 +155,13 @@ pub enum StateMessage {
 impl StateMessage {
     /// Reads any message of control. Verify the signature over `body` first.
     pub fn decode(body: &Bytes) -> Result<StateMessage, DecodeError> {
-        codec::decode_message(body)
+        if body.starts_with(step::UPDATE_DOMAIN) {
+            Update::decode(body).map(StateMessage::Update)
+        } else if body.starts_with(rotation::ROTATION_DOMAIN) {
+            Rotation::decode(body).map(StateMessage::Rotation)
+        } else {
+            Snapshot::decode(body).map(StateMessage::Snapshot)
+        }
     }
 }
 

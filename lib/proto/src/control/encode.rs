@@ -7,7 +7,9 @@ use super::{
     AgentFacts, AgentStats, Bye, CONTROL_TEXT_BYTES_MAX, ChannelFail, ControlMessage,
     DRAIN_ADDRESSES_MAX, Drain, Grant, Rotate, TICKETS_MAX, Tickets,
 };
-use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, LABELS_MAX, TARGETS_MAX};
+use crate::limits::{
+    CONTROL_MESSAGE_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, TARGET_NAME_BYTES_MAX, TARGETS_MAX,
+};
 use crate::text;
 use crate::wire::{self, BLOCK_HEAD, TooLong};
 
@@ -100,13 +102,8 @@ impl ControlMessage {
                 write_drain(body, drain)?;
                 kind::DRAIN
             }
-            ControlMessage::Rotate(Rotate {
-                not_before_unix_s,
-                token,
-            }) => {
-                body.reserve_exact(8 + token.expose().len());
-                body.extend_from_slice(&not_before_unix_s.to_be_bytes());
-                body.extend_from_slice(token.expose().as_bytes());
+            ControlMessage::Rotate(rotate) => {
+                write_rotate(body, rotate);
                 kind::ROTATE
             }
             ControlMessage::Rotated { digest } => {
@@ -136,7 +133,17 @@ impl ControlMessage {
 }
 
 fn write_hello(body: &mut Vec<u8>, facts: &AgentFacts) -> Result<(), TooLong> {
-    if facts.targets.len() > TARGETS_MAX || facts.labels.len() > LABELS_MAX {
+    let labels = facts.labels.iter().flat_map(|(key, value)| [key, value]);
+    let mut texts = labels.chain([&facts.version, &facts.region, &facts.platform]);
+    let targets_fit = facts
+        .targets
+        .iter()
+        .all(|name| name.len() <= TARGET_NAME_BYTES_MAX);
+    if facts.targets.len() > TARGETS_MAX
+        || facts.labels.len() > LABELS_MAX
+        || !targets_fit
+        || texts.any(|text| text.len() > LABEL_BYTES_MAX)
+    {
         return Err(TooLong);
     }
     wire::put_tlv(body, hello::VERSION, facts.version.as_bytes())?;
@@ -163,7 +170,11 @@ fn write_hello(body: &mut Vec<u8>, facts: &AgentFacts) -> Result<(), TooLong> {
 
 fn write_grant(body: &mut Vec<u8>, grant: &Grant) -> Result<(), TooLong> {
     let count = u16::try_from(grant.targets.len()).map_err(|_| TooLong)?;
-    if usize::from(count) > TARGETS_MAX {
+    let names_fit = grant
+        .targets
+        .iter()
+        .all(|name| name.len() <= TARGET_NAME_BYTES_MAX);
+    if usize::from(count) > TARGETS_MAX || !names_fit {
         return Err(TooLong);
     }
     body.extend_from_slice(&grant.epoch.0.to_be_bytes());
@@ -189,6 +200,14 @@ fn write_channel_fail(body: &mut Vec<u8>, fail: &ChannelFail) {
     body.extend_from_slice(&fail.id);
     body.push(fail.code as u8);
     body.extend_from_slice(text::clip(&fail.reason, CONTROL_TEXT_BYTES_MAX).as_bytes());
+}
+
+fn write_rotate(body: &mut Vec<u8>, rotate: &Rotate) {
+    let token = rotate.token.expose().as_bytes();
+    // Growing would leave a copy of the token behind.
+    body.reserve_exact(8 + token.len());
+    body.extend_from_slice(&rotate.not_before_unix_s.to_be_bytes());
+    body.extend_from_slice(token);
 }
 
 fn write_drain(body: &mut Vec<u8>, drain: &Drain) -> Result<(), TooLong> {
@@ -218,12 +237,9 @@ fn write_stats(body: &mut Vec<u8>, values: &AgentStats) -> Result<(), TooLong> {
     if let Some(errors) = values.target_errors {
         wire::put_tlv(body, stats::TARGET_ERRORS, &errors.to_be_bytes())?;
     }
-    if !values.kernel_features.is_empty() {
-        wire::put_tlv(
-            body,
-            stats::KERNEL_FEATURES,
-            values.kernel_features.as_bytes(),
-        )?;
+    let features = text::clip(&values.kernel_features, LABEL_BYTES_MAX);
+    if !features.is_empty() {
+        wire::put_tlv(body, stats::KERNEL_FEATURES, features.as_bytes())?;
     }
     Ok(())
 }

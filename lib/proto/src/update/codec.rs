@@ -5,50 +5,10 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bytes::Bytes;
 
-use super::cluster::{read_cluster, write_cluster};
-use super::{Change, Rotation, Settings, Snapshot, StateMessage, Update};
-use crate::id::{ClusterId, Generation};
-use crate::limits::{CHANGES_MAX, CLUSTERS_MAX, STATE_BYTES_MAX};
-use crate::token::TokenText;
+use crate::id::ClusterId;
+use crate::limits::STATE_BYTES_MAX;
 use crate::wire::Reader;
-
-const SNAPSHOT_DOMAIN: &[u8] = b"culvert-snapshot/1\0";
-const UPDATE_DOMAIN: &[u8] = b"culvert-update/1\0";
-const ROTATION_DOMAIN: &[u8] = b"culvert-rotation/1\0";
-
-mod snapshot {
-    pub(super) const GENERATION: u8 = 1;
-    pub(super) const HUB_ID: u8 = 2;
-    pub(super) const ISSUED: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const CLUSTER: u8 = 5;
-}
-
-mod update {
-    pub(super) const GENERATION: u8 = 1;
-    pub(super) const ISSUED: u8 = 2;
-    pub(super) const CHANGE: u8 = 3;
-}
-
-mod change {
-    pub(super) const UPSERT: u8 = 1;
-    pub(super) const REMOVE: u8 = 2;
-    pub(super) const SETTINGS: u8 = 3;
-}
-
-mod settings {
-    pub(super) const RATE: u8 = 1;
-    pub(super) const SNAPSHOT_AGE_MAX: u8 = 2;
-}
-
-mod rotation {
-    pub(super) const CLUSTER: u8 = 1;
-    pub(super) const TOKEN_ID: u8 = 2;
-    pub(super) const NOT_BEFORE: u8 = 3;
-    pub(super) const TOKEN: u8 = 4;
-}
 
 /// Bytes that are no message of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,13 +46,17 @@ pub enum DecodeError {
     },
 }
 
-// === Writing ===
-
 pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
     pub(super) fn new(domain: &[u8]) -> Self {
         Writer(domain.to_vec())
+    }
+
+    pub(super) fn with_capacity(domain: &[u8], capacity: usize) -> Self {
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(domain);
+        Writer(out)
     }
 
     pub(super) fn nested() -> Self {
@@ -134,176 +98,6 @@ impl Writer {
     pub(super) fn finish(self) -> Vec<u8> {
         self.0
     }
-}
-
-impl Snapshot {
-    /// The bytes to sign and to send.
-    pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new(SNAPSHOT_DOMAIN);
-        out.u64(snapshot::GENERATION, self.generation.0);
-        out.text(snapshot::HUB_ID, &self.hub_id);
-        out.u64(snapshot::ISSUED, self.issued_unix_ms);
-        if self.settings != Settings::default() {
-            out.bytes(snapshot::SETTINGS, &write_settings(&self.settings));
-        }
-        for cluster in &self.clusters {
-            out.bytes(snapshot::CLUSTER, &write_cluster(cluster));
-        }
-        Bytes::from(out.finish())
-    }
-
-    /// Reads a snapshot. Verify the signature over `body` first.
-    pub fn decode(body: &[u8]) -> Result<Snapshot, DecodeError> {
-        let mut fields = Fields::open("snapshot", snapshot::CLUSTER, SNAPSHOT_DOMAIN, body)?;
-        let mut read = Snapshot::default();
-        while let Some((field, value)) = fields.next(&[snapshot::CLUSTER])? {
-            match field {
-                snapshot::GENERATION => read.generation = Generation(fields.u64(field, value)?),
-                snapshot::HUB_ID => read.hub_id = fields.text(field, value)?,
-                snapshot::ISSUED => read.issued_unix_ms = fields.u64(field, value)?,
-                snapshot::SETTINGS => read.settings = read_settings(value)?,
-                snapshot::CLUSTER => {
-                    let cluster = read_cluster(value)?;
-                    let rises = read.clusters.last().is_none_or(|last| last.id < cluster.id);
-                    fields.check(field, rises)?;
-                    push(
-                        &mut read.clusters,
-                        Arc::new(cluster),
-                        "clusters",
-                        CLUSTERS_MAX,
-                    )?;
-                }
-                _ => {}
-            }
-        }
-        Ok(read)
-    }
-}
-
-impl Update {
-    /// The bytes to sign and to send.
-    pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new(UPDATE_DOMAIN);
-        out.u64(update::GENERATION, self.generation.0);
-        out.u64(update::ISSUED, self.issued_unix_ms);
-        for change in &self.changes {
-            let mut nested = Writer::nested();
-            match change {
-                Change::Upsert(state) => nested.bytes(change::UPSERT, &write_cluster(state)),
-                Change::Remove(id) => nested.bytes(change::REMOVE, id.as_str().as_bytes()),
-                Change::Settings(to) => nested.bytes(change::SETTINGS, &write_settings(to)),
-            }
-            out.bytes(update::CHANGE, &nested.finish());
-        }
-        Bytes::from(out.finish())
-    }
-
-    /// Reads an update. Verify the signature over `body` first.
-    pub fn decode(body: &[u8]) -> Result<Update, DecodeError> {
-        let mut fields = Fields::open("update", update::CHANGE, UPDATE_DOMAIN, body)?;
-        let mut read = Update::default();
-        while let Some((field, value)) = fields.next(&[update::CHANGE])? {
-            match field {
-                update::GENERATION => read.generation = Generation(fields.u64(field, value)?),
-                update::ISSUED => read.issued_unix_ms = fields.u64(field, value)?,
-                update::CHANGE => {
-                    push(
-                        &mut read.changes,
-                        read_change(value)?,
-                        "changes",
-                        CHANGES_MAX,
-                    )?;
-                }
-                _ => {}
-            }
-        }
-        Ok(read)
-    }
-}
-
-impl Rotation {
-    /// The bytes to sign and to send; they hold the token.
-    pub fn encode(&self) -> zeroize::Zeroizing<Vec<u8>> {
-        let mut out = Writer(Vec::with_capacity(1_024));
-        out.0.extend_from_slice(ROTATION_DOMAIN);
-        out.text(rotation::CLUSTER, self.cluster.as_str());
-        out.text(rotation::TOKEN_ID, &self.token_id);
-        out.u64(rotation::NOT_BEFORE, self.not_before_unix_s);
-        out.text(rotation::TOKEN, self.token.expose());
-        zeroize::Zeroizing::new(out.finish())
-    }
-
-    /// Reads a rotation. Verify the signature over `body` first.
-    pub fn decode(body: &[u8]) -> Result<Rotation, DecodeError> {
-        let mut fields = Fields::open("rotation", rotation::TOKEN, ROTATION_DOMAIN, body)?;
-        let (mut cluster, mut token, mut token_id) = (None, None, Arc::from(""));
-        let mut not_before_unix_s = 0;
-        while let Some((field, value)) = fields.next(&[])? {
-            match field {
-                rotation::CLUSTER => cluster = Some(fields.cluster_id(field, value)?),
-                rotation::TOKEN_ID => token_id = fields.text(field, value)?,
-                rotation::NOT_BEFORE => not_before_unix_s = fields.u64(field, value)?,
-                rotation::TOKEN => token = TokenText::new(fields.str(field, value)?).ok(),
-                _ => {}
-            }
-        }
-        let cluster = cluster.ok_or(fields.error(rotation::CLUSTER))?;
-        let token = token.ok_or(fields.error(rotation::TOKEN))?;
-        Ok(Rotation {
-            cluster,
-            token_id,
-            not_before_unix_s,
-            token,
-        })
-    }
-}
-
-fn write_settings(values: &Settings) -> Vec<u8> {
-    let mut out = Writer::nested();
-    out.u32(settings::RATE, values.rate_per_second);
-    out.u32(settings::SNAPSHOT_AGE_MAX, values.snapshot_age_max_s);
-    out.finish()
-}
-
-// === Reading ===
-
-pub(super) fn decode_message(body: &Bytes) -> Result<StateMessage, DecodeError> {
-    if body.starts_with(UPDATE_DOMAIN) {
-        Update::decode(body).map(StateMessage::Update)
-    } else if body.starts_with(ROTATION_DOMAIN) {
-        Rotation::decode(body).map(StateMessage::Rotation)
-    } else {
-        Snapshot::decode(body).map(StateMessage::Snapshot)
-    }
-}
-
-fn read_change(value: Reader<'_>) -> Result<Change, DecodeError> {
-    let mut fields = Fields::nested("change", change::SETTINGS, value);
-    let mut read = None;
-    while let Some((field, value)) = fields.next(&[])? {
-        let change = match field {
-            change::UPSERT => Change::Upsert(Arc::new(read_cluster(value)?)),
-            change::REMOVE => Change::Remove(fields.cluster_id(field, value)?),
-            change::SETTINGS => Change::Settings(read_settings(value)?),
-            _ => continue,
-        };
-        fields.check(field, read.replace(change).is_none())?;
-    }
-    // A change of a kind this version does not know cannot be skipped: the table would be wrong.
-    read.ok_or(fields.error(0))
-}
-
-fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
-    let mut fields = Fields::nested("settings", settings::SNAPSHOT_AGE_MAX, value);
-    let mut read = Settings::default();
-    while let Some((field, value)) = fields.next(&[])? {
-        match field {
-            settings::RATE => read.rate_per_second = fields.u32(field, value)?,
-            settings::SNAPSHOT_AGE_MAX => read.snapshot_age_max_s = fields.u32(field, value)?,
-            _ => {}
-        }
-    }
-    Ok(read)
 }
 
 /// Walks the fields of one part and holds them to rising order. Types above `known_max` belong to

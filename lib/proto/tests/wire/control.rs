@@ -192,6 +192,22 @@ fn limits() {
             "{count} labels"
         );
     }
+    for (length, fits) in [(254usize, true), (255, true), (256, false)] {
+        let text = "x".repeat(length);
+        let facts = AgentFacts {
+            region: text.clone(),
+            ..AgentFacts::default()
+        };
+        let hello = ControlMessage::Hello(facts).encode();
+        assert_eq!(hello.is_ok(), fits, "region of {length}");
+        assert!(hello.is_err() || feed(&hello.unwrap(), 999).is_ok());
+        let targets = vec![text.into()];
+        let grant = ControlMessage::Grant(Grant {
+            epoch: Epoch(1),
+            targets,
+        });
+        assert_eq!(grant.encode().is_ok(), fits, "target of {length}");
+    }
     let addresses = vec![String::from("a"); DRAIN_ADDRESSES_MAX + 1];
     assert!(
         ControlMessage::Drain(Drain {

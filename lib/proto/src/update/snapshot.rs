@@ -1,0 +1,91 @@
+//! Encoding of snapshots and of the settings in them.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::cluster::{read_cluster, write_cluster};
+use super::codec::{DecodeError, Fields, Writer, push};
+use super::{Settings, Snapshot};
+use crate::id::Generation;
+use crate::limits::CLUSTERS_MAX;
+use crate::wire::Reader;
+
+const SNAPSHOT_DOMAIN: &[u8] = b"culvert-snapshot/1\0";
+
+mod field {
+    pub(super) const GENERATION: u8 = 1;
+    pub(super) const HUB_ID: u8 = 2;
+    pub(super) const ISSUED: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const CLUSTER: u8 = 5;
+}
+
+mod settings {
+    pub(super) const RATE: u8 = 1;
+    pub(super) const SNAPSHOT_AGE_MAX: u8 = 2;
+}
+
+impl Snapshot {
+    /// The bytes to sign and to send.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::new(SNAPSHOT_DOMAIN);
+        out.u64(field::GENERATION, self.generation.0);
+        out.text(field::HUB_ID, &self.hub_id);
+        out.u64(field::ISSUED, self.issued_unix_ms);
+        if self.settings != Settings::default() {
+            out.bytes(field::SETTINGS, &write_settings(&self.settings));
+        }
+        for cluster in &self.clusters {
+            out.bytes(field::CLUSTER, &write_cluster(cluster));
+        }
+        Bytes::from(out.finish())
+    }
+
+    /// Reads a snapshot. Verify the signature over `body` first.
+    pub fn decode(body: &[u8]) -> Result<Snapshot, DecodeError> {
+        let mut fields = Fields::open("snapshot", field::CLUSTER, SNAPSHOT_DOMAIN, body)?;
+        let mut read = Snapshot::default();
+        while let Some((field, value)) = fields.next(&[field::CLUSTER])? {
+            match field {
+                field::GENERATION => read.generation = Generation(fields.u64(field, value)?),
+                field::HUB_ID => read.hub_id = fields.text(field, value)?,
+                field::ISSUED => read.issued_unix_ms = fields.u64(field, value)?,
+                field::SETTINGS => read.settings = read_settings(value)?,
+                field::CLUSTER => {
+                    let cluster = read_cluster(value)?;
+                    let rises = read.clusters.last().is_none_or(|last| last.id < cluster.id);
+                    fields.check(field, rises)?;
+                    push(
+                        &mut read.clusters,
+                        Arc::new(cluster),
+                        "clusters",
+                        CLUSTERS_MAX,
+                    )?;
+                }
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+pub(super) fn write_settings(values: &Settings) -> Vec<u8> {
+    let mut out = Writer::nested();
+    out.u32(settings::RATE, values.rate_per_second);
+    out.u32(settings::SNAPSHOT_AGE_MAX, values.snapshot_age_max_s);
+    out.finish()
+}
+
+pub(super) fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
+    let mut fields = Fields::nested("settings", settings::SNAPSHOT_AGE_MAX, value);
+    let mut read = Settings::default();
+    while let Some((field, value)) = fields.next(&[])? {
+        match field {
+            settings::RATE => read.rate_per_second = fields.u32(field, value)?,
+            settings::SNAPSHOT_AGE_MAX => read.snapshot_age_max_s = fields.u32(field, value)?,
+            _ => {}
+        }
+    }
+    Ok(read)
+}
