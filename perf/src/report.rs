@@ -166,6 +166,13 @@ fn table(text: &mut String, outcome: &Outcome) -> Result<()> {
             median(&rows.iter().map(|sample| value(sample)).collect::<Vec<_>>())
         };
         let float = crate::sample::float;
+        if rows.is_empty() {
+            writeln!(
+                text,
+                "| {stage} | {variant} | - | - | - | - | - | - | - | 0 |"
+            )?;
+            continue;
+        }
         writeln!(
             text,
             "| {stage} | {variant} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {} |",

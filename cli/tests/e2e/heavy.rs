@@ -1,5 +1,6 @@
 //! Tests that move gigabytes or open thousands of connections: one at a time.
 
 mod crowd;
+mod harness;
 mod nginx;
 mod stalled;
