@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use culvert_proto::close::{CloseReason, Retry, Side};
+use culvert_proto::hello::UPGRADE_NATIVE;
 use http::header::{LOCATION, RETRY_AFTER, SERVER};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -122,6 +123,9 @@ impl Refusal {
             reason.meaning(),
             reason.fix()
         );
+        if reason == CloseReason::NoCommonVersion {
+            out.push_str(&format!(" This agent speaks {UPGRADE_NATIVE}."));
+        }
         if let Some(location) = &self.location {
             out.push_str(&format!(" It points to {location:?}."));
         }
