@@ -52,17 +52,20 @@ fn tokens_that_are_missing_or_wrong_get_one_and_the_same_answer() -> Result<()> 
         return Ok(());
     }
     let rig = Rig::start()?;
-    let wrong = [
+    let unknown = [
         bearer("rhc_0123456789_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA000000"),
         bearer("dev-token-0123456789abcdeX"),
+        bearer("another-token-0123456789"),
+        "X-Nothing: here".to_owned(),
+    ];
+    let malformed = [
         bearer("x"),
         bearer(&"a".repeat(4000)),
         "Authorization: Basic ZGV2OmRldg==".to_owned(),
         "Authorization: Bearer".to_owned(),
-        "X-Nothing: here".to_owned(),
     ];
     let mut bodies = Vec::new();
-    for line in &wrong {
+    for line in &unknown {
         for path in ["/agent", "/connect", "/api/agents/connect"] {
             let answer = answer_to(&rig, &hello(path, "culvert/1, websocket", &[line]))?;
             assert_eq!(answer.status, 401, "{path} {line}: {answer:?}");

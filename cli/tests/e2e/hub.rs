@@ -207,16 +207,17 @@ pub fn wait_served(bed: &Testbed, cluster: &str, limit: Duration) -> Result<Dura
     Ok(start.elapsed())
 }
 
-/// The lines of a log that say WARN or ERROR and hold none of the expected texts.
+/// The messages of WARN and ERROR in a log (JSON lines) that hold none of the expected texts.
 pub fn complaints(process: &Process, expected: &[&str]) -> Vec<String> {
     process
         .log()
         .lines()
         .filter(|line| {
-            let line = line.to_ascii_lowercase();
-            line.contains("level=warn")
-                || line.contains("level=error")
-                || line.contains(" panicked ")
+            let level = serde_json::from_str::<serde_json::Value>(line)
+                .ok()
+                .and_then(|line| line["level"].as_str().map(str::to_owned));
+            // What is no line of the log was written by a panic or by a library.
+            level.is_none_or(|level| level == "warn" || level == "error")
         })
         .filter(|line| !expected.iter().any(|text| line.contains(text)))
         .map(str::to_owned)
