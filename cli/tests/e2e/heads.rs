@@ -91,7 +91,10 @@ fn malformed_requests_never_reach_the_service() -> Result<()> {
     }
     let connect = "CONNECT 10.77.2.2:80 HTTP/1.1\r\nHost: 10.77.2.2:80\r\n\r\n";
     let raw = client::exchange(&rig.bed.client, internal(), connect.as_bytes())?;
-    assert!((400..500).contains(&Answer::parse(&raw)?.status), "CONNECT is for no one here");
+    assert!(
+        (400..500).contains(&Answer::parse(&raw)?.status),
+        "CONNECT is for no one here"
+    );
     assert_eq!(rig.upstream.heads(), Vec::<String>::new());
 
     let many: String = (0..200).map(|n| format!("X-{n}: 1\r\n")).collect();

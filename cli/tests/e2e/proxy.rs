@@ -96,7 +96,11 @@ fn through_a_connect_proxy_with_basic_authentication() -> Result<()> {
         // tinyproxy says 401 where RFC 9110 wants 407.
         (log.contains("proxy") && (log.contains("407") || log.contains("401"))).then_some(())
     })?;
-    assert!(process.log().contains(r#""side":"path""#), "{}", process.log());
+    assert!(
+        process.log().contains(r#""side":"path""#),
+        "{}",
+        process.log()
+    );
     assert!(
         !process.log().contains("wrong@"),
         "the password is in the log"

@@ -152,10 +152,14 @@ fn a_connector_unmodified_serves_a_thousand_requests() -> Result<()> {
     let (bed, dataplane) = bed()?;
     let path = "/agent?cluster_id=dev&cluster_name=Development";
     let _connector = Connector::connect(&bed.site, path, DEV_TOKEN, "radar")?;
-    wait_for("the session to be in the table", Duration::from_secs(5), || {
-        let answer = client::get(&bed.client, internal(), "/tunnel/dev/id/x").ok()?;
-        (answer.status == 200).then_some(())
-    })?;
+    wait_for(
+        "the session to be in the table",
+        Duration::from_secs(5),
+        || {
+            let answer = client::get(&bed.client, internal(), "/tunnel/dev/id/x").ok()?;
+            (answer.status == 200).then_some(())
+        },
+    )?;
     let load = Load::start(&bed.client, internal(), "dev", 8, Duration::ZERO)?;
     load.wait_answered(1000, Duration::from_secs(30))?;
     let tally = load.finish();
