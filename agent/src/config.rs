@@ -3,6 +3,9 @@
 //! once, and nothing is dialled or bound before.
 
 mod build;
+mod hub;
+mod reader;
+mod service;
 mod settings;
 
 use std::ffi::OsString;
@@ -21,7 +24,7 @@ use ipnet::IpNet;
 
 use crate::target::Target;
 
-pub(crate) use build::hub_url;
+pub(crate) use hub::hub_url;
 pub use settings::PROGRAM;
 
 /// Hub addresses that may be configured.
@@ -67,6 +70,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Worker threads; 1 is a single-threaded runtime.
     pub threads: usize,
+    /// Memory that all sessions together may use for streams.
+    pub memory_budget_bytes: u64,
     /// Time for requests in flight after SIGTERM.
     pub drain_grace: Duration,
     /// Things an operator should hear about, logged at start.

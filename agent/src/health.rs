@@ -56,7 +56,7 @@ impl Health {
     ///
     /// # Errors
     /// The operating system's, when the address is taken.
-    pub fn bind(addr: SocketAddr, shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub fn bind(addr: SocketAddr, shared: &Arc<Shared>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(addr)
             .map_err(|why| std::io::Error::new(why.kind(), format!("{addr}: {why}")))?;
         let ticker = Ticker::new();

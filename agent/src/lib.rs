@@ -19,4 +19,4 @@ mod start;
 pub mod target;
 pub mod upstream;
 
-pub use start::{StartError, run, runtime};
+pub use start::{StartError, run, run_process};

@@ -4,15 +4,15 @@
 use std::process::ExitCode;
 
 use culvert_agent::config::{Config, Refused};
-use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, EXIT_USAGE};
-use culvert_telemetry::log::{self, LogConfig};
+use culvert_telemetry::lifecycle::{EXIT_FAILURE, EXIT_USAGE};
 
 fn main() -> ExitCode {
     let config = match Config::from_process() {
         Ok(config) => config,
-        Err(why) => return refused(&why),
+        Err(Refused::Usage(usage)) => usage.exit(),
+        Err(why) => return refuse(&why),
     };
-    match start(config) {
+    match culvert_agent::run_process(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!(%why, "culvert-agent cannot run");
@@ -21,25 +21,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<(), Box<dyn std::error::Error>> {
-    let level = config.log_level.clone();
-    log::init(&LogConfig {
-        level,
-        format: config.log_format,
-        process: "culvert-agent",
-    })?;
-    lifecycle::forbid_dumps()?;
-    culvert_agent::runtime(config.threads)?.block_on(async {
-        let shutdown = lifecycle::signals()?;
-        Ok(culvert_agent::run(config, &shutdown).await?)
-    })
-}
-
-fn refused(why: &Refused) -> ExitCode {
-    use std::io::Write as _;
-    if let Refused::Usage(usage) = why {
-        usage.exit();
-    }
-    let _ = writeln!(std::io::stderr(), "{why}");
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no log before there is a configuration"
+)]
+fn refuse(why: &Refused) -> ExitCode {
+    eprintln!("{why}");
     ExitCode::from(EXIT_USAGE)
 }

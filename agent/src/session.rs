@@ -122,10 +122,11 @@ impl Session {
     pub async fn next(&mut self) -> Next {
         let Self { told, task, .. } = self;
         tokio::select! {
+            biased;
+            ended = &mut *task => Next::Ended(Ended::from_task(ended)),
             Ok(told) = told.wait_for(|told| told.drain.is_some()) => {
                 Next::Drain(told.drain.clone().unwrap_or_default())
             }
-            ended = task => Next::Ended(Ended::from_task(ended)),
         }
     }
 
@@ -265,12 +266,6 @@ impl Running {
             SessionEvent::Drain(drain) => {
                 self.tell.send_modify(|told| told.drain = Some(drain));
             }
-            SessionEvent::PeerDraining => {
-                // Streams live on; where there is no advice, move at once.
-                self.tell.send_modify(|told| {
-                    told.drain.get_or_insert_default();
-                });
-            }
             SessionEvent::Rotate(RotateOutput(rotate)) => {
                 let tokens = self.shared.tokens.clone();
                 let kept = tokio::task::spawn_blocking(move || tokens.rotate(rotate.token)).await;
@@ -287,7 +282,8 @@ impl Running {
                     Err(why) => tracing::error!(%why, "keeping the new token failed"),
                 }
             }
-            // Data channels and certificates are not offered by this agent.
+            // GoAway comes with the BYE that ends the session; data channels and
+            // certificates are not offered by this agent.
             other => tracing::debug!(?other, "unexpected message"),
         }
     }

@@ -11,8 +11,8 @@ use culvert_net::tls::{ClientTls, ClientTlsOptions, Reload, TlsError, keep_fresh
 use culvert_proto::control::AgentFacts;
 use culvert_proto::hello::{AgentHello, Caps};
 use culvert_proto::id::InstanceId;
-use culvert_proto::limits;
-use culvert_telemetry::lifecycle::Shutdown;
+use culvert_telemetry::lifecycle::{self, Shutdown};
+use culvert_telemetry::log::{self, LogConfig};
 
 use crate::config::Config;
 use crate::connect::{Connector, Plan};
@@ -44,16 +44,30 @@ pub enum StartError {
     Health(std::io::Error),
 }
 
-/// The runtime for `threads` worker threads; one thread needs no other.
+/// Runs a process: log, runtime, signals, agent.
 ///
 /// # Errors
-/// The operating system's, when a thread cannot be started.
-pub fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match threads {
+/// Why it could not start.
+pub fn run_process(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    log::init(&LogConfig {
+        level: config.log_level.clone(),
+        format: config.log_format,
+        process: "culvert-agent",
+    })?;
+    lifecycle::forbid_dumps()?;
+    // One thread needs no scheduler that shares work.
+    let mut builder = match config.threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.worker_threads(threads.max(1)).enable_all().build()
+    let runtime = builder
+        .worker_threads(config.threads.max(1))
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let shutdown = lifecycle::signals()?;
+        Ok(run(config, &shutdown).await?)
+    })
 }
 
 /// Runs the agent until `shutdown` drains and what was in flight has finished.
@@ -75,7 +89,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         tokio::spawn(keep_fresh(tls.clone() as Arc<dyn Reload>, reloaded));
     }
     let shared = Arc::new(shared(&config, target_tls, metrics)?);
-    let health = Health::bind(config.health_addr, shared.clone()).map_err(StartError::Health)?;
+    let health = Health::bind(config.health_addr, &shared).map_err(StartError::Health)?;
     let ticking = health.ticker();
     let upstream = shared.service.upstream().clone();
     tokio::spawn(async move {
@@ -163,7 +177,7 @@ fn plan(config: Config, dialer: Dialer, shared: &Shared) -> Plan {
         dialer,
         hubs: config.hubs,
         allow_insecure_server: config.allow_insecure_server,
-        budget: Arc::new(Budget::new(limits::MEMORY_BUDGET_DEFAULT_BYTES as u64)),
+        budget: Arc::new(Budget::new(config.memory_budget_bytes)),
         retry_max: config.retry_max,
         drain_grace: config.drain_grace,
         random: || u64::from_ne_bytes(random_bytes()),

@@ -184,6 +184,12 @@ const SETTINGS: &[Setting] = &[
         "Worker threads: auto (1 or 2) or 1 to 64",
     ),
     row(
+        "memory-budget",
+        Text,
+        "1GiB",
+        "Memory for streams that wait for a reader, at least 16MiB",
+    ),
+    row(
         "drain-grace",
         Text,
         "30s",

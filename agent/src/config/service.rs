@@ -1,0 +1,74 @@
+//! Settings that concern the target.
+
+use std::path::PathBuf;
+
+use culvert_net::tls::{ClientTlsOptions, MinVersion, Roots};
+
+use super::reader::Reader;
+use crate::target::{Target, TargetKind};
+
+impl Reader {
+    pub(super) fn target(&mut self) -> Option<Target> {
+        let value = self.layers.get("target")?.clone();
+        let kind = match self.layers.get("target-kind").cloned() {
+            None => None,
+            Some(kind) => match kind.text.as_str() {
+                "http" => Some(TargetKind::Http),
+                "kube" => Some(TargetKind::Kube),
+                _ => {
+                    self.problem(&kind, "is neither http nor kube");
+                    None
+                }
+            },
+        };
+        let plain = self.switch("plain-target");
+        Target::parse(&value.text, kind, plain)
+            .map_err(|why| self.layers.problems.push(format!("{}: {why}", value.from)))
+            .ok()
+    }
+
+    pub(super) fn target_tls(&mut self) -> ClientTlsOptions {
+        let insecure = self.switch("insecure");
+        let ca = self.layers.get("ca-cert").cloned();
+        let ca = ca.filter(|ca| !ca.defaulted || PathBuf::from(&ca.text).exists());
+        let roots = match (insecure, ca) {
+            (true, _) => {
+                self.layers
+                    .warnings
+                    .push("--insecure: the target's certificate is not verified".to_owned());
+                Roots::Insecure
+            }
+            (false, Some(ca)) => Roots::File(ca.text.into()),
+            (false, None) => Roots::System,
+        };
+        let options = ClientTlsOptions {
+            roots,
+            identity: None,
+            alpn: vec![b"http/1.1".to_vec()],
+            min_version: MinVersion::Tls12,
+        };
+        self.try_tls("TLS to the target", &options);
+        options
+    }
+
+    /// The default path counts where it exists, and for Kubernetes targets only;
+    /// a path that was asked for has to be readable.
+    pub(super) fn service_account_token(&mut self, target: Option<&Target>) -> Option<PathBuf> {
+        let value = self.layers.get("sa-token-path")?.clone();
+        let path = PathBuf::from(&value.text);
+        if !value.defaulted {
+            if let Err(why) = crate::upstream::kube::TokenFile::new(path.clone()).bearer() {
+                self.problem(&value, format_args!("cannot be used: {why}"));
+            }
+            return Some(path);
+        }
+        let kube = target.is_some_and(|target| target.kind == TargetKind::Kube);
+        if kube && !path.exists() {
+            self.layers.warnings.push(format!(
+                "{} does not exist: requests go to the target without a bearer token",
+                path.display()
+            ));
+        }
+        (kube && path.exists()).then_some(path)
+    }
+}
