@@ -80,7 +80,9 @@ pub struct Agent {
 
 impl Agent {
     pub async fn connect(hub: SocketAddr) -> Agent {
-        Agent::try_connect(hub, Introduction::default()).await.unwrap()
+        Agent::try_connect(hub, Introduction::default())
+            .await
+            .unwrap()
     }
 
     pub async fn with(hub: SocketAddr, introduction: Introduction) -> Agent {
@@ -105,7 +107,11 @@ impl Agent {
         let url = format!("{}://localhost:{}/agent", intro.scheme, hub.port());
         let token = TokenText::new(intro.token).unwrap();
         let urls = [url.parse().unwrap()];
-        let conn = soon("an answer", connect_agent(&dialer, &urls, &hello, Some(&token))).await?;
+        let conn = soon(
+            "an answer",
+            connect_agent(&dialer, &urls, &hello, Some(&token)),
+        )
+        .await?;
         let facts = AgentFacts {
             streams_max: intro.streams_max,
             ..AgentFacts::default()
@@ -144,19 +150,15 @@ impl Agent {
                 events.lock().push(word.to_owned());
             }
         }));
-        crate::hub::until("the grant", || async { agent.heard("granted").then_some(()) }).await;
+        crate::hub::until("the grant", || async {
+            agent.heard("granted").then_some(())
+        })
+        .await;
         Ok(agent)
     }
 
     pub fn heard(&self, word: &str) -> bool {
         self.events.lock().iter().any(|heard| heard == word)
-    }
-
-    /// Stops to do anything; the socket stays open until the agent is dropped.
-    pub fn freeze(&self) {
-        for task in &self.tasks[1..] {
-            task.abort();
-        }
     }
 }
 
@@ -193,11 +195,18 @@ async fn raw(mut stream: Stream, head: Vec<u8>, shared: Arc<Shared>) {
     let seen = Arc::new(Mutex::new(head));
     shared.raw.lock().push(seen.clone());
     while !seen.lock().windows(4).any(|w| w == b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
+        let Ok(byte) = stream.read_u8().await else {
+            return;
+        };
         seen.lock().push(byte);
     }
     let head = String::from_utf8(seen.lock().clone()).unwrap();
-    let name = head.split(' ').nth(1).unwrap().trim_start_matches("/raw/").to_owned();
+    let name = head
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .trim_start_matches("/raw/")
+        .to_owned();
     let script: &[u8] = match name.as_str() {
         "refuse" => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
         "ok" => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -255,7 +264,12 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let mut answer = match path.as_str() {
-        "/echo" => Response::new(request.into_body().map_err(std::io::Error::other).boxed_unsync()),
+        "/echo" => Response::new(
+            request
+                .into_body()
+                .map_err(std::io::Error::other)
+                .boxed_unsync(),
+        ),
         "/count" => match count(request.into_body()).await {
             Ok(count) => whole(count.to_string()),
             Err(_) => {
@@ -269,12 +283,18 @@ async fn answer(
         "/big" => whole("x".repeat(1 << 20)),
         _ => whole(describe(&request)),
     };
-    answer.headers_mut().insert("x-tag", HeaderValue::from_static(tag));
+    answer
+        .headers_mut()
+        .insert("x-tag", HeaderValue::from_static(tag));
     Ok(answer)
 }
 
 fn whole(text: String) -> Response<Body> {
-    Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync())
+    Response::new(
+        Full::from(text)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    )
 }
 
 /// The head as the service sees it.

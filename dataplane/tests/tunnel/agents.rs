@@ -27,7 +27,10 @@ async fn several_agents_share_the_load() {
         tags.push(answer.field("x-tag").unwrap().to_owned());
     }
     for tag in ["a", "b"] {
-        assert!(tags.iter().any(|seen| seen == tag), "{tag} never served: {tags:?}");
+        assert!(
+            tags.iter().any(|seen| seen == tag),
+            "{tag} never served: {tags:?}"
+        );
     }
 }
 
@@ -39,13 +42,21 @@ async fn an_old_session_that_ends_late_takes_nothing_with_it() {
         let new = Agent::with(hub.at.public, tagged("new", 7)).await;
         for _ in 0..5 {
             let answer = get(hub.at.internal, "/tunnel/dev/").await;
-            assert_eq!(answer.field("x-tag"), Some("new"), "round {round}: {answer:?}");
+            assert_eq!(
+                answer.field("x-tag"),
+                Some("new"),
+                "round {round}: {answer:?}"
+            );
         }
         drop(old);
         tokio::time::sleep(Duration::from_millis(20)).await;
         for _ in 0..5 {
             let answer = get(hub.at.internal, "/tunnel/dev/").await;
-            assert_eq!((answer.status, answer.field("x-tag")), (200, Some("new")), "round {round}");
+            assert_eq!(
+                (answer.status, answer.field("x-tag")),
+                (200, Some("new")),
+                "round {round}"
+            );
         }
         drop(new);
         let gone = || async {
@@ -60,10 +71,16 @@ async fn a_replaced_session_finishes_what_it_serves() {
     let hub = Hub::start(&[]);
     let old = Agent::with(hub.at.public, tagged("old", 7)).await;
     let mut stream = connect(hub.at.internal).await;
-    stream.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes()).await.unwrap();
+    stream
+        .write_all(request("GET", "/tunnel/dev/steps", "").as_bytes())
+        .await
+        .unwrap();
     read_until(&mut stream, b"\r\n\r\n").await;
     let _new = Agent::with(hub.at.public, tagged("new", 7)).await;
-    assert_eq!(get(hub.at.internal, "/tunnel/dev/").await.field("x-tag"), Some("new"));
+    assert_eq!(
+        get(hub.at.internal, "/tunnel/dev/").await.field("x-tag"),
+        Some("new")
+    );
     for part in ["one", "two", "three"] {
         old.shared.step.notify_one();
         read_until(&mut stream, part.as_bytes()).await;
@@ -82,17 +99,29 @@ async fn policies_replace_and_refuse() {
     let hub = Hub::with(&clusters, &[]);
     let first = Agent::with(hub.at.public, tagged("first", 1)).await;
     let _second = Agent::with(hub.at.public, tagged("second", 2)).await;
-    assert_eq!(soon("replaced", first.carrier.closed()).await.as_str(), "replaced");
-    assert_eq!(get(hub.at.internal, "/tunnel/dev/").await.field("x-tag"), Some("second"));
+    assert_eq!(
+        soon("replaced", first.carrier.closed()).await.as_str(),
+        "replaced"
+    );
+    assert_eq!(
+        get(hub.at.internal, "/tunnel/dev/").await.field("x-tag"),
+        Some("second")
+    );
     let other = |tag, instance| Introduction {
         token: OTHER_TOKEN,
         ..tagged(tag, instance)
     };
     let _kept = Agent::with(hub.at.public, other("kept", 3)).await;
     let refused = Agent::try_connect(hub.at.public, other("refused", 4)).await;
-    let why = refused.err().expect("a second agent is refused").to_string();
+    let why = refused
+        .err()
+        .expect("a second agent is refused")
+        .to_string();
     assert!(why.contains("409") || why.contains("duplicate"), "{why}");
-    assert_eq!(get(hub.at.internal, "/tunnel/other/").await.field("x-tag"), Some("kept"));
+    assert_eq!(
+        get(hub.at.internal, "/tunnel/other/").await.field("x-tag"),
+        Some("kept")
+    );
 }
 
 #[tokio::test]
@@ -105,9 +134,13 @@ async fn a_revoked_cluster_is_cut_and_its_neighbour_is_not() {
     };
     let other = Agent::with(hub.at.public, other).await;
     let mut cut = connect(hub.at.internal).await;
-    cut.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes()).await.unwrap();
+    cut.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes())
+        .await
+        .unwrap();
     let mut kept = connect(hub.at.internal).await;
-    kept.write_all(request("GET", "/tunnel/other/steps", "").as_bytes()).await.unwrap();
+    kept.write_all(request("GET", "/tunnel/other/steps", "").as_bytes())
+        .await
+        .unwrap();
     for stream in [&mut cut, &mut kept] {
         read_until(stream, b"\r\n\r\n").await;
     }
@@ -116,9 +149,16 @@ async fn a_revoked_cluster_is_cut_and_its_neighbour_is_not() {
     let mut wire = Vec::new();
     let _ = soon("the live stream is cut", cut.read_to_end(&mut wire)).await;
     // The file is looked at once a second; the cut itself takes at most one more.
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(!wire.ends_with(b"0\r\n\r\n"), "not as if complete");
-    assert_eq!(soon("told", agent.carrier.closed()).await.as_str(), "revoked");
+    assert_eq!(
+        soon("told", agent.carrier.closed()).await.as_str(),
+        "revoked"
+    );
     assert_eq!(get(hub.at.internal, "/tunnel/dev/").await.status, 404);
     let refused = Agent::try_connect(hub.at.public, Introduction::default()).await;
     assert!(refused.is_err(), "its token opens nothing any more");
@@ -158,7 +198,10 @@ async fn both_carriers_carry() {
         stream.write_all(asked.as_bytes()).await.unwrap();
         let head = crate::client::Answer::parse(&read_until(&mut stream, b"\r\n\r\n").await);
         assert_eq!(head.status, 101, "{path}: {head:?}");
-        assert_eq!(head.field("sec-websocket-accept"), Some("s3pplmbitxaq9kygzzhzrbk+xoo="));
+        assert_eq!(
+            head.field("sec-websocket-accept"),
+            Some("s3pplmbitxaq9kygzzhzrbk+xoo=")
+        );
         assert_eq!(head.field("sec-websocket-protocol"), Some("culvert.v1"));
         assert!(head.field("culvert-epoch").unwrap().parse::<u64>().unwrap() > 0);
         // The control stream opens at once, in a BINARY message.

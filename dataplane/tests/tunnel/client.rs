@@ -55,7 +55,9 @@ pub async fn exchange(at: SocketAddr, request: &[u8]) -> Answer {
 
 pub async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut wire = Vec::new();
-    soon("the connection ends", stream.read_to_end(&mut wire)).await.unwrap();
+    soon("the connection ends", stream.read_to_end(&mut wire))
+        .await
+        .unwrap();
     wire
 }
 
@@ -70,14 +72,15 @@ pub async fn get(at: SocketAddr, target: &str) -> Answer {
 /// Reads up to and with `end`.
 pub async fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
-    let read = async {
-        while !wire.ends_with(end) {
-            let byte = stream.read_u8().await;
-            wire.push(byte.unwrap_or_else(|why| {
-                panic!("{why} after {:?}", String::from_utf8_lossy(&wire))
-            }));
-        }
-    };
+    let read =
+        async {
+            while !wire.ends_with(end) {
+                let byte = stream.read_u8().await;
+                wire.push(byte.unwrap_or_else(|why| {
+                    panic!("{why} after {:?}", String::from_utf8_lossy(&wire))
+                }));
+            }
+        };
     soon("the expected bytes", read).await;
     wire
 }
@@ -86,7 +89,10 @@ pub async fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
 pub fn dechunk(mut wire: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
-        let line = wire.windows(2).position(|w| w == b"\r\n").expect("a chunk line");
+        let line = wire
+            .windows(2)
+            .position(|w| w == b"\r\n")
+            .expect("a chunk line");
         let size = usize::from_str_radix(std::str::from_utf8(&wire[..line]).unwrap(), 16).unwrap();
         wire = &wire[line + 2..];
         if size == 0 {

@@ -36,12 +36,20 @@ async fn wrong_missing_and_foreign_credentials_look_the_same() {
         format!("Authorization: Bearer {TOKEN}\r\nCulvert-Cluster: other\r\n"),
     ] {
         let answer = refused(&hub, &hello(&fields)).await;
-        assert_eq!((answer.status, answer.reason()), (401, "unauthenticated"), "{fields}");
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (401, "unauthenticated"),
+            "{fields}"
+        );
         bodies.push(answer.text());
     }
     assert_eq!(bodies[0], bodies[1], "missing and unknown");
     assert_eq!(bodies[1], bodies[5], "unknown and foreign");
-    let counted = metric(hub.at.internal, r#"auth_failures_total{endpoint="/agent"} "#).await;
+    let counted = metric(
+        hub.at.internal,
+        r#"auth_failures_total{endpoint="/agent"} "#,
+    )
+    .await;
     assert_eq!(counted, Some(6.0));
     let claim = Introduction {
         claims: Some("other"),
@@ -54,22 +62,34 @@ async fn wrong_missing_and_foreign_credentials_look_the_same() {
 #[tokio::test]
 async fn browsers_do_not_belong_on_agent_paths() {
     let hub = Hub::start(&[]);
-    for field in ["Origin: https://evil.example", "Origin: null", "Cookie: a=b"] {
+    for field in [
+        "Origin: https://evil.example",
+        "Origin: null",
+        "Cookie: a=b",
+    ] {
         let fields = format!("Authorization: Bearer {TOKEN}\r\n{field}\r\n");
         let answer = refused(&hub, &hello(&fields)).await;
-        assert_eq!((answer.status, answer.reason()), (403, "forbidden"), "{field}");
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (403, "forbidden"),
+            "{field}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_unknown_version_is_told_both_versions() {
     let hub = Hub::start(&[]);
-    let asked = hello(&format!("Authorization: Bearer {TOKEN}\r\n")).replace("culvert/1", "culvert/9");
+    let asked =
+        hello(&format!("Authorization: Bearer {TOKEN}\r\n")).replace("culvert/1", "culvert/9");
     let answer = refused(&hub, &asked).await;
     assert_eq!((answer.status, answer.reason()), (426, "no_common_version"));
     assert!(answer.field("upgrade").unwrap().contains("culvert/1"));
     let text = answer.text();
-    assert!(text.contains("culvert/9") && text.contains("culvert/1"), "{text}");
+    assert!(
+        text.contains("culvert/9") && text.contains("culvert/1"),
+        "{text}"
+    );
     let plain = exchange(hub.at.public, b"GET /agent HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(plain.status, 426);
     let post = hello("").replace("GET", "POST");
@@ -86,11 +106,19 @@ async fn a_source_that_keeps_failing_waits() {
     }
     let began = Instant::now();
     assert_eq!(exchange(hub.at.public, wrong.as_bytes()).await.status, 401);
-    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     // A good agent behind the same address does not wait.
     let began = Instant::now();
     let _agent = Agent::connect(hub.at.public).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -100,7 +128,9 @@ async fn silent_connections_are_ended_and_keep_nobody_out() {
     for _ in 0..300 {
         silent.push(connect(hub.at.public).await);
     }
-    let waiting = metric(hub.at.internal, "culvert_handshakes_waiting ").await.unwrap();
+    let waiting = metric(hub.at.internal, "culvert_handshakes_waiting ")
+        .await
+        .unwrap();
     assert!(waiting >= 250.0, "{waiting} wait");
     let _agent = Agent::connect(hub.at.public).await;
     assert_eq!(get(hub.at.internal, "/tunnel/dev/").await.status, 200);
@@ -108,7 +138,11 @@ async fn silent_connections_are_ended_and_keep_nobody_out() {
     for stream in &mut silent {
         assert!(crate::client::rest(stream).await.is_empty());
     }
-    assert!(began.elapsed() < Duration::from_secs(8), "5 s to the first byte: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "5 s to the first byte: {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -130,16 +164,28 @@ async fn a_head_that_never_ends_is_ended() {
         }
     };
     crate::hub::soon("a slow head is cut although it goes on", drip).await;
-    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(13),
+        "{:?}",
+        began.elapsed()
+    );
     let _ = crate::client::rest(&mut streams[1]).await;
-    assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(9),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn garbage_costs_only_its_connection() {
     let hub = Hub::start(&[]);
     let _agent = Agent::connect(hub.at.public).await;
-    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\0\0\0\0\r\n\r\n", b"HELO\r\n\r\n"] {
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"\0\0\0\0\r\n\r\n",
+        b"HELO\r\n\r\n",
+    ] {
         for at in [hub.at.public, hub.at.internal] {
             let mut stream = connect(at).await;
             stream.write_all(garbage).await.unwrap();

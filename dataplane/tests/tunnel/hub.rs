@@ -59,7 +59,11 @@ impl Hub {
     }
 
     pub fn drain(&self) {
-        self.dataplane.as_ref().unwrap().shutdown().advance(Phase::Draining);
+        self.dataplane
+            .as_ref()
+            .unwrap()
+            .shutdown()
+            .advance(Phase::Draining);
     }
 
     /// Waits for the end of all threads.
@@ -87,7 +91,10 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Asks until `check` has an answer.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = check().await {

@@ -45,24 +45,60 @@ async fn heads_that_two_readers_could_read_in_two_ways() {
     for (name, head) in [
         ("no Host", format!("{line}\r\n")),
         ("two Host", format!("{line}Host: a\r\nHost: a\r\n\r\n")),
-        ("another authority", "GET http://b/tunnel/dev/raw/ok HTTP/1.1\r\nHost: a\r\n\r\n".into()),
-        ("space before colon", format!("{line}Host: a\r\nX : b\r\n\r\n")),
+        (
+            "another authority",
+            "GET http://b/tunnel/dev/raw/ok HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        ),
+        (
+            "space before colon",
+            format!("{line}Host: a\r\nX : b\r\n\r\n"),
+        ),
         ("obs-fold", format!("{line}Host: a\r\nX: b\r\n c\r\n\r\n")),
-        ("signed length", format!("{post}Content-Length: +2\r\n\r\nhi")),
-        ("two lengths", format!("{post}Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi")),
-        ("list of lengths", format!("{post}Content-Length: 2, 2\r\n\r\nhi")),
-        ("odd coding", format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n")),
-        ("two codings", format!("{post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")),
-        ("protected in Connection", format!("{line}Host: a\r\nConnection: X-Forwarded-User\r\n\r\n")),
-        ("framing in Connection", format!("{post}Connection: content-length\r\nContent-Length: 2\r\n\r\nhi")),
-        ("body on GET", format!("{line}Host: a\r\nContent-Length: 2\r\n\r\nhi")),
+        (
+            "signed length",
+            format!("{post}Content-Length: +2\r\n\r\nhi"),
+        ),
+        (
+            "two lengths",
+            format!("{post}Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi"),
+        ),
+        (
+            "list of lengths",
+            format!("{post}Content-Length: 2, 2\r\n\r\nhi"),
+        ),
+        (
+            "odd coding",
+            format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "two codings",
+            format!("{post}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "protected in Connection",
+            format!("{line}Host: a\r\nConnection: X-Forwarded-User\r\n\r\n"),
+        ),
+        (
+            "framing in Connection",
+            format!("{post}Connection: content-length\r\nContent-Length: 2\r\n\r\nhi"),
+        ),
+        (
+            "body on GET",
+            format!("{line}Host: a\r\nContent-Length: 2\r\n\r\nhi"),
+        ),
     ] {
         let answer = exchange(hub.at.internal, head.as_bytes()).await;
         assert_eq!(answer.status, 400, "{name}: {answer:?}");
     }
     let asked = "CONNECT dev:443 HTTP/1.1\r\nHost: dev:443\r\n\r\n";
-    assert_eq!(exchange(hub.at.internal, asked.as_bytes()).await.status, 405);
-    assert!(agent.shared.raw.lock().is_empty(), "none of them reached the service");
+    assert_eq!(
+        exchange(hub.at.internal, asked.as_bytes()).await.status,
+        405
+    );
+    assert!(
+        agent.shared.raw.lock().is_empty(),
+        "none of them reached the service"
+    );
 }
 
 #[tokio::test]
@@ -95,7 +131,10 @@ async fn the_agents_own_stream_limit_is_respected() {
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = connect(hub.at.internal).await;
-        stream.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes()).await.unwrap();
+        stream
+            .write_all(request("GET", "/tunnel/dev/steps", "").as_bytes())
+            .await
+            .unwrap();
         read_until(&mut stream, b"\r\n\r\n").await;
         open.push(stream);
     }
@@ -146,10 +185,15 @@ async fn a_clusters_limit_of_requests_spares_its_neighbour() {
     };
     let _other = Agent::with(hub.at.public, other).await;
     let mut held = connect(hub.at.internal).await;
-    held.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes()).await.unwrap();
+    held.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes())
+        .await
+        .unwrap();
     read_until(&mut held, b"\r\n\r\n").await;
     let refused = get(hub.at.internal, "/tunnel/dev/").await;
-    assert_eq!((refused.status, refused.reason()), (503, "too_many_requests"));
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (503, "too_many_requests")
+    );
     assert_eq!(get(hub.at.internal, "/tunnel/other/").await.status, 200);
     drop(held);
     until("the place is free again", || async {
@@ -182,7 +226,10 @@ async fn a_body_over_the_limit_is_refused_however_it_is_framed() {
     let _agent = Agent::connect(hub.at.public).await;
     let post = |fields: &str| request("POST", "/tunnel/dev/count", fields);
     let exact = post("Content-Length: 1024\r\n") + &"a".repeat(1024);
-    assert_eq!(exchange(hub.at.internal, exact.as_bytes()).await.text(), "1024");
+    assert_eq!(
+        exchange(hub.at.internal, exact.as_bytes()).await.text(),
+        "1024"
+    );
     let declared = post("Content-Length: 1025\r\n");
     let answer = exchange(hub.at.internal, declared.as_bytes()).await;
     assert_eq!((answer.status, answer.reason()), (413, "body_too_large"));

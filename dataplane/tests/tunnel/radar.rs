@@ -10,7 +10,9 @@ use crate::hub::{Hub, TOKEN, until};
 
 /// Connects as W-2 says and answers every request with its own head.
 async fn connector(hub: &Hub, query: &str) -> Result<tokio::task::JoinHandle<()>, u16> {
-    let uri: http::Uri = format!("ws://{}/agent{query}", hub.at.public).parse().unwrap();
+    let uri: http::Uri = format!("ws://{}/agent{query}", hub.at.public)
+        .parse()
+        .unwrap();
     let name = |name: &'static str| http::HeaderName::from_static(name);
     let bearer = format!("Bearer {TOKEN}").parse().unwrap();
     let (mut socket, answer) = ClientBuilder::from_uri(uri)
@@ -18,7 +20,10 @@ async fn connector(hub: &Hub, query: &str) -> Result<tokio::task::JoinHandle<()>
         .unwrap()
         .add_header(name("x-radar-version"), "1.4.0".parse().unwrap())
         .unwrap()
-        .add_header(name("x-radar-self-upgrade-available"), "false".parse().unwrap())
+        .add_header(
+            name("x-radar-self-upgrade-available"),
+            "false".parse().unwrap(),
+        )
         .unwrap()
         .connect()
         .await
@@ -53,7 +58,8 @@ async fn connector(hub: &Hub, query: &str) -> Result<tokio::task::JoinHandle<()>
     Ok(tokio::spawn(async move {
         let config = yamux::Config::default();
         let mut session = yamux::Connection::new(near.compat(), config, yamux::Mode::Server);
-        while let Some(Ok(stream)) = std::future::poll_fn(|cx| session.poll_next_inbound(cx)).await {
+        while let Some(Ok(stream)) = std::future::poll_fn(|cx| session.poll_next_inbound(cx)).await
+        {
             tokio::spawn(serve(stream.compat()));
         }
     }))
@@ -76,7 +82,9 @@ async fn serve(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
 #[tokio::test]
 async fn a_radar_connector_serves_unmodified() {
     let hub = Hub::start(&[]);
-    let _connector = connector(&hub, "?cluster_id=dev&cluster_name=Dev").await.unwrap();
+    let _connector = connector(&hub, "?cluster_id=dev&cluster_name=Dev")
+        .await
+        .unwrap();
     until("the connector is registered", || async {
         (get(hub.at.internal, "/readyz").await.status == 200).then_some(())
     })
@@ -84,7 +92,11 @@ async fn a_radar_connector_serves_unmodified() {
     for n in 0..300 {
         let answer = get(hub.at.internal, &format!("/tunnel/dev/x/{n}")).await;
         assert_eq!(answer.status, 200, "request {n}: {answer:?}");
-        assert!(answer.text().starts_with(&format!("GET /x/{n} HTTP/1.1\r\n")));
+        assert!(
+            answer
+                .text()
+                .starts_with(&format!("GET /x/{n} HTTP/1.1\r\n"))
+        );
     }
     let fields = "X-Radar-User: root\r\nX-Forwarded-User: root\r\n";
     let asked = request("GET", "/tunnel/dev/", fields);
@@ -105,7 +117,10 @@ async fn radar_connectors_hear_401_or_500_only() {
     let good = format!("Authorization: Bearer {TOKEN}\r\n");
     for (asked, status) in [
         (ask("", ""), 401),
-        (ask("Authorization: Bearer rhc_wrong_0123456789\r\n", ""), 401),
+        (
+            ask("Authorization: Bearer rhc_wrong_0123456789\r\n", ""),
+            401,
+        ),
         (ask(&good, "?cluster_id=other"), 401),
     ] {
         let answer = exchange(hub.at.public, asked.as_bytes()).await;

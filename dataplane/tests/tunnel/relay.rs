@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::agent::Agent;
-use crate::client::{self, Answer, connect, dechunk, exchange, get, read_until, request, rest};
+use crate::client::{Answer, connect, dechunk, exchange, get, read_until, request, rest};
 use crate::hub::{Hub, metric, until};
 
 #[tokio::test]
@@ -65,7 +65,10 @@ async fn bodies_stream_both_ways_in_both_framings() {
             write.write_all(head.as_bytes()).await.unwrap();
             for piece in body.chunks(100_000) {
                 if chunked {
-                    write.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await.unwrap();
+                    write
+                        .write_all(format!("{:x}\r\n", piece.len()).as_bytes())
+                        .await
+                        .unwrap();
                 }
                 write.write_all(piece).await.unwrap();
                 if chunked {
@@ -84,7 +87,11 @@ async fn bodies_stream_both_ways_in_both_framings() {
             Some(_) => answer.body.clone(),
             None => dechunk(&answer.body),
         };
-        assert!(echoed == body, "chunked {chunked}: {} bytes came back", echoed.len());
+        assert!(
+            echoed == body,
+            "chunked {chunked}: {} bytes came back",
+            echoed.len()
+        );
     }
 }
 
@@ -93,7 +100,10 @@ async fn each_chunk_arrives_before_the_next_is_made() {
     let hub = Hub::start(&[]);
     let agent = Agent::connect(hub.at.public).await;
     let mut stream = connect(hub.at.internal).await;
-    stream.write_all(request("GET", "/tunnel/dev/steps", "").as_bytes()).await.unwrap();
+    stream
+        .write_all(request("GET", "/tunnel/dev/steps", "").as_bytes())
+        .await
+        .unwrap();
     read_until(&mut stream, b"\r\n\r\n").await;
     for part in ["3\r\none\r\n", "3\r\ntwo\r\n", "5\r\nthree\r\n"] {
         agent.shared.step.notify_one();
@@ -112,8 +122,14 @@ async fn trailers_travel_both_ways_without_protected_names() {
         + "2\r\nhi\r\n0\r\nX-Kept: 1\r\nImpersonate-User: root\r\n\r\n";
     let answer = exchange(hub.at.internal, asked.as_bytes()).await;
     let text = answer.text().to_ascii_lowercase();
-    assert!(text.contains("hi\r\n0\r\n") && text.contains("x-sum: 42\r\n"), "{text}");
-    assert!(text.contains("x-kept: 1\r\n") && !text.contains("root"), "{text}");
+    assert!(
+        text.contains("hi\r\n0\r\n") && text.contains("x-sum: 42\r\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("x-kept: 1\r\n") && !text.contains("root"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +143,11 @@ async fn expect_continue_waits_for_an_agent() {
     let mut stream = connect(hub.at.internal).await;
     stream.write_all(asked.as_bytes()).await.unwrap();
     let interim = read_until(&mut stream, b"\r\n\r\n").await;
-    assert!(interim.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&interim));
+    assert!(
+        interim.starts_with(b"HTTP/1.1 100 "),
+        "{}",
+        String::from_utf8_lossy(&interim)
+    );
     stream.write_all(b"12345").await.unwrap();
     assert!(rest(&mut stream).await.ends_with(b"\r\n\r\n5"));
 }
@@ -139,13 +159,20 @@ async fn one_connection_carries_many_requests() {
     let mut stream = connect(hub.at.internal).await;
     for n in 0..50 {
         let asked = format!("GET /tunnel/dev/raw/ok?{n} HTTP/1.1\r\nHost: hub\r\n\r\n");
-        stream.write_all(asked.replace("/raw/ok", "/x").as_bytes()).await.unwrap();
+        stream
+            .write_all(asked.replace("/raw/ok", "/x").as_bytes())
+            .await
+            .unwrap();
         let head = read_until(&mut stream, b"\r\n\r\n").await;
         let answer = Answer::parse(&head);
         assert_eq!(answer.status, 200, "request {n}");
         let mut body = vec![0; answer.field("content-length").unwrap().parse().unwrap()];
         stream.read_exact(&mut body).await.unwrap();
-        assert!(String::from_utf8(body).unwrap().starts_with(&format!("GET /x?{n}\n")));
+        assert!(
+            String::from_utf8(body)
+                .unwrap()
+                .starts_with(&format!("GET /x?{n}\n"))
+        );
     }
     let (agents, streams) = ("agents_connected ", "culvert_streams{cluster=\"dev\"} ");
     assert_eq!(metric(hub.at.internal, agents).await, Some(1.0));
@@ -159,7 +186,11 @@ async fn one_connection_carries_many_requests() {
 async fn head_and_bodiless_answers_keep_the_connection() {
     let hub = Hub::start(&[]);
     let _agent = Agent::connect(hub.at.public).await;
-    let answer = exchange(hub.at.internal, request("HEAD", "/tunnel/dev/big", "").as_bytes()).await;
+    let answer = exchange(
+        hub.at.internal,
+        request("HEAD", "/tunnel/dev/big", "").as_bytes(),
+    )
+    .await;
     assert_eq!(answer.field("content-length"), Some("1048576"));
     assert!(answer.body.is_empty());
 }
@@ -169,12 +200,19 @@ async fn an_answer_that_breaks_off_never_looks_complete() {
     let hub = Hub::start(&[]);
     let agent = Agent::connect(hub.at.public).await;
     let mut stream = connect(hub.at.internal).await;
-    stream.write_all(request("GET", "/tunnel/dev/raw/cut", "").as_bytes()).await.unwrap();
+    stream
+        .write_all(request("GET", "/tunnel/dev/raw/cut", "").as_bytes())
+        .await
+        .unwrap();
     read_until(&mut stream, b"hello\r\n").await;
     agent.shared.step.notify_one();
     let mut wire = Vec::new();
     let _ = stream.read_to_end(&mut wire).await;
-    assert!(wire.is_empty(), "no last chunk: {:?}", String::from_utf8_lossy(&wire));
+    assert!(
+        wire.is_empty(),
+        "no last chunk: {:?}",
+        String::from_utf8_lossy(&wire)
+    );
 
     let short = request("GET", "/tunnel/dev/raw/short", "");
     let mut stream = connect(hub.at.internal).await;
@@ -194,7 +232,11 @@ async fn an_answer_that_breaks_off_never_looks_complete() {
     let end = stream.read(&mut [0; 16]).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     let whole = b"GET /tunnel/dev/raw/until-eof HTTP/1.0\r\nHost: hub\r\n\r\n";
-    assert_eq!(exchange(hub.at.internal, whole).await.text(), "hello", "a clean end stays clean");
+    assert_eq!(
+        exchange(hub.at.internal, whole).await.text(),
+        "hello",
+        "a clean end stays clean"
+    );
 }
 
 #[tokio::test]
@@ -203,11 +245,23 @@ async fn answers_that_are_not_http_are_the_services_fault() {
     let _agent = Agent::connect(hub.at.public).await;
     for path in ["garbage", "ambiguous", "other"] {
         let answer = get(hub.at.internal, &format!("/tunnel/dev/raw/{path}")).await;
-        assert_eq!((answer.status, answer.reason()), (502, "upstream_protocol"), "{path}");
-        assert!(answer.text().contains("upstream"), "the side is named: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (502, "upstream_protocol"),
+            "{path}"
+        );
+        assert!(
+            answer.text().contains("upstream"),
+            "the side is named: {}",
+            answer.text()
+        );
     }
     let own = get(hub.at.internal, "/tunnel/dev/raw/own-error").await;
-    assert_eq!((own.status, own.reason()), (502, "dial_refused"), "the agent's word is kept");
+    assert_eq!(
+        (own.status, own.reason()),
+        (502, "dial_refused"),
+        "the agent's word is kept"
+    );
     let gone = get(hub.at.internal, "/tunnel/dev/raw/vanish").await;
     assert_eq!((gone.status, gone.reason()), (502, "agent_reset"));
 }
@@ -248,7 +302,11 @@ async fn an_absent_agent_is_told_at_once() {
         stream.read_exact(&mut vec![0; length]).await.unwrap();
     }
     times.sort();
-    assert!(times[25] < Duration::from_millis(5), "median {:?}", times[25]);
+    assert!(
+        times[25] < Duration::from_millis(5),
+        "median {:?}",
+        times[25]
+    );
 }
 
 #[tokio::test]
@@ -259,16 +317,29 @@ async fn probes_say_what_they_mean() {
         assert_eq!(get(at, "/livez").await.text(), "ok");
         assert_eq!(get(at, "/readyz").await.status, 503, "no agent yet");
         assert_eq!(get(at, "/readyz/serve").await.status, 200);
-        assert!(get(at, "/metrics").await.text().contains("culvert_io_backend{backend="));
+        assert!(
+            get(at, "/metrics")
+                .await
+                .text()
+                .contains("culvert_io_backend{backend=")
+        );
     }
     assert_eq!(get(hub.at.public, "/healthz").await.text(), "ok");
     for path in ["/metrics", "/readyz", "/tunnel/dev/", "/"] {
-        assert_eq!(get(hub.at.public, path).await.status, 404, "{path} is not public");
+        assert_eq!(
+            get(hub.at.public, path).await.status,
+            404,
+            "{path} is not public"
+        );
     }
     let _agent = Agent::connect(hub.at.public).await;
     assert_eq!(get(hub.at.internal, "/readyz").await.text(), "ok");
     let list = get(hub.at.admin, "/connections?cluster=dev").await;
-    assert!(list.text().contains(r#""carrier":"culvert/1""#), "{}", list.text());
-    let none = client::get(hub.at.admin, "/connections?cluster=other").await;
+    assert!(
+        list.text().contains(r#""carrier":"culvert/1""#),
+        "{}",
+        list.text()
+    );
+    let none = get(hub.at.admin, "/connections?cluster=other").await;
     assert!(none.text().contains(r#""total":0"#), "{}", none.text());
 }

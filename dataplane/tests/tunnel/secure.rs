@@ -25,7 +25,10 @@ impl Pki {
         ca.write(dir.path()).unwrap();
         let server = ca.server(&["localhost", "127.0.0.1"]).unwrap();
         server.write(dir.path(), "server").unwrap();
-        ca.client("machine").unwrap().write(dir.path(), "client").unwrap();
+        ca.client("machine")
+            .unwrap()
+            .write(dir.path(), "client")
+            .unwrap();
         Pki { dir }
     }
 
@@ -49,7 +52,10 @@ impl Pki {
 
     fn hub(&self, client_ca: bool) -> Hub {
         let flag = |name: &str, file: &str| format!("--{name}={}", self.path(file).display());
-        let mut args = vec![flag("tls-cert", "server.crt"), flag("tls-key", "server.key")];
+        let mut args = vec![
+            flag("tls-cert", "server.crt"),
+            flag("tls-key", "server.key"),
+        ];
         if client_ca {
             args.push(flag("tls-client-ca", "ca.crt"));
         }
@@ -70,14 +76,18 @@ async fn client_certificates_are_required_on_both_ports() {
             Err(_) => true,
             // TLS 1.3 tells a client without a certificate only when it reads.
             Ok(mut tls) => {
-                let _ = tls.write_all(request("GET", "/healthz", "").as_bytes()).await;
+                let _ = tls
+                    .write_all(request("GET", "/healthz", "").as_bytes())
+                    .await;
                 !matches!(tls.read(&mut [0; 64]).await, Ok(1..))
             }
         };
         assert!(refused, "no certificate, no answer");
         let with = pki.client(true, "http/1.1");
         let mut tls = with.connect("localhost", connect(at).await).await.unwrap();
-        tls.write_all(request("GET", "/healthz", "").as_bytes()).await.unwrap();
+        tls.write_all(request("GET", "/healthz", "").as_bytes())
+            .await
+            .unwrap();
         let mut wire = Vec::new();
         let _ = tls.read_to_end(&mut wire).await;
         assert_eq!(Answer::parse(&wire).text(), "ok");
@@ -90,8 +100,13 @@ async fn client_certificates_are_required_on_both_ports() {
     };
     let _agent = Agent::with(hub.at.public, intro).await;
     let tls = pki.client(true, "http/1.1");
-    let mut tls = tls.connect("localhost", connect(hub.at.internal).await).await.unwrap();
-    tls.write_all(request("GET", "/tunnel/dev/a", "").as_bytes()).await.unwrap();
+    let mut tls = tls
+        .connect("localhost", connect(hub.at.internal).await)
+        .await
+        .unwrap();
+    tls.write_all(request("GET", "/tunnel/dev/a", "").as_bytes())
+        .await
+        .unwrap();
     let mut wire = Vec::new();
     let _ = tls.read_to_end(&mut wire).await;
     assert!(Answer::parse(&wire).text().starts_with("GET /a\n"));
@@ -108,9 +123,15 @@ async fn h2_clients_are_served_and_share_a_connection() {
     };
     let _agent = Agent::with(hub.at.public, intro).await;
     let tls = pki.client(false, "h2");
-    let tls = tls.connect("localhost", connect(hub.at.internal).await).await.unwrap();
+    let tls = tls
+        .connect("localhost", connect(hub.at.internal).await)
+        .await
+        .unwrap();
     let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    let (client, connection) = builder.handshake::<_, Empty<Bytes>>(TokioIo::new(tls)).await.unwrap();
+    let (client, connection) = builder
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(tls))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let asks = (0..40).map(|n| {
         let mut client = client.clone();
@@ -120,7 +141,10 @@ async fn h2_clients_are_served_and_share_a_connection() {
             let answer = client.send_request(asked).await.unwrap();
             assert_eq!(answer.status(), 200, "request {n}");
             let body = answer.into_body().collect().await.unwrap().to_bytes();
-            assert!(body.starts_with(format!("GET /x/{n}\n").as_bytes()), "request {n}");
+            assert!(
+                body.starts_with(format!("GET /x/{n}\n").as_bytes()),
+                "request {n}"
+            );
         }
     });
     futures_util::future::join_all(asks).await;
