@@ -44,8 +44,10 @@ pub fn probe(engine: IoEngine) -> io::Result<Backend> {
             reason,
         });
     }
-    match Runtime::uring() {
-        Ok(_) => Ok(Backend {
+    // On a thread of its own: a runtime must not end inside another one.
+    let tried = std::thread::spawn(|| Runtime::uring().map(drop)).join();
+    match tried.unwrap_or_else(|_| Err(io::Error::other("the probe panicked"))) {
+        Ok(()) => Ok(Backend {
             uring: true,
             reason: if engine == IoEngine::Auto {
                 "available"
