@@ -136,15 +136,16 @@ async fn y3_go_away_zero_drains() {
 }
 
 #[test]
-fn y3_our_go_away_refuses_what_comes_later() {
+fn y3_what_crosses_our_go_away_is_still_taken() {
     let mut agent = server();
     hear(&mut agent, &credit(SYN, 1, 0));
     agent.go_away(0);
     hear(&mut agent, &credit(SYN, 3, 0));
     let answers = headers(&mut agent);
     assert!(answers.contains(&header(Kind::GoAway, 0, 0, 0)));
-    assert!(answers.contains(&header(Kind::WindowUpdate, RST, 3, 0)));
-    assert_eq!(agent.stats().streams_live, 1);
+    assert!(answers.contains(&header(Kind::WindowUpdate, ACK, 3, 0)));
+    assert_eq!(agent.stats().streams_live, 2);
+    assert_eq!(agent.open(T0), Err(OpenError::GoneAway));
 }
 
 #[tokio::test]
