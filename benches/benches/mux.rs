@@ -41,7 +41,7 @@ fn frames(c: &mut Criterion) {
     c.bench_function("frame/encode", |b| b.iter(|| black_box(header).encode()));
     let bytes = header.encode();
     c.bench_function("frame/decode", |b| {
-        b.iter(|| Header::decode(black_box(bytes)))
+        b.iter(|| Header::decode(black_box(bytes)));
     });
 }
 
