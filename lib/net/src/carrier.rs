@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod events;
 mod liveness;
+mod outbox;
 mod shared;
 mod stream;
 

@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use culvert_mux::Violation;
 use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,18 +18,13 @@ use tokio_util::io::poll_read_buf;
 use super::CLOSE_FLUSH_MS_MAX;
 use super::core::Core;
 use super::liveness::{Due, Liveness};
+use super::outbox::Outbox;
 use super::shared::{Shared, Wakes};
 
 /// One read from the socket.
 const READ_BYTES: usize = 64 * 1024;
 /// A read buffer with less room than this is exchanged.
 const READ_BYTES_MIN: usize = 16 * 1024;
-/// Bytes taken from the mux for one round of writes: few while the socket is the bottleneck, so
-/// that a small frame does not wait behind many large ones.
-const WRITE_BYTES_MIN: usize = 64 * 1024;
-const WRITE_BYTES_MAX: usize = 256 * 1024;
-/// Slices of one vectored write.
-const SLICES_MAX: usize = 64;
 /// Rounds of read and write before other tasks get a turn.
 const ROUNDS_MAX: usize = 32;
 
@@ -54,14 +49,7 @@ pub struct Driver<T> {
     io: T,
     shared: Arc<Shared>,
     wakes: Wakes,
-    out: Vec<Bytes>,
-    /// Slices of `out` already written.
-    written: usize,
-    batch_bytes: usize,
-    needs_flush: bool,
-    /// Since when the socket takes nothing.
-    blocked_ms: Option<u64>,
-    write_stall_ms: u64,
+    outbox: Outbox,
     /// Radar carriers; on culvert/1 the session does this.
     liveness: Option<Liveness>,
     timer: Pin<Box<Sleep>>,
@@ -96,13 +84,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         let this = &mut *self;
         let mut buffer = READ_BUFFER.take();
         let mut result = Poll::Pending;
+        let mut again = false;
         for round in 0..=ROUNDS_MAX {
             if round == ROUNDS_MAX {
                 cx.waker().wake_by_ref();
                 break;
             }
-            match this.round(cx, &mut buffer) {
-                Round::Moved => {}
+            match this.round(cx, &mut buffer, again) {
+                Round::Moved => again = true,
                 Round::Idle => break,
                 Round::Over(end) => {
                     this.end(end.reason);
@@ -123,12 +112,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         Driver {
             io,
             wakes: Wakes::default(),
-            out: Vec::new(),
-            written: 0,
-            batch_bytes: WRITE_BYTES_MIN,
-            needs_flush: false,
-            blocked_ms: None,
-            write_stall_ms: u64::try_from(write_stall_max.as_millis()).unwrap_or(u64::MAX),
+            outbox: Outbox::new(u64::try_from(write_stall_max.as_millis()).unwrap_or(u64::MAX)),
             liveness: (!has_control).then(Liveness::new),
             timer: Box::pin(sleep_until(start)),
             timer_ms: 0,
@@ -138,7 +122,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     /// One read, one visit to the shared state, as many writes as the socket takes.
-    fn round(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Round {
+    fn round(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut, again: bool) -> Round {
         if let Phase::Closing { .. } = self.phase {
             return self.closing_round(cx, buffer);
         }
@@ -151,22 +135,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             Poll::Pending => None,
         };
         let moved = received.is_some();
+        // The visit of an earlier round found nothing more to do, and its wakers are in place.
+        if again && !moved && self.outbox.is_idle() {
+            return Round::Idle;
+        }
         let now_ms = self.shared.now_ms();
         if let Err(end) = self.visit(cx, now_ms, received) {
             return end;
         }
-        let wrote = match self.poll_write_out(cx, now_ms) {
+        let wrote = match self.outbox.poll_write(cx, &mut self.io, now_ms) {
             Ok(wrote) => wrote,
             Err(error) => return over(CloseReason::CarrierLost, &error),
         };
-        if self
-            .blocked_ms
-            .is_some_and(|since| now_ms >= since + self.write_stall_ms)
-        {
-            let text = format!("no write progress for {} ms", self.write_stall_ms);
-            return over(CloseReason::WriteStalled, &text);
+        if let Some(stalled_ms) = self.outbox.stall_deadline_ms() {
+            if now_ms >= stalled_ms {
+                return over(
+                    CloseReason::WriteStalled,
+                    "a write made no progress in time",
+                );
+            }
+            self.arm(stalled_ms);
         }
-        if self.timer_is_due(cx) || moved || wrote {
+        if self.timer_is_due(cx) {
+            self.outbox.drained = false;
+            return Round::Moved;
+        }
+        if moved || wrote {
             Round::Moved
         } else {
             Round::Idle
@@ -201,10 +195,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             None => self.advance(&mut core, now_ms, received),
         };
         if result.is_ok() {
-            if self.out.is_empty() {
-                core.mux.transmit(now_ms, &mut self.out, self.batch_bytes);
-            }
-            core.parked = self.out.is_empty();
+            self.outbox.fetch(&mut core.mux, now_ms);
+            // Nothing is left to fetch, so the write that follows ends this turn; whoever queues
+            // more in the meantime calls for another.
+            core.parked = self.outbox.drained;
             result = core.drain_events(now_ms, &mut self.wakes);
         }
         if let Err((reason, detail)) = result {
@@ -273,7 +267,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             control.session.bye(end.reason, &end.detail);
         }
         core.finish_all(end.reason, &mut self.wakes);
-        core.say_goodbye(now_ms, end.reason, &mut self.out);
+        core.say_goodbye(now_ms, end.reason, &mut self.outbox.queue);
         let deadline_ms = now_ms + CLOSE_FLUSH_MS_MAX;
         self.phase = Phase::Closing {
             end,
@@ -283,7 +277,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     fn next_timeout_ms(&self, core: &mut Core) -> u64 {
-        let stall = self.blocked_ms.map(|since| since + self.write_stall_ms);
         let session = core
             .control
             .as_ref()
@@ -297,7 +290,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             core.next_expiry_ms(),
             self.liveness.as_ref().map(Liveness::next_ms),
             session,
-            stall,
+            self.outbox.stall_deadline_ms(),
             closing,
         ]
         .into_iter()
@@ -322,76 +315,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         // The next visit arms it again.
         self.timer_ms = u64::MAX;
         true
-    }
-
-    /// Writes until nothing is left of the batch or the socket takes no more. True if all of it
-    /// went, so that there may be more.
-    fn poll_write_out(&mut self, cx: &mut Context<'_>, now_ms: u64) -> io::Result<bool> {
-        if self.out.is_empty() {
-            return self.poll_flush_out(cx, now_ms).map(|()| false);
-        }
-        while self.written < self.out.len() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut count = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.out[self.written..]) {
-                *slice = IoSlice::new(bytes);
-                count += 1;
-            }
-            match Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(bytes)) => {
-                    self.consume(bytes);
-                    self.blocked_ms = None;
-                    self.needs_flush = true;
-                }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    self.batch_bytes = WRITE_BYTES_MIN;
-                    self.block(now_ms);
-                    return Ok(false);
-                }
-            }
-        }
-        self.out.clear();
-        self.out.shrink_to(SLICES_MAX);
-        self.written = 0;
-        self.batch_bytes = (self.batch_bytes * 2).min(WRITE_BYTES_MAX);
-        Ok(true)
-    }
-
-    /// TLS and WebSocket hold bytes back until they are flushed.
-    fn poll_flush_out(&mut self, cx: &mut Context<'_>, now_ms: u64) -> io::Result<()> {
-        if !self.needs_flush {
-            return Ok(());
-        }
-        match Pin::new(&mut self.io).poll_flush(cx) {
-            Poll::Ready(Ok(())) => {
-                self.needs_flush = false;
-                self.blocked_ms = None;
-            }
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => self.block(now_ms),
-        }
-        Ok(())
-    }
-
-    /// Remembers since when the socket takes nothing, and sees to it that this is noticed.
-    fn block(&mut self, now_ms: u64) {
-        let since = *self.blocked_ms.get_or_insert(now_ms);
-        self.arm(since + self.write_stall_ms);
-    }
-
-    fn consume(&mut self, mut bytes: usize) {
-        while let Some(slice) = self.out.get_mut(self.written) {
-            if bytes < slice.len() {
-                slice.advance(bytes);
-                return;
-            }
-            bytes -= slice.len();
-            // Let go of the memory now, not with the batch.
-            *slice = Bytes::new();
-            self.written += 1;
-        }
     }
 
     /// Writes the last words, shuts the connection down and reads on to the peer's end, so that
@@ -423,29 +346,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 Round::Idle
             };
         }
-        if self.out.is_empty() {
-            let mut core = self.shared.lock();
-            core.flush_control();
-            core.mux.transmit(now_ms, &mut self.out, self.batch_bytes);
-        }
-        let has_more = !self.out.is_empty();
-        match self.poll_write_out(cx, now_ms) {
-            Err(_) => return Round::Over(end),
-            Ok(_) if has_more || self.needs_flush => {}
-            Ok(_) => match Pin::new(&mut self.io).poll_shutdown(cx) {
+        let mut core = self.shared.lock();
+        core.flush_control();
+        self.outbox.fetch(&mut core.mux, now_ms);
+        drop(core);
+        let Ok(wrote) = self.outbox.poll_write(cx, &mut self.io, now_ms) else {
+            return Round::Over(end);
+        };
+        if self.outbox.is_idle() && self.outbox.is_flushed() {
+            match Pin::new(&mut self.io).poll_shutdown(cx) {
                 Poll::Ready(Ok(())) => {
+                    let is_shut = true;
                     self.phase = Phase::Closing {
                         end,
                         deadline_ms,
-                        is_shut: true,
+                        is_shut,
                     };
                     return Round::Moved;
                 }
                 Poll::Ready(Err(_)) => return Round::Over(end),
                 Poll::Pending => {}
-            },
+            }
         }
-        let wrote = has_more && self.out.is_empty();
         if read || wrote || self.timer_is_due(cx) {
             Round::Moved
         } else {
