@@ -6,7 +6,9 @@ use std::path::Path;
 use culvert_net::crypto;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::Digest;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, Transaction};
 
 use super::{Loaded, StoreError, Touch};
 use crate::cluster::{Cluster, Spec, Token};
@@ -37,6 +39,35 @@ impl RowError {
     }
 }
 
+/// The one connection, for one transaction. Unless that was committed the
+/// connection is thrown away: after some errors (a full disk) SQLite has rolled
+/// back by itself, and sqlx would refuse every later transaction on it.
+struct Lease(Option<PoolConnection<Sqlite>>);
+
+impl Lease {
+    async fn take(pool: &SqlitePool) -> Result<Self> {
+        Ok(Self(Some(pool.acquire().await?)))
+    }
+
+    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>> {
+        let connection = self.0.as_mut().expect("held until the lease ends");
+        Ok(connection.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// The transaction was committed: the connection is sound.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
 type Result<T> = std::result::Result<T, RowError>;
 type ClusterRow = (String, String, i64, i64, i64, Option<i64>);
 type TokenRow = (
@@ -50,7 +81,8 @@ type TokenRow = (
 );
 
 pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut lease = Lease::take(pool).await?;
+    let mut transaction = lease.begin().await?;
     let hub_id = crypto::random_bytes::<16>();
     sqlx::query(
         "INSERT INTO hub (only_row, hub_id, generation, written_by, created_unix_ms)
@@ -72,6 +104,7 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;
+    lease.keep();
     let clusters = rows
         .into_iter()
         .map(|row| {
@@ -135,7 +168,8 @@ pub(super) async fn save(
 ) -> Result<()> {
     let spec = serde_json::to_string(&cluster.spec)
         .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut lease = Lease::take(pool).await?;
+    let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
     sqlx::query(
         "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms)
@@ -170,7 +204,9 @@ pub(super) async fn save(
         .execute(&mut *transaction)
         .await?;
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    lease.keep();
+    Ok(())
 }
 
 pub(super) async fn remove(
@@ -178,17 +214,21 @@ pub(super) async fn remove(
     id: &ClusterId,
     generation: Generation,
 ) -> Result<()> {
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut lease = Lease::take(pool).await?;
+    let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
     sqlx::query("DELETE FROM clusters WHERE id = ?")
         .bind(id.as_str())
         .execute(&mut *transaction)
         .await?;
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    lease.keep();
+    Ok(())
 }
 
 pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut lease = Lease::take(pool).await?;
+    let mut transaction = lease.begin().await?;
     for touch in touched {
         if let Some(at) = touch.last_connected_unix_ms {
             sqlx::query("UPDATE clusters SET last_connected_unix_ms = ? WHERE id = ?")
@@ -206,7 +246,9 @@ pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
                 .await?;
         }
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    lease.keep();
+    Ok(())
 }
 
 pub(super) async fn generation(pool: &SqlitePool) -> Result<Generation> {

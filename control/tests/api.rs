@@ -1,0 +1,388 @@
+//! The admin API over a real Unix socket and real TCP.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use culvert_control::api::{self, Context};
+use culvert_control::hub::Hub;
+use culvert_control::metrics::Metrics;
+use culvert_control::store::{Dsn, Store};
+use culvert_control::token;
+use culvert_net::crypto::SigningKey;
+use culvert_net::listen::{ListenOptions, Listener};
+use culvert_rpc::{PeerCheck, bind_unix};
+use culvert_telemetry::lifecycle::{Phase, Shutdown};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+const NOW: u64 = 1_763_683_200_000;
+
+struct Api {
+    dir: tempfile::TempDir,
+    tcp: std::net::SocketAddr,
+    shutdown: Shutdown,
+}
+
+impl Api {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let dsn = Dsn::at(dir.path());
+        let (store, loaded) = Store::open(&dsn, NOW).await.unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let key = SigningKey::generate().unwrap();
+        let hub = Arc::new(Hub::new(
+            store,
+            loaded,
+            key,
+            metrics.clone(),
+            Box::new(|| NOW),
+        ));
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default());
+        let listener = listener.unwrap().start().unwrap();
+        let tcp = listener.local_addr().unwrap();
+        let context = Context {
+            hub,
+            metrics,
+            admin: Some(token::admin_token(&dir.path().join("admin-token")).unwrap()),
+            hosts: vec![tcp.to_string()],
+            public_url: Some("https://hub.test:8443".to_owned()),
+        };
+        let (router, shutdown) = (api::router(Arc::new(context)), Shutdown::default());
+        let socket = bind_unix(&dir.path().join("api.sock"), 0o600).unwrap();
+        let check = PeerCheck::default();
+        tokio::spawn(api::serve_unix(
+            socket,
+            check,
+            router.clone(),
+            shutdown.clone(),
+        ));
+        tokio::spawn(api::serve_tcp(listener, router, shutdown.clone()));
+        Self { dir, tcp, shutdown }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("api.sock")
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let stream = tokio::net::UnixStream::connect(self.socket())
+            .await
+            .unwrap();
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "x");
+        let request = request.header("content-type", "application/json");
+        parts(send(stream, request.body(Full::from(text)).unwrap()).await).await
+    }
+
+    async fn over_tcp(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+        let stream = tokio::net::TcpStream::connect(self.tcp).await.unwrap();
+        let mut request = Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        parts(send(stream, request.body(Full::default()).unwrap()).await).await
+    }
+}
+
+async fn send(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Response<hyper::body::Incoming> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender.send_request(request).await.unwrap()
+}
+
+async fn parts(response: Response<hyper::body::Incoming>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let value = serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
+    (status, value)
+}
+
+#[tokio::test]
+async fn a_cluster_lives_through_its_verbs() {
+    let api = Api::start().await;
+    let spec = json!({"id": "prod", "labels": {"zone": "a"}, "target_kind": "kube"});
+    let (status, made) = api.ask("POST", "/api/v1/clusters", spec.clone()).await;
+    assert_eq!(
+        (status, &made["target_kind"], &made["tokens_live"]),
+        (201, &json!("kube"), &json!(0))
+    );
+    let (status, again) = api.ask("POST", "/api/clusters", spec).await;
+    assert_eq!(
+        (status, &again["code"], &again["side"]),
+        (409, &json!("cluster_exists"), &json!("client"))
+    );
+    let patch = json!({"enabled": false, "streams_max": 7});
+    let (status, changed) = api.ask("PATCH", "/api/v1/clusters/prod", patch).await;
+    assert_eq!((status, &changed["status"]), (200, &json!("disabled")));
+    assert_eq!(
+        (&changed["streams_max"], &changed["labels"]["zone"]),
+        (&json!(7), &json!("a"))
+    );
+    let (_, listed) = api.ask("GET", "/api/clusters", Value::Null).await;
+    assert_eq!(
+        (&listed["items"][0], &listed["next"]),
+        (&changed, &Value::Null)
+    );
+    assert_eq!(
+        api.ask("DELETE", "/api/v1/clusters/prod", Value::Null)
+            .await
+            .0,
+        204
+    );
+    let (status, gone) = api.ask("GET", "/api/v1/clusters/prod", Value::Null).await;
+    assert_eq!((status, &gone["code"]), (404, &json!("unknown_cluster")));
+}
+
+#[tokio::test]
+async fn tokens_are_shown_once_and_rotate_with_overlap() {
+    let api = Api::start().await;
+    api.ask("POST", "/api/v1/clusters", json!({"id": "prod"}))
+        .await;
+    let tokens = "/api/v1/clusters/prod/tokens";
+    let rotate = "/api/v1/clusters/prod/rotate-token";
+    let (status, first) = api
+        .ask("POST", tokens, json!({"expires_in_seconds": 60}))
+        .await;
+    assert_eq!(
+        (status, &first["expires_at"]),
+        (201, &json!("2025-11-21T00:01:00Z"))
+    );
+    assert!(first["token"].as_str().unwrap().starts_with("rhc_"));
+    let (status, second) = api.ask("POST", rotate, Value::Null).await;
+    // The older token never lives longer than it would have.
+    assert_eq!(
+        (status, &second["old_valid_until"]),
+        (200, &json!("2025-11-21T00:01:00Z"))
+    );
+    let (_, third) = api
+        .ask("POST", rotate, json!({"overlap_seconds": 3600}))
+        .await;
+    assert_eq!(third["old_valid_until"], "2025-11-21T01:00:00Z");
+    let (_, listed) = api.ask("GET", tokens, Value::Null).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3);
+    assert!(
+        !listed.to_string().contains("rhc_"),
+        "a token is shown twice"
+    );
+    let (_, now) = api
+        .ask("POST", &format!("{rotate}?now=true"), json!({}))
+        .await;
+    assert_eq!(now["old_valid_until"], Value::Null);
+    let (_, listed) = api.ask("GET", tokens, Value::Null).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["items"][0]["token_id"], now["token_id"]);
+    let one = format!("{tokens}/{}", now["token_id"].as_str().unwrap());
+    assert_eq!(api.ask("DELETE", &one, Value::Null).await.0, 204);
+    assert_eq!(
+        api.ask("DELETE", &one, Value::Null).await.1["code"],
+        "unknown_token"
+    );
+    let (status, revoked) = api
+        .ask("POST", "/api/clusters/prod/revoke", Value::Null)
+        .await;
+    assert_eq!((status, &revoked["epoch_floor"]), (200, &json!(NOW)));
+    let deliver = format!("{rotate}?deliver=true");
+    let (status, nobody) = api.ask("POST", &deliver, Value::Null).await;
+    assert_eq!(
+        (status, &nobody["code"]),
+        (409, &json!("nobody_to_deliver_to"))
+    );
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_the_field() {
+    let api = Api::start().await;
+    api.ask("POST", "/api/v1/clusters", json!({"id": "prod"}))
+        .await;
+    let all = [
+        (
+            "POST",
+            "/api/v1/clusters",
+            json!({"id": "a", "bogus": 1}),
+            422,
+            "bogus",
+        ),
+        ("POST", "/api/v1/clusters", json!({"name": "a"}), 422, "id"),
+        (
+            "POST",
+            "/api/v1/clusters",
+            json!({"id": "UPPER"}),
+            422,
+            "id",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters",
+            json!({"id": "a", "streams_max": 0}),
+            422,
+            "streams_max",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters",
+            json!({"id": "a", "target_addr": "x"}),
+            422,
+            "target_addr",
+        ),
+        ("GET", "/api/v1/clusters/..%2Fetc", Value::Null, 422, "id"),
+        ("GET", "/api/v1/clusters?limit=0", Value::Null, 422, "limit"),
+        ("GET", "/api/v1/clusters?page=2", Value::Null, 422, "page"),
+        (
+            "POST",
+            "/api/v1/clusters/prod/rotate-token?now=true&overlap_seconds=1",
+            Value::Null,
+            422,
+            "overlap_seconds",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters/prod/rotate-token",
+            json!({"overlap_seconds": u64::MAX}),
+            422,
+            "overlap_seconds",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters/prod/tokens",
+            json!({"expires_in_seconds": 0}),
+            422,
+            "expires_in_seconds",
+        ),
+    ];
+    for (method, path, body, wanted, field) in all {
+        let (status, said) = api.ask(method, path, body).await;
+        assert_eq!(
+            (status, &said["fields"][0]["field"]),
+            (wanted, &json!(field)),
+            "{path}: {said}"
+        );
+    }
+    let (status, said) = api
+        .ask("POST", "/api/v1/clusters", json!("x".repeat(70_000)))
+        .await;
+    assert_eq!((status, &said["code"]), (413, &json!("body_too_large")));
+    let (status, said) = api.ask("GET", "/api/v1/nothing", Value::Null).await;
+    assert_eq!((status, &said["code"]), (404, &json!("no_route")));
+    let (status, said) = api.ask("PUT", "/api/v1/clusters", Value::Null).await;
+    assert_eq!((status, &said["code"]), (405, &json!("no_method")));
+    for word in [
+        "type",
+        "title",
+        "status",
+        "code",
+        "seen",
+        "side",
+        "fix",
+        "request_id",
+    ] {
+        assert!(said.get(word).is_some(), "{word} is missing in {said}");
+    }
+}
+
+#[tokio::test]
+async fn tcp_needs_the_admin_token_and_the_right_host() {
+    let api = Api::start().await;
+    let host = api.tcp.to_string();
+    let secret = std::fs::read_to_string(api.dir.path().join("admin-token")).unwrap();
+    let bearer = format!("Bearer {secret}");
+    let status = "/api/v1/status";
+    let right = [("host", host.as_str()), ("authorization", bearer.as_str())];
+    let (code, body) = api.over_tcp(status, &right).await;
+    assert_eq!(
+        (code, &body["public_url"]),
+        (200, &json!("https://hub.test:8443"))
+    );
+    let wrong = [
+        ("host", host.as_str()),
+        ("authorization", "Bearer rhc_wrong0000000000000"),
+    ];
+    for headers in [&wrong[..], &wrong[..1]] {
+        let (code, body) = api.over_tcp(status, headers).await;
+        assert_eq!((code, &body["code"]), (401, &json!("unauthenticated")));
+        assert!(!body.to_string().contains("rhc_wrong"), "{body}");
+    }
+    let elsewhere = [("host", "evil.test"), ("authorization", bearer.as_str())];
+    assert_eq!(api.over_tcp(status, &elsewhere).await.0, 421);
+    assert_eq!(
+        api.over_tcp("/api/v1/openapi.json", &right[..1]).await.0,
+        401
+    );
+    let (code, page) = api.over_tcp("/", &right[..1]).await;
+    assert!(code == 200 && page.as_str().unwrap().contains("Clusters"));
+}
+
+#[tokio::test]
+async fn connectors_learn_their_status_with_their_own_token_only() {
+    let api = Api::start().await;
+    for id in ["a", "b"] {
+        api.ask("POST", "/api/v1/clusters", json!({"id": id})).await;
+    }
+    let (_, minted) = api
+        .ask("POST", "/api/v1/clusters/b/tokens", Value::Null)
+        .await;
+    let host = api.tcp.to_string();
+    let bearer = format!("Bearer {}", minted["token"].as_str().unwrap());
+    let (code, config) = api.over_tcp("/api/config", &[("host", &host)]).await;
+    assert_eq!(
+        (code, config),
+        (200, json!({"frontend_url": "https://hub.test:8443"}))
+    );
+    let own = [("host", host.as_str()), ("authorization", bearer.as_str())];
+    let (code, status) = api.over_tcp("/api/agent/status", &own).await;
+    let wanted = json!({"cluster_id": "b", "status": "disconnected", "last_connected_at": null});
+    assert_eq!((code, status), (200, wanted));
+    assert_eq!(api.over_tcp("/api/agent/status", &own[..1]).await.0, 401);
+    assert_eq!(api.over_tcp("/api/v1/clusters", &own).await.0, 401);
+    api.ask("POST", "/api/v1/clusters/b/revoke", Value::Null)
+        .await;
+    assert_eq!(api.over_tcp("/api/agent/status", &own).await.0, 401);
+}
+
+#[tokio::test]
+async fn the_document_names_every_route_once() {
+    let api = Api::start().await;
+    let (_, document) = api.ask("GET", "/api/v1/openapi.json", Value::Null).await;
+    let paths = document["paths"].as_object().unwrap();
+    let mut ids: Vec<&str> = paths
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    let all = ids.len();
+    ids.dedup();
+    assert_eq!((ids.len(), all), (13, 13), "{ids:?}");
+    assert!(paths.contains_key("/api/v1/clusters/{id}/rotate-token"));
+}
+
+#[tokio::test]
+async fn a_shutdown_stops_accepting() {
+    let api = Api::start().await;
+    api.shutdown.advance(Phase::Draining);
+    let refused = async {
+        while tokio::net::TcpStream::connect(api.tcp).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), refused)
+        .await
+        .unwrap();
+}

@@ -1,0 +1,311 @@
+//! What data planes see of decisions: over a real link, with a clock of the test's own.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use culvert_control::cluster::Spec;
+use culvert_control::hub::{Hub, HubError};
+use culvert_control::metrics::Metrics;
+use culvert_control::store::{Dsn, Store};
+use culvert_control::token;
+use culvert_net::crypto::SigningKey;
+use culvert_proto::id::{ClusterId, Epoch, InstanceId};
+use culvert_proto::update::{Report, RotatedFact, SessionFact, State, TokenUse};
+use culvert_rpc::{
+    Access, Address, Event, LinkConfig, PeerCheck, Subscription, Trust, bind_unix, serve,
+};
+use tokio::time::timeout;
+
+const NOW: u64 = 1_763_683_200_000;
+const DAY: u64 = 86_400_000;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Site {
+    dir: tempfile::TempDir,
+    hub: Arc<Hub>,
+    clock: Arc<AtomicU64>,
+}
+
+async fn hub(dir: &Path, clock: &Arc<AtomicU64>) -> Hub {
+    let (store, loaded) = Store::open(&Dsn::at(dir), clock.load(Ordering::SeqCst))
+        .await
+        .unwrap();
+    let key = SigningKey::load_or_generate(&dir.join("signing.key")).unwrap();
+    let clock = clock.clone();
+    let now = Box::new(move || clock.load(Ordering::SeqCst));
+    Hub::new(store, loaded, key, Arc::new(Metrics::new()), now)
+}
+
+impl Site {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicU64::new(NOW));
+        let hub = Arc::new(hub(dir.path(), &clock).await);
+        let listener = bind_unix(&dir.path().join("state.sock"), 0o600).unwrap();
+        let access = Access::Unix {
+            listener,
+            check: PeerCheck::default(),
+        };
+        tokio::spawn(serve(hub.clone(), access, std::future::pending()));
+        let kept = hub.clone();
+        tokio::spawn(async move { kept.upkeep().await });
+        Self { dir, hub, clock }
+    }
+
+    fn pass(&self, ms: u64) {
+        self.clock.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn subscribe(&self) -> Mirror {
+        let link = Subscription::start(LinkConfig {
+            address: Address::Unix(self.dir.path().join("state.sock")),
+            peer: PeerCheck::default(),
+            tls: None,
+            trust: Trust::Key(culvert_rpc::Hub::feed(&*self.hub).verifying_key()),
+            held: None,
+        });
+        Mirror {
+            link,
+            state: State::default(),
+            offered: None,
+        }
+    }
+}
+
+/// A data plane's view.
+struct Mirror {
+    link: Subscription,
+    state: State,
+    offered: Option<culvert_proto::update::Rotation>,
+}
+
+impl Mirror {
+    /// Follows until `done` holds; every signed copy on the way is checked.
+    async fn until(&mut self, what: &str, key: &Hub, done: impl Fn(&Self) -> bool) {
+        let follow = async {
+            while !done(self) {
+                match self.link.next().await {
+                    Event::Snapshot { snapshot, .. } => {
+                        self.state.replace(snapshot).unwrap();
+                    }
+                    Event::Update {
+                        update,
+                        snapshot_signature,
+                        ..
+                    } => {
+                        self.state.apply(&update).unwrap();
+                        let copy = self.state.to_snapshot().encode();
+                        let key = culvert_rpc::Hub::feed(key).verifying_key();
+                        assert!(key.verify(&copy, &snapshot_signature));
+                    }
+                    Event::Rotation(rotation) => self.offered = Some(rotation),
+                    Event::Connected | Event::Disconnected { .. } => {}
+                }
+            }
+        };
+        timeout(DEADLINE, follow)
+            .await
+            .unwrap_or_else(|_| panic!("{what} in time"));
+    }
+
+    fn tokens(&self, id: &str) -> usize {
+        self.state
+            .clusters
+            .get(id)
+            .map_or(0, |cluster| cluster.tokens.len())
+    }
+}
+
+fn session(instance: u8, protocol: &str) -> SessionFact {
+    let id = "prod".parse().unwrap();
+    SessionFact {
+        protocol: protocol.into(),
+        last_seen_unix_ms: NOW,
+        ..SessionFact::new(id, InstanceId([instance; 16]), Epoch(NOW + 500))
+    }
+}
+
+fn report(sessions: Vec<SessionFact>) -> Report {
+    Report {
+        dataplane_id: "dp".into(),
+        sessions,
+        ..Report::default()
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let polled = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, polled)
+        .await
+        .unwrap_or_else(|_| panic!("{what} in time"));
+}
+
+#[tokio::test]
+async fn decisions_reach_every_data_plane_and_outlive_control() {
+    let site = Site::new().await;
+    let (mut a, mut b) = (site.subscribe(), site.subscribe());
+    let id: ClusterId = "prod".parse().unwrap();
+    site.hub.create(id.clone(), Spec::default()).await.unwrap();
+    let minted = site.hub.mint(&id, None).await.unwrap();
+    let rotated = site.hub.rotate(&id, DAY).await.unwrap();
+    for mirror in [&mut a, &mut b] {
+        mirror
+            .until("both tokens", &site.hub, |mirror| {
+                mirror.tokens("prod") == 2
+            })
+            .await;
+        let cluster = &mirror.state.clusters["prod"];
+        assert_eq!(
+            cluster.tokens[0].digest,
+            token::digest(minted.text.expose())
+        );
+        assert_eq!(cluster.tokens[0].not_after_unix_ms, Some(NOW + DAY));
+        assert_eq!(
+            cluster.tokens[1].digest,
+            token::digest(rotated.text.expose())
+        );
+    }
+    site.pass(DAY);
+    a.until("the expiry", &site.hub, |mirror| mirror.tokens("prod") == 1)
+        .await;
+    a.link
+        .reporter()
+        .report(&report(vec![session(1, "culvert/1")]));
+    until("the report", || {
+        site.hub.fleet(|fleet| fleet.highest_epoch(&id) > 0)
+    })
+    .await;
+    let revoked = site.hub.revoke(&id).await.unwrap();
+    assert!(revoked.epoch_floor > NOW + 500);
+    b.until("the revocation", &site.hub, |mirror| {
+        mirror.tokens("prod") == 0
+    })
+    .await;
+    assert_eq!(
+        b.state.clusters["prod"].epoch_floor,
+        Epoch(revoked.epoch_floor)
+    );
+    let generation = site.hub.generation();
+
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(site.dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let again = hub(copy.path(), &site.clock).await;
+    assert_eq!(again.generation(), generation);
+    assert_eq!(again.cluster(&id).unwrap().epoch_floor, revoked.epoch_floor);
+}
+
+#[tokio::test]
+async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
+    let site = Site::new().await;
+    let mut dataplane = site.subscribe();
+    let id: ClusterId = "prod".parse().unwrap();
+    site.hub.create(id.clone(), Spec::default()).await.unwrap();
+    let old = site.hub.mint(&id, None).await.unwrap();
+    let nobody = site.hub.rotate_through_tunnel(&id, DAY).await;
+    assert!(matches!(nobody, Err(HubError::NobodyToDeliverTo(_))));
+    let sessions = || {
+        vec![
+            session(1, "culvert/1"),
+            session(2, "culvert/1"),
+            session(3, "radar"),
+        ]
+    };
+    let reporter = dataplane.link.reporter();
+    dataplane
+        .until("the state", &site.hub, |mirror| mirror.tokens("prod") == 1)
+        .await;
+    reporter.report(&report(sessions()));
+    until("the agents", || {
+        site.hub.fleet(|fleet| fleet.connected(&id).count()) == 3
+    })
+    .await;
+
+    site.hub.rotate_through_tunnel(&id, DAY).await.unwrap();
+    dataplane
+        .until("the offer", &site.hub, |mirror| mirror.offered.is_some())
+        .await;
+    let digest = token::digest(dataplane.offered.as_ref().unwrap().token.expose());
+    assert!(
+        dataplane.state.clusters["prod"]
+            .tokens
+            .iter()
+            .any(|token| token.digest == digest)
+    );
+    let on_disk = std::fs::read(site.dir.path().join("control.db-wal")).unwrap();
+    let text = dataplane
+        .offered
+        .as_ref()
+        .unwrap()
+        .token
+        .expose()
+        .as_bytes()
+        .to_vec();
+    assert!(
+        !on_disk.windows(text.len()).any(|window| window == text),
+        "the text is on disk"
+    );
+
+    let stored = |instance: u8| RotatedFact {
+        cluster: "prod".parse().unwrap(),
+        instance: InstanceId([instance; 16]),
+        digest,
+    };
+    site.pass(3 * DAY / 4);
+    reporter.report(&Report {
+        rotated: vec![stored(1)],
+        ..report(sessions())
+    });
+    let used = TokenUse {
+        cluster: id.clone(),
+        token_id: old.id.as_str().into(),
+        last_used_unix_ms: NOW + 7,
+    };
+    reporter.report(&Report {
+        token_uses: vec![used],
+        ..report(sessions())
+    });
+    until("the use", || {
+        site.hub
+            .fleet(|fleet| fleet.last_used(&id, &old.id))
+            .is_some()
+    })
+    .await;
+    // One of two able agents has it: the old token has no end yet.
+    let of_old = |hub: &Hub| {
+        let cluster = hub.cluster(&id).unwrap();
+        cluster
+            .tokens
+            .iter()
+            .find(|token| token.id == old.id)
+            .unwrap()
+            .not_after_unix_ms
+    };
+    assert_eq!(of_old(&site.hub), None);
+    reporter.report(&Report {
+        rotated: vec![stored(2)],
+        ..report(sessions())
+    });
+    until("the overlap", || of_old(&site.hub).is_some()).await;
+    assert_eq!(of_old(&site.hub), Some(NOW + 3 * DAY / 4 + DAY));
+    let mut late = site.subscribe();
+    late.until("the state", &site.hub, |mirror| mirror.tokens("prod") == 2)
+        .await;
+    site.hub.revoke(&id).await.unwrap();
+    late.until("the revocation", &site.hub, |mirror| {
+        mirror.tokens("prod") == 0
+    })
+    .await;
+    assert!(late.offered.is_none(), "a delivered token is offered again");
+}

@@ -1,0 +1,241 @@
+//! What every store has to do, on real SQLite files and real file systems.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use culvert_control::cluster::{Cluster, Policy, Spec};
+use culvert_control::registry::{self, NewToken};
+use culvert_control::store::{Dsn, Store, StoreError, Touch};
+use culvert_proto::id::Generation;
+use culvert_proto::token::Digest;
+
+const NOW: u64 = 1_763_683_200_000;
+
+fn cluster(id: &str, tokens: u8) -> Cluster {
+    let labels = [("zone".to_owned(), "a\"b".to_owned())].into();
+    let spec = Spec {
+        policy: Policy::Refuse,
+        labels,
+        ..Spec::default()
+    };
+    let mut cluster = registry::create(id.parse().unwrap(), spec, NOW).unwrap();
+    for n in 0..tokens {
+        let mut digest = [n; 32];
+        digest[..id.len()].copy_from_slice(id.as_bytes());
+        let token = NewToken {
+            id: format!("t{n}"),
+            digest: Digest(digest),
+        };
+        cluster = registry::add_token(&cluster, token, Some(5_000), NOW).unwrap();
+    }
+    cluster
+}
+
+async fn open(path: &Path) -> Result<(Store, culvert_control::store::Loaded), StoreError> {
+    Store::open(&Dsn::parse(path.to_str().unwrap()).unwrap(), NOW).await
+}
+
+#[tokio::test]
+async fn what_is_saved_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    let (store, fresh) = open(&path).await.unwrap();
+    assert_eq!((fresh.generation, fresh.clusters.len()), (Generation(1), 0));
+    let mut saved = cluster("prod", 2);
+    store.save(&saved, Generation(2)).await.unwrap();
+    saved.epoch_floor = 77;
+    saved.tokens.remove(0);
+    store.save(&saved, Generation(3)).await.unwrap();
+    store
+        .save(&cluster("gone", 1), Generation(4))
+        .await
+        .unwrap();
+    store
+        .remove(&"gone".parse().unwrap(), Generation(5))
+        .await
+        .unwrap();
+    let touch = Touch {
+        cluster: "prod".parse().unwrap(),
+        last_connected_unix_ms: Some(NOW + 9),
+        tokens: vec![("t1".to_owned(), NOW + 8)],
+    };
+    store.touch(&[touch]).await.unwrap();
+    store.close().await;
+    drop(store);
+
+    let (_store, loaded) = open(&path).await.unwrap();
+    assert_eq!(
+        (loaded.hub_id, loaded.generation),
+        (fresh.hub_id, Generation(5))
+    );
+    let [held] = &loaded.clusters[..] else {
+        panic!("one cluster was saved")
+    };
+    assert_eq!((held.spec.clone(), held.epoch_floor), (saved.spec, 77));
+    assert_eq!(held.last_connected_unix_ms, Some(NOW + 9));
+    let [token] = &held.tokens[..] else {
+        panic!("one token was saved")
+    };
+    assert_eq!(
+        (token.id.as_str(), token.digest),
+        ("t1", saved.tokens[0].digest)
+    );
+    assert_eq!(token.not_after_unix_ms, Some(NOW + 5_000));
+    assert_eq!(token.last_used_unix_ms, Some(NOW + 8));
+}
+
+#[tokio::test]
+async fn a_change_that_does_not_follow_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
+    for wrong in [1, 3] {
+        let refused = store
+            .save(&cluster("a", 1), Generation(wrong))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), "store_damaged");
+    }
+    assert_eq!(store.generation().await.unwrap(), Generation(1));
+    store.save(&cluster("a", 1), Generation(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_clusters_never_share_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
+    let first = cluster("a", 1);
+    store.save(&first, Generation(2)).await.unwrap();
+    let second = Cluster {
+        tokens: first.tokens.clone(),
+        ..cluster("b", 0)
+    };
+    assert!(store.save(&second, Generation(3)).await.is_err());
+    assert_eq!(store.generation().await.unwrap(), Generation(2));
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    let (store, _) = open(&path).await.unwrap();
+    assert_eq!(open(&path).await.err().unwrap().code(), "store_in_use");
+    drop(store);
+    open(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_by_the_version_that_wrote_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    drop(open(&path).await.unwrap());
+    sql(
+        &path,
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                VALUES (9999, 'later', 1, x'00', 0); UPDATE hub SET written_by = '7.8.9'",
+    )
+    .await;
+    let said = open(&path).await.err().unwrap();
+    assert_eq!(said.code(), "store_newer");
+    assert!(said.to_string().contains("culvert 7.8.9"), "{said}");
+}
+
+#[tokio::test]
+async fn other_files_and_missing_directories_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let noise = dir.path().join("noise.db");
+    std::fs::write(&noise, [7; 4096]).unwrap();
+    assert_eq!(open(&noise).await.err().unwrap().code(), "store_damaged");
+    let nowhere = dir.path().join("no/such/control.db");
+    let said = open(&nowhere).await.err().unwrap();
+    assert_eq!(said.code(), "store_no_directory");
+    assert!(said.to_string().contains("no/such"), "{said}");
+}
+
+/// A file system of the test's own; needs root.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(at)
+            .output()
+            .is_ok_and(|done| done.status.success());
+        if !mounted {
+            eprintln!("not root: the test of a full and a read-only file system is left out");
+        }
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    fn remount(&self, options: &str) {
+        let mut mount = Command::new("mount");
+        assert!(
+            mount
+                .args(["-o", options])
+                .arg(&self.0)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_leaves_the_store_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Mounted::tmpfs(dir.path(), "size=1m") else {
+        return;
+    };
+    let path = disk.0.join("control.db");
+    let (store, _) = open(&path).await.unwrap();
+    let mut generation = 1;
+    let full = loop {
+        generation += 1;
+        let id = format!("c{generation}");
+        if let Err(why) = store.save(&cluster(&id, 10), Generation(generation)).await {
+            break why;
+        }
+        assert!(generation < 2_000, "1 MiB never fills");
+    };
+    assert_eq!(full.code(), "store_full", "{full}");
+    assert!(full.to_string().contains("disk is full"), "{full}");
+    disk.remount("remount,size=8m");
+    store
+        .save(&cluster("later", 1), Generation(generation))
+        .await
+        .unwrap();
+    store.close().await;
+    drop(store);
+    let (_store, loaded) = open(&path).await.unwrap();
+    assert_eq!(loaded.generation, Generation(generation));
+    assert_eq!(loaded.clusters.len() as u64, generation - 1);
+}
+
+#[tokio::test]
+async fn a_read_only_directory_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Mounted::tmpfs(dir.path(), "size=2m") else {
+        return;
+    };
+    disk.remount("remount,ro");
+    let said = open(&disk.0.join("control.db")).await.err().unwrap();
+    assert_eq!(said.code(), "store_read_only", "{said}");
+    assert!(said.to_string().contains("--db-dsn"), "{said}");
+}
+
+async fn sql(path: &Path, text: &'static str) {
+    use sqlx::Connection as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
