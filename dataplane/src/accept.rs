@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use culvert_net::listen::Listener;
@@ -33,6 +33,8 @@ const H2_STREAMS_MAX: u32 = 100;
 const H2_RESETS_MAX: usize = 20;
 const H2_STREAM_WINDOW: u32 = 64 << 10;
 const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+/// A refused connection is read this long.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// First byte of every TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -118,10 +120,6 @@ fn admit(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAd
 
 async fn serve(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAddr) {
     let (guest, told) = port.lobby.enter();
-    plane
-        .metrics
-        .handshakes_waiting
-        .set(crate::plane::gauge(port.lobby.waiting() as u64));
     let state = ConnState::new(guest);
     tokio::select! {
         () = connection(plane, port, stream, peer, state) => {}
@@ -135,7 +133,7 @@ async fn serve(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: So
 async fn connection(
     plane: &Arc<Plane>,
     port: &Arc<Port>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
     state: Arc<ConnState>,
 ) {
@@ -152,8 +150,7 @@ async fn connection(
     };
     if first[0] != TLS_HANDSHAKE {
         failed(plane, "tls", "plain_http");
-        let _ = stream.write_all(PLAIN_ON_TLS).await;
-        return;
+        return refuse_plain(stream).await;
     }
     let socket = ClientSocket::new(stream, state.clone());
     match tls.accept(socket).await {
@@ -166,6 +163,19 @@ async fn connection(
             tracing::debug!(%peer, %why, "TLS handshake failed");
         }
     }
+}
+
+/// Says so, and reads what the client sent: closed over unread bytes the answer
+/// would be lost.
+async fn refuse_plain(mut stream: TcpStream) {
+    let mut unread = [0; 1024];
+    let _ = tokio::time::timeout(FAREWELL, async {
+        stream.write_all(PLAIN_ON_TLS).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    })
+    .await;
 }
 
 const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\

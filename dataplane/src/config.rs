@@ -4,7 +4,7 @@
 //! all that is wrong is said at once. In doubt about authentication the process
 //! does not start.
 
-mod layers;
+mod settings;
 mod units;
 
 use std::ffi::OsString;
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use culvert_telemetry::log::LogFormat;
 
-use layers::{Layers, Setting};
+use culvert_config::Layers;
+pub use settings::PROGRAM;
 
 /// Most session threads.
 pub const THREADS_MAX: usize = 256;
@@ -168,42 +169,6 @@ pub enum ConfigError {
     Problems(#[from] Problems),
 }
 
-macro_rules! settings {
-    ($($name:literal, $value:literal, [$($alias:literal),*], $help:literal;)*) => {
-        &[$(Setting { name: $name, aliases: &[$($alias),*], value: $value, help: $help }),*]
-    };
-}
-
-const SETTINGS: &[Setting] = settings! {
-    "addr", "ADDR", ["AGENT_ADDR", "PERISCOPE_AGENT_LISTEN_ADDR"], "Public listener, for agents [default: :8443]";
-    "internal-addr", "ADDR", [], "Internal listener, for clients [default: :8080]";
-    "admin-addr", "ADDR", [], "Admin listener [default: 127.0.0.1:9901]";
-    "clusters", "FILE|TEXT", ["CLUSTERS", "PERISCOPE_CLUSTERS_FILE"], "Clusters file, or its JSON or YAML text: run without control";
-    "control", "ADDR", [], "Control's state link: unix:/path or https://host:port";
-    "control-tls-cert", "FILE", [], "Client certificate for control over https";
-    "control-tls-key", "FILE", [], "Key of --control-tls-cert";
-    "control-tls-ca", "FILE", [], "Authority of control's certificate";
-    "control-key", "FILE", [], "Control's state signing key (public); default: the first one seen, kept in --state-dir";
-    "state-dir", "DIR", [], "Keeps a signed copy of the state, to start without control";
-    "accept-older-snapshot", "", [], "Take a state older than the copy on disk";
-    "tls-cert", "FILE", [], "Certificate chain of both ports";
-    "tls-key", "FILE", [], "Private key of both ports";
-    "tls-client-ca", "FILE", [], "Require client certificates of this authority on both ports";
-    "rate-limit", "N", [], "Requests a second, 0 = no limit [default: 0]";
-    "cluster-rate-limit", "N", [], "Requests a second for each cluster, 0 = no limit [default: 0]";
-    "cluster-max-requests", "N", [], "Requests at once for each cluster [default: 16384]";
-    "max-conns", "N", [], "Streams at once for each agent session [default: 1024]";
-    "max-body", "SIZE", [], "Longest request body, 0 = no limit [default: 0]";
-    "response-head-timeout", "TIME", [], "Longest wait for a response head, never on upgrades, 0 = no limit [default: 0]";
-    "drain-grace", "TIME", [], "Time for requests in flight after SIGTERM, 0 to 24h [default: 30s]";
-    "io-engine", "auto|io_uring|epoll", [], "Runtime of the session threads [default: auto]";
-    "threads", "N", [], "Session threads [default: CPUs allowed]";
-    "memory-budget", "SIZE", [], "Bytes that sessions and streams may buffer [default: 1GiB]";
-    "log-level", "LEVEL", ["PERISCOPE_LOG_LEVEL"], "error, warn, info, debug or trace [default: info]";
-    "log-format", "auto|logfmt|json", [], "Log lines [default: auto]";
-    "debuggable", "", [], "Allow core dumps and debuggers; they expose secrets";
-};
-
 impl Config {
     /// Reads the process's own flags and environment.
     ///
@@ -224,7 +189,8 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
-        let layers = Layers::read(SETTINGS, argv, env, &mut problems)?;
+        let layers = Layers::read(&PROGRAM, argv, env)?;
+        problems.0.extend(layers.problems.iter().cloned());
         let config = Reader {
             layers: &layers,
             problems: &mut problems,
@@ -246,9 +212,9 @@ impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
         let any = 0..=u64::from(u32::MAX);
         let limit = |found: Option<u32>| found.filter(|limit| *limit > 0);
-        let addr = self.address("addr", ":8443");
-        let internal_addr = self.address("internal-addr", ":8080");
-        let admin_addr = self.address("admin-addr", "127.0.0.1:9901");
+        let addr = self.address("addr");
+        let internal_addr = self.address("internal-addr");
+        let admin_addr = self.address("admin-addr");
         let state_dir = self.directory("state-dir");
         let state = self.state();
         let tls = self.tls();
@@ -289,22 +255,22 @@ impl Reader<'_> {
             tls,
             rate_limit,
             cluster_rate_limit,
-            cluster_requests_max: cluster_requests_max.unwrap_or(16_384),
-            streams_max: streams_max.unwrap_or(1024),
+            cluster_requests_max: cluster_requests_max?,
+            streams_max: streams_max?,
             body_bytes_max: body,
             response_head_timeout: head.filter(|time| !time.is_zero()),
-            drain_grace,
-            io_engine: io_engine.unwrap_or(IoEngine::Auto),
+            drain_grace: drain_grace?,
+            io_engine: io_engine?,
             threads: threads.map(|threads| threads as usize),
-            memory_budget,
-            log_level: self.text("log-level").unwrap_or("info").to_owned(),
-            log_format: log_format.unwrap_or_default(),
+            memory_budget: memory_budget?,
+            log_level: self.text("log-level")?.to_owned(),
+            log_format: log_format?,
             debuggable: self.switch("debuggable"),
         })
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.layers.get(name).map(|(value, _)| value)
+        self.layers.get(name).map(|value| value.text.as_str())
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
@@ -316,8 +282,8 @@ impl Reader<'_> {
     }
 
     fn parse<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let (value, place) = self.layers.get(name)?;
-        self.problems.take(place, Some(parse(value)))
+        let value = self.layers.get(name)?;
+        self.problems.take(&value.from, Some(parse(&value.text)))
     }
 
     fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u32> {
@@ -335,31 +301,26 @@ impl Reader<'_> {
         })
     }
 
-    fn address(&mut self, name: &str, default: &str) -> Option<SocketAddr> {
-        if self.layers.get(name).is_none() {
-            return units::address(default).ok();
-        }
+    fn address(&mut self, name: &str) -> Option<SocketAddr> {
         self.parse(name, units::address)
     }
 
-    fn drain_grace(&mut self) -> Duration {
-        let grace = self.parse("drain-grace", |text| {
+    fn drain_grace(&mut self) -> Option<Duration> {
+        self.parse("drain-grace", |text| {
             let grace = units::duration(text)?;
             if grace > DRAIN_GRACE_MAX {
                 return Err(format!("`{text}` is longer than 24h"));
             }
             Ok(grace)
-        });
-        grace.unwrap_or(Duration::from_secs(30))
+        })
     }
 
-    fn memory_budget(&mut self) -> u64 {
+    fn memory_budget(&mut self) -> Option<u64> {
         let least = 16 << 20;
-        let budget = self.parse("memory-budget", |text| match units::bytes(text)? {
+        self.parse("memory-budget", |text| match units::bytes(text)? {
             few if few < least => Err(format!("`{text}` is less than 16MiB")),
             enough => Ok(enough),
-        });
-        budget.unwrap_or(1 << 30)
+        })
     }
 
     /// A file that can be read and is not empty.

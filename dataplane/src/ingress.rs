@@ -13,7 +13,9 @@ mod upload;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE,
+};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -239,6 +241,9 @@ impl<'a> Ingress<'a> {
             reason = %refusal.reason, detail = refusal.detail, request_id = %self.id.id,
             cluster = %self.cluster.state.id, "request failed"
         );
+        let mut refusal = refusal.clone();
+        // What the client sent after a refused upgrade is not a request.
+        refusal.close |= self.asked.upgrade.is_some();
         refusal.answer(self.cluster.body_kind())
     }
 
@@ -255,9 +260,13 @@ impl<'a> Ingress<'a> {
             mut headers,
             length,
         } = answer;
+        let trailers = self.asked.trailers || parts.version == Version::HTTP_2;
+        let announced = head::trailer_names(&headers);
         head::keep_response_fields(&mut headers, slot.session().facts.kind.is_culvert());
+        if let Some(names) = announced.filter(|_| trailers) {
+            headers.insert(TRAILER, names);
+        }
         if self.asked.upgrade.is_some() {
-            // What the client sent after a refused upgrade is not a request.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let mut tracked = self.tracked;
@@ -273,7 +282,6 @@ impl<'a> Ingress<'a> {
             tracked.conn().arm();
         }
         let body_length = if exchange.is_done() { Some(0) } else { length };
-        let trailers = self.asked.trailers || parts.version == Version::HTTP_2;
         let body = Relayed::new(exchange, body_length, trailers, tracked, slot);
         let mut response = Response::new(Body::Relayed(Box::new(body)));
         *response.status_mut() = status;

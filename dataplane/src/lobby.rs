@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use culvert_telemetry::metrics::IntGauge;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -15,6 +16,7 @@ pub const LOBBY_MAX: usize = 4096;
 /// The waiting connections of one listener.
 pub struct Lobby {
     guests: Mutex<Guests>,
+    gauge: IntGauge,
     max: usize,
 }
 
@@ -31,10 +33,11 @@ pub struct Guest {
 }
 
 impl Lobby {
-    /// A lobby of `max` places, at most [`LOBBY_MAX`].
-    pub fn new(max: usize) -> Arc<Self> {
+    /// A lobby of `max` places, at most [`LOBBY_MAX`]; `gauge` counts its guests.
+    pub fn new(max: usize, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self {
             guests: Mutex::default(),
+            gauge,
             max: max.clamp(1, LOBBY_MAX),
         })
     }
@@ -53,19 +56,16 @@ impl Lobby {
         guests.next += 1;
         guests.waiting.insert(id, told.clone());
         drop(guests);
+        self.gauge.inc();
         let lobby = self.clone();
         (Guest { id, lobby }, told)
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.guests.lock().waiting.len()
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         self.lobby.guests.lock().waiting.remove(&self.id);
+        self.lobby.gauge.dec();
     }
 }
 
@@ -76,10 +76,11 @@ mod tests {
 
     #[test]
     fn a_full_lobby_sends_the_oldest_away() {
-        let lobby = Lobby::new(2);
+        let gauge = culvert_telemetry::metrics::Metrics::new().gauge("waiting", "Guests.");
+        let lobby = Lobby::new(2, gauge.clone());
         let (_a, a_told) = lobby.enter();
         let (b, b_told) = lobby.enter();
-        assert_eq!(lobby.waiting(), 2);
+        assert_eq!(gauge.get(), 2);
         let (_c, c_told) = lobby.enter();
         assert!(a_told.notified().now_or_never().is_some());
         assert!(b_told.notified().now_or_never().is_none());
@@ -89,6 +90,7 @@ mod tests {
             c_told.notified().now_or_never().is_none(),
             "a free place sends nobody away"
         );
-        assert_eq!(lobby.waiting(), 2);
+        drop((_a, _c, _d));
+        assert_eq!(gauge.get(), 0);
     }
 }

@@ -12,6 +12,7 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions, keep
 use culvert_telemetry::admin::{Admin, serve};
 use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Phase, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
+use culvert_telemetry::metrics::IntGauge;
 
 use crate::accept::{Port, Side, accept};
 use crate::clusters::{self, Clusters};
@@ -104,7 +105,7 @@ impl Dataplane {
         let plane = Plane::new(config);
         announce(&plane, backend, threads, addresses, file.as_ref());
         let admin = admin::routes(&plane);
-        let ports = listeners.ports(tls.as_ref(), &admin);
+        let ports = listeners.ports(tls.as_ref(), &admin, &plane.metrics.handshakes_waiting);
         let mut running = Vec::new();
         for number in 0..threads {
             let clones = [
@@ -329,7 +330,12 @@ impl Listeners {
         })
     }
 
-    fn ports(&self, tls: Option<&Arc<ServerTls>>, admin: &Arc<Admin>) -> [Arc<Port>; 2] {
+    fn ports(
+        &self,
+        tls: Option<&Arc<ServerTls>>,
+        admin: &Arc<Admin>,
+        waiting: &IntGauge,
+    ) -> [Arc<Port>; 2] {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let share = descriptors
             .unwrap_or(u64::MAX)
@@ -340,7 +346,7 @@ impl Listeners {
             Arc::new(Port {
                 side,
                 tls: tls.cloned(),
-                lobby: Lobby::new((connections_max / 2).min(LOBBY_MAX)),
+                lobby: Lobby::new((connections_max / 2).min(LOBBY_MAX), waiting.clone()),
                 admin: admin.clone(),
                 connections_max,
                 connections: AtomicUsize::new(0),

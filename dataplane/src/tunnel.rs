@@ -97,15 +97,11 @@ pub async fn enter(
 /// Radar carriers only 401 or 500.
 fn refusal(refused: &Refusal, kind: Option<CarrierKind>) -> Response<Body> {
     let told = refused.reason.for_stranger();
-    let shown = Refusal {
-        reason: told,
-        detail: if told == refused.reason {
-            refused.detail.clone()
-        } else {
-            String::new()
-        },
-        ..refused.clone()
-    };
+    let mut shown = refused.clone();
+    shown.reason = told;
+    if told == CloseReason::Unauthenticated {
+        shown.detail.clear();
+    }
     let mut answer = shown.answer(BodyKind::Problem);
     let status = StatusCode::from_u16(refusal_status(kind, told));
     *answer.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

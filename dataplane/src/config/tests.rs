@@ -93,7 +93,7 @@ fn aliases_that_differ_are_refused_and_both_named() {
     assert!(
         found
             .iter()
-            .any(|p| p.contains("CULVERT_CLUSTERS and CLUSTERS")),
+            .any(|p| p.contains("$CULVERT_CLUSTERS and $CLUSTERS")),
         "{found:?}"
     );
 }
@@ -127,7 +127,7 @@ fn all_problems_are_listed_at_once() {
     );
     let text = found.join("\n");
     for part in [
-        "dataplane.toml:3:3: unknown key `nonsense`",
+        "dataplane.toml:3:3: unknown key \"nonsense\"",
         "dataplane.toml:1:1: `0` is not a number from 1 to 256",
         "--addr: ",
         "--tls-cert: /does/not/exist.pem cannot be read",

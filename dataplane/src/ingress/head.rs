@@ -248,6 +248,23 @@ pub fn keep_response_fields(headers: &mut HeaderMap, culvert: bool) {
     }
 }
 
+/// The trailers that the service announces and that may travel: hyper sends none
+/// that is not announced.
+pub fn trailer_names(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::TRAILER).iter();
+    let names = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    let kept: Vec<&str> = names
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && response_trailer_passes(name))
+        .collect();
+    let text = kept.join(", ");
+    (!kept.is_empty())
+        .then(|| HeaderValue::try_from(text).ok())
+        .flatten()
+}
+
 /// Whether a request trailer may travel.
 pub fn request_trailer_passes(name: &str, kind: RouteKind) -> bool {
     let rules = RequestRules {

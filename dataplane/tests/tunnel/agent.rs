@@ -186,6 +186,7 @@ async fn serve(mut stream: Stream, shared: Arc<Shared>, tag: &'static str) {
     let io = tokio::io::join(std::io::Cursor::new(head).chain(read), write);
     let service = service_fn(|request| answer(request, shared.clone(), tag));
     let _ = hyper::server::conn::http1::Builder::new()
+        .max_headers(256)
         .serve_connection(TokioIo::new(Box::pin(io)), service)
         .await;
 }

@@ -219,9 +219,12 @@ async fn an_answer_that_breaks_off_never_looks_complete() {
     stream.write_all(short.as_bytes()).await.unwrap();
     let mut wire = Vec::new();
     let _ = stream.read_to_end(&mut wire).await;
-    let answer = Answer::parse(&wire);
-    assert_eq!(answer.field("content-length"), Some("100"));
-    assert!(answer.body.len() < 100);
+    // The cut may overtake what was not flushed yet: less is fine, whole is not.
+    if !wire.is_empty() {
+        let answer = Answer::parse(&wire);
+        assert_eq!(answer.field("content-length"), Some("100"));
+        assert!(answer.body.len() < 100);
+    }
 
     // HTTP/1.0 has no framing for an unknown length: only RST can tell.
     let mut stream = connect(hub.at.internal).await;

@@ -1,0 +1,177 @@
+//! The table of what a data plane can be told.
+
+use culvert_config::{Holds, Program, Setting, row};
+
+/// This process.
+pub const PROGRAM: Program = Program {
+    name: "culvert-dataplane",
+    about: "Moves the bytes of Culvert: accepts clients and agents, relays, counts",
+    version: env!("CARGO_PKG_VERSION"),
+    file: "/etc/culvert/dataplane.toml",
+    settings: SETTINGS,
+    verbs: |command| command,
+};
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        env_aliases: &["CULVERT_AGENT_ADDR", "PERISCOPE_AGENT_LISTEN_ADDR"],
+        ..row("addr", Holds::Text, ":8443", "Public listener, for agents")
+    },
+    row(
+        "internal-addr",
+        Holds::Text,
+        ":8080",
+        "Internal listener, for clients",
+    ),
+    row(
+        "admin-addr",
+        Holds::Text,
+        "127.0.0.1:9901",
+        "Admin listener",
+    ),
+    Setting {
+        env_aliases: &["CLUSTERS", "PERISCOPE_CLUSTERS_FILE"],
+        ..row(
+            "clusters",
+            Holds::Text,
+            "",
+            "Clusters file, or its JSON or YAML text: run without control",
+        )
+    },
+    row(
+        "control",
+        Holds::Text,
+        "",
+        "Control's state link: unix:/path or https://host:port",
+    ),
+    row(
+        "control-tls-cert",
+        Holds::Text,
+        "",
+        "Client certificate for control over https",
+    ),
+    row(
+        "control-tls-key",
+        Holds::Text,
+        "",
+        "Key of --control-tls-cert",
+    ),
+    row(
+        "control-tls-ca",
+        Holds::Text,
+        "",
+        "Authority of control's certificate",
+    ),
+    row(
+        "control-key",
+        Holds::Text,
+        "",
+        "Control's state signing key (public); default: the first one seen, kept in --state-dir",
+    ),
+    row(
+        "state-dir",
+        Holds::Text,
+        "",
+        "Keeps a signed copy of the state, to start without control",
+    ),
+    row(
+        "accept-older-snapshot",
+        Holds::Switch,
+        "",
+        "Take a state older than the copy on disk",
+    ),
+    row(
+        "tls-cert",
+        Holds::Text,
+        "",
+        "Certificate chain of both ports",
+    ),
+    row("tls-key", Holds::Text, "", "Private key of both ports"),
+    row(
+        "tls-client-ca",
+        Holds::Text,
+        "",
+        "Require client certificates of this authority on both ports",
+    ),
+    row(
+        "rate-limit",
+        Holds::Text,
+        "0",
+        "Requests a second, 0 = no limit",
+    ),
+    row(
+        "cluster-rate-limit",
+        Holds::Text,
+        "0",
+        "Requests a second for each cluster, 0 = no limit",
+    ),
+    row(
+        "cluster-max-requests",
+        Holds::Text,
+        "16384",
+        "Requests at once for each cluster",
+    ),
+    row(
+        "max-conns",
+        Holds::Text,
+        "1024",
+        "Streams at once for each agent session",
+    ),
+    row(
+        "max-body",
+        Holds::Text,
+        "0",
+        "Longest request body, 0 = no limit",
+    ),
+    row(
+        "response-head-timeout",
+        Holds::Text,
+        "0",
+        "Longest wait for a response head, never on upgrades, 0 = no limit",
+    ),
+    row(
+        "drain-grace",
+        Holds::Text,
+        "30s",
+        "Time for requests in flight after SIGTERM, 0 to 24h",
+    ),
+    row(
+        "io-engine",
+        Holds::Text,
+        "auto",
+        "Runtime of the session threads: auto, io_uring, epoll",
+    ),
+    row(
+        "threads",
+        Holds::Text,
+        "",
+        "Session threads [default: CPUs allowed]",
+    ),
+    row(
+        "memory-budget",
+        Holds::Text,
+        "1GiB",
+        "Bytes that sessions and streams may buffer",
+    ),
+    Setting {
+        env_aliases: &["PERISCOPE_LOG_LEVEL"],
+        ..row(
+            "log-level",
+            Holds::Text,
+            "info",
+            "error, warn, info, debug or trace",
+        )
+    },
+    row(
+        "log-format",
+        Holds::Text,
+        "auto",
+        "Log lines: auto, logfmt, json",
+    ),
+    row(
+        "debuggable",
+        Holds::Switch,
+        "",
+        "Allow core dumps and debuggers; they expose secrets",
+    ),
+];
