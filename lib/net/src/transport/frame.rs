@@ -225,7 +225,6 @@ impl Decoder {
         let &[first, second, ref rest @ ..] = header else {
             return Ok(());
         };
-        let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
         self.check_start(first, second)?;
         let (length, rest) = match (second & 0x7f, rest) {
             (126, &[a, b, ref rest @ ..]) => (u64::from(u16::from_be_bytes([a, b])), rest),
@@ -249,6 +248,12 @@ impl Decoder {
             return Err(FrameError::Length);
         }
         self.header_bytes = 0;
+        self.enter(first, length, mask)
+    }
+
+    /// The header is complete: what follows is payload of this kind and length.
+    fn enter(&mut self, first: u8, length: u64, mask: [u8; 4]) -> Result<(), FrameError> {
+        let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
         if opcode >= CLOSE {
             let wanted = u8::try_from(length).map_err(|_| FrameError::Control)?;
             let frame = Control {

@@ -145,33 +145,44 @@ async fn client_certificates_are_required_checked_and_seen() {
 }
 
 #[tokio::test]
-async fn rsa_clients_need_permission() {
+async fn rsa_clients_need_permission_and_ed25519_ones_do_not() {
     let pki = Pki::new("CA");
-    let (cert, key) = (pki.path("rsa.crt"), pki.path("rsa.key"));
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048);
-    let rsa = rsa.unwrap();
-    let params = rcgen::CertificateParams::new(vec!["agent".to_owned()]).unwrap();
-    fs::write(&cert, params.self_signed(&rsa).unwrap().pem()).unwrap();
-    fs::write(&key, rsa.serialize_pem()).unwrap();
-    for allowed in [false, true] {
+    let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519);
+    let p521 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512);
+    for (client_key, rsa_allowed, is_accepted) in [
+        (rsa.as_ref().unwrap(), false, false),
+        (rsa.as_ref().unwrap(), true, true),
+        (ed25519.as_ref().unwrap(), false, true),
+        (p521.as_ref().unwrap(), true, false),
+    ] {
+        let (cert, key) = (pki.path("own.crt"), pki.path("own.key"));
+        let params = rcgen::CertificateParams::new(vec!["agent".to_owned()]).unwrap();
+        fs::write(&cert, params.self_signed(client_key).unwrap().pem()).unwrap();
+        fs::write(&key, client_key.serialize_pem()).unwrap();
         let options = ServerTlsOptions {
             client_auth: Some(ClientAuth {
                 ca: cert.clone(),
                 required: true,
-                rsa: allowed,
+                rsa: rsa_allowed,
             }),
             ..pki.server_options()
         };
         let addr = tls_echo(Arc::new(ServerTls::load(options).unwrap())).await;
         let client = ClientTls::load(ClientTlsOptions {
-            identity: Some((cert.clone(), key.clone())),
+            identity: Some((cert, key)),
             ..pki.client_options()
         });
         let socket = TcpStream::connect(addr).await.unwrap();
         let mut stream = client.unwrap().connect("localhost", socket).await.unwrap();
         stream.write_all(b"x").await.unwrap();
         let read = soon("answer", stream.read(&mut [0])).await;
-        assert_eq!(read.is_ok(), allowed, "{read:?}");
+        assert_eq!(
+            read.is_ok(),
+            is_accepted,
+            "{:?}: {read:?}",
+            client_key.algorithm()
+        );
     }
 }
 
