@@ -22,7 +22,8 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// The request body towards the upstream.
 pub struct RequestBody {
-    inner: Incoming,
+    /// `None`: the request has no body.
+    inner: Option<Incoming>,
     held: Option<Held>,
 }
 
@@ -35,7 +36,17 @@ impl RequestBody {
     /// Streams `inner` at once.
     #[must_use]
     pub fn new(inner: Incoming) -> Self {
+        let inner = (!inner.is_end_stream()).then_some(inner);
         Self { inner, held: None }
+    }
+
+    /// The body of a request that has none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            inner: None,
+            held: None,
+        }
     }
 
     /// Streams `inner` once `gate` opens, or after [`CONTINUE_WAIT`].
@@ -43,7 +54,7 @@ impl RequestBody {
     pub fn held(inner: Incoming, gate: Arc<Gate>) -> Self {
         let patience = Box::pin(tokio::time::sleep(CONTINUE_WAIT));
         Self {
-            inner,
+            inner: Some(inner),
             held: Some(Held { gate, patience }),
         }
     }
@@ -63,16 +74,20 @@ impl Body for RequestBody {
                 Err(why) => return Poll::Ready(Some(Err(why.into()))),
             }
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
         Poll::Ready(frame.map(|frame| Ok(head::clean_trailers(frame?))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let none = || SizeHint::with_exact(0);
+        self.inner.as_ref().map_or_else(none, Body::size_hint)
     }
 }
 
@@ -145,6 +160,11 @@ impl ResponseBody {
             body.finish();
         }
         body
+    }
+
+    /// The empty body of an accepted upgrade; its connection is no longer HTTP.
+    pub(super) fn of_upgrade(inner: Incoming) -> Self {
+        Self { inner, lease: None }
     }
 
     fn finish(&mut self) {

@@ -27,6 +27,8 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HEAD_FIELDS_MAX: usize = 128;
 /// Connections found dead in the pool before a new one is dialled.
 const STALE_TRIES_MAX: usize = 3;
+/// No service closes an idle connection sooner than this.
+const CLOSES_IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// The target and the connections to it.
 pub struct Upstream {
@@ -137,7 +139,10 @@ impl Upstream {
         };
         let (mut parts, body) = response.into_parts();
         head::response(&mut parts, &hop, protocol);
-        let body = ResponseBody::new(body, Lease::new(sender, &self.pool, gate));
+        let body = match upgraded {
+            Some(_) => ResponseBody::of_upgrade(body),
+            None => ResponseBody::new(body, Lease::new(sender, &self.pool, gate)),
+        };
         Ok(Answered {
             response: Response::from_parts(parts, body),
             upgraded,
@@ -162,14 +167,14 @@ impl Upstream {
         dial_limit: Duration,
     ) -> Result<(SendRequest<RequestBody>, Response<Incoming>), Failure> {
         for _ in 0..STALE_TRIES_MAX {
-            let Some(mut sender) = self.pool.take() else {
+            let Some((mut sender, idle)) = self.pool.take() else {
                 break;
             };
+            let spare = spare(&request, idle);
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((sender, response)),
-                // Not a byte of it was sent: another connection may.
-                Err(mut why) => match why.take_message() {
-                    Some(unsent) => request = unsent,
+                Err(mut why) => match why.take_message().or(spare) {
+                    Some(again) => request = again,
                     None => return Err(self.broken(&why.into_error())),
                 },
             }
@@ -219,6 +224,20 @@ impl Upstream {
             ),
         )
     }
+}
+
+/// A copy to send again when the target closed the connection just as the
+/// request went out, for requests that change nothing and have no body.
+fn spare(request: &Request<RequestBody>, idle: Duration) -> Option<Request<RequestBody>> {
+    // A target closes a connection for being idle; a busy one needs no copy.
+    if idle < CLOSES_IDLE_AFTER || !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::none());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
 }
 
 /// The target may change only to a protocol that the client asked for.

@@ -27,8 +27,8 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection used last that can take a request now.
-    pub(super) fn take(&self) -> Option<SendRequest<RequestBody>> {
+    /// The connection used last that can take a request now, and how long it was idle.
+    pub(super) fn take(&self) -> Option<(SendRequest<RequestBody>, Duration)> {
         let mut idle = self.idle.lock();
         // A connection that is not ready just now is still writing: leave it.
         for at in (0..idle.len()).rev() {
@@ -37,7 +37,8 @@ impl Pool {
                 return None;
             }
             if idle[at].sender.is_ready() {
-                return idle.remove(at).map(|idle| idle.sender);
+                let idle = idle.remove(at)?;
+                return Some((idle.sender, idle.since.elapsed()));
             }
             if idle[at].sender.is_closed() {
                 idle.remove(at);

@@ -77,6 +77,55 @@ async fn connections_to_the_target_are_kept_and_shared() {
 }
 
 #[tokio::test]
+async fn a_connection_closed_under_a_request_costs_a_get_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        // Each connection answers once and closes on the second request, unanswered.
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                if tcp.read(&mut head).await.unwrap() > 0 {
+                    let said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    tcp.write_all(said).await.unwrap();
+                    let _ = tcp.read(&mut head).await;
+                }
+            });
+        }
+    });
+    let made = Recipe::http(addr).make();
+    let idle_for_a_while = async || {
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        tokio::time::resume();
+    };
+    for _ in 0..3 {
+        let response = ask(&made, get("/")).await;
+        assert_eq!(text(response.into_body()).await, "ok");
+        idle_for_a_while().await;
+    }
+    let post = Request::post("/")
+        .header("host", "hub")
+        .body(full("x"))
+        .unwrap();
+    let response = ask(&made, post).await;
+    assert_eq!(
+        close_reason(&response),
+        "upstream_reset",
+        "a change is never sent twice"
+    );
+}
+
+#[tokio::test]
+async fn the_answer_to_head_keeps_its_length() {
+    let script = b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n";
+    let made = Recipe::http(scripted(script, false).await.addr).make();
+    let request = Request::head("/").header("host", "hub").body(empty());
+    let response = ask(&made, request.unwrap()).await;
+    assert_eq!(response.headers()["content-length"], "42");
+}
+
+#[tokio::test]
 async fn idle_connections_are_bounded() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let opened = gate.clone();
