@@ -39,6 +39,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "culvert-agent",
         &[
+            "culvert-config",
             "culvert-mux",
             "culvert-net",
             "culvert-proto",
