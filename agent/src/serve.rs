@@ -31,6 +31,13 @@ use crate::upstream::body::ResponseBody;
 use crate::upstream::dial::DIAL_DEADLINE;
 use crate::upstream::http::Upstream;
 
+/// What became of the stream's end that hyper would hand over.
+enum Upgrade {
+    Accepted(Tunnel),
+    /// None was asked for, or the target said no.
+    NotAccepted(hyper::upgrade::OnUpgrade),
+}
+
 /// Serves streams; one for the whole process.
 pub struct Service {
     upstream: Arc<Upstream>,
@@ -80,17 +87,21 @@ impl Service {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let raised: Mutex<Option<Tunnel>> = Mutex::new(None);
+        let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
         let dial_limit = header
             .dial_deadline_ms
             .map_or(DIAL_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let handle = service_fn(|request| {
             let refused = refused.as_ref();
-            let raised = &raised;
+            let upgrade = &upgrade;
             async move {
                 Ok::<_, Infallible>(match refused {
-                    Some(why) => self.refuse(header, why),
-                    None => self.forward(header, request, dial_limit, raised).await,
+                    Some(why) => {
+                        let hub = hyper::upgrade::on(request);
+                        *upgrade.lock() = Some(Upgrade::NotAccepted(hub));
+                        self.refuse(header, why)
+                    }
+                    None => self.forward(header, request, dial_limit, upgrade).await,
                 })
             }
         });
@@ -103,10 +114,13 @@ impl Service {
             tracing::debug!(%why, request_id = %shown(header), "stream ended early");
             return;
         }
-        let tunnel = raised.lock().take();
-        if let Some(tunnel) = tunnel
-            && let Err(why) = tunnel.run::<IO>().await
-        {
+        let upgrade = upgrade.lock().take();
+        let ended = match upgrade {
+            Some(Upgrade::Accepted(tunnel)) => tunnel.run::<IO>().await,
+            Some(Upgrade::NotAccepted(hub)) => tunnel::finish(hub).await,
+            None => Ok(()),
+        };
+        if let Err(why) = ended {
             tracing::debug!(%why, request_id = %shown(header), "upgraded stream ended early");
         }
     }
@@ -116,18 +130,19 @@ impl Service {
         header: &StreamHeader,
         mut request: Request<Incoming>,
         dial_limit: Duration,
-        raised: &Mutex<Option<Tunnel>>,
+        upgrade: &Mutex<Option<Upgrade>>,
     ) -> Response<AnswerBody> {
         let hub = hyper::upgrade::on(&mut request);
-        match self.upstream.forward(request, dial_limit).await {
-            Ok(answered) => {
-                if let Some(target) = answered.upgraded {
-                    *raised.lock() = Some(Tunnel { hub, target });
-                }
-                answered.response.map(AnswerBody::Target)
-            }
-            Err(why) => self.refuse(header, &why),
-        }
+        let answered = self.upstream.forward(request, dial_limit).await;
+        let (response, target) = match answered {
+            Ok(answered) => (answered.response.map(AnswerBody::Target), answered.upgraded),
+            Err(why) => (self.refuse(header, &why), None),
+        };
+        *upgrade.lock() = Some(match target {
+            Some(target) => Upgrade::Accepted(Tunnel { hub, target }),
+            None => Upgrade::NotAccepted(hub),
+        });
+        response
     }
 
     fn refuse(&self, header: &StreamHeader, why: &Failure) -> Response<AnswerBody> {

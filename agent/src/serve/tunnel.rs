@@ -37,6 +37,20 @@ impl Tunnel {
     }
 }
 
+/// Ends the stream behind an ordinary answer to a request that wanted an upgrade: hyper leaves
+/// that to whoever takes the connection over, and dropped it would be a reset that undoes the
+/// answer.
+///
+/// # Errors
+/// The stream broke.
+pub async fn finish(hub: OnUpgrade) -> io::Result<()> {
+    match hub.await {
+        Ok(stream) => TokioIo::new(stream).shutdown().await,
+        // No upgrade was asked for: hyper has ended the stream.
+        Err(_) => Ok(()),
+    }
+}
+
 async fn relay<IO: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut IO,
     from_hub: &[u8],
