@@ -34,7 +34,7 @@ fn silence_with_writes_queued_both_ways_is_found() -> Result<()> {
         // Down: a reader that stopped. Up: a service that never reads. Both queues are full.
         let mut download = Live::get(&rig.bed.client, internal(), "/tunnel/dev/endless")?;
         download.read_text("xxxx", Duration::from_secs(5))?;
-        let _upload = QueuedUpload::start(&rig.bed, internal(), "/tunnel/dev/endless")?;
+        let _upload = QueuedUpload::start(&rig.bed, internal(), "/tunnel/dev/sink")?;
         found(&rig, way, &format!("writes queued, {way:?}"))?;
         download.read_end(Duration::from_secs(10))?;
         ensure!(
@@ -77,9 +77,14 @@ fn found(rig: &Rig, way: Way, what: &str) -> Result<()> {
     })?;
     let mut output = std::io::stdout();
     writeln!(output, "{what}: hub after {hub:?}, agent after {agent:?}")?;
-    ensure!(
-        hub < Some(FOUND_MAX) && agent < Some(FOUND_MAX),
-        "{what}: {hub:?}, {agent:?}"
+    // A panic, so that the logs of both processes are shown.
+    assert!(
+        hub < Some(FOUND_MAX),
+        "{what}: the hub found it after {hub:?}"
+    );
+    assert!(
+        agent < Some(FOUND_MAX),
+        "{what}: the agent found it after {agent:?}"
     );
     drop(hole);
     let back = wait_served(&rig.bed, "dev", Duration::from_secs(65))?;

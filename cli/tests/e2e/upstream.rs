@@ -5,6 +5,7 @@
 //! | `/id/{x}` | `x`, and the body that came |
 //! | `/head` | the head exactly as it arrived |
 //! | `/endless` | 16 KiB chunks for ever |
+//! | `/sink` | none, and the body is never read |
 //! | `/hold/{ms}` | `held`, after that time |
 //! | `/step` | an event for each [`Upstream::step`], and its end at [`Upstream::finish`] |
 //! | `/websocket` | RFC 6455 echo |
@@ -114,6 +115,9 @@ async fn connection(mut stream: TcpStream, shared: Shared) -> Result<()> {
             .push(head.raw.clone());
         if head.upgrade.is_some() {
             return upgrade(stream, buffer, &head).await;
+        }
+        if head.path == "/sink" {
+            std::future::pending::<()>().await;
         }
         let body = read_body(&mut stream, &mut buffer, &head).await?;
         answer(&mut stream, &shared, &head, &body).await?;
