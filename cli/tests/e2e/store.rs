@@ -97,9 +97,12 @@ fn a_full_and_a_read_only_disk_are_said_and_harm_no_tunnel() -> Result<()> {
     assert!(text.contains("full") || text.contains("space"), "{text}");
     assert_eq!(fleet.control.call("GET", "/api/clusters", None)?.0, 200);
     disk.empty()?;
+    let mut last = None;
     wait_for("writes to work again", Duration::from_secs(10), || {
-        (add(&fleet.control, "again").ok()?.0 == 201).then_some(())
-    })?;
+        last = add(&fleet.control, "again").ok();
+        (last.as_ref()?.0 == 201).then_some(())
+    })
+    .with_context(|| format!("last answer: {last:?}"))?;
 
     fleet.control.process.kill_9()?;
     disk.remount("ro")?;
