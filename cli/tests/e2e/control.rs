@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_perf::testbed::{Layout, Process, Spawn, Testbed};
+use culvert_perf::testbed::{Layout, Process, Spawn, Testbed, wait_for};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
@@ -102,6 +102,16 @@ impl Control {
             Some(json!({})),
         )?;
         token(&value)
+    }
+
+    /// Waits until every data plane has the generation that control is at.
+    pub fn settled(&self) -> Result<()> {
+        wait_for("the data planes to follow", START_MAX, || {
+            let status = self.ok("GET", "/api/status", None).ok()?;
+            let planes = self.ok("GET", "/api/dataplanes", None).ok()?;
+            let follow = |plane: &Value| plane["generation"] == status["generation"];
+            planes["items"].as_array()?.iter().all(follow).then_some(())
+        })
     }
 
     pub fn revoke(&self, cluster: &str) -> Result<Value> {

@@ -46,7 +46,8 @@ fn rotation_under_traffic_loses_nothing() -> Result<()> {
             .ok("POST", path, Some(json!({"overlap_seconds": 600})))?;
         fresh = token(&value)?;
         assert!(fresh.starts_with("rhc_"), "a token of ours");
-        // The new token works at once, beside the session that the old one opened.
+        fleet.control.settled()?;
+        // The new token works, beside the session that the old one opened.
         let name = format!("successor-{round}");
         let mut agent = Agent::plain(&fleet.bed.site, &name, &fresh, fleet.dev.address);
         agent.health = 8090 + round;
