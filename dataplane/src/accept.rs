@@ -150,27 +150,41 @@ async fn connection(
     };
     if first[0] != TLS_HANDSHAKE {
         failed(plane, "tls", "plain_http");
-        return refuse_plain(stream).await;
+        return read_out(stream, PLAIN_ON_TLS).await;
     }
+    let spare = rustix::io::fcntl_dupfd_cloexec(&stream, 0);
     let socket = ClientSocket::new(stream, state.clone());
     match tls.accept(socket).await {
         Ok(socket) if ServerTls::info(&socket).alpn.as_deref() == Some(b"h2") => {
+            drop(spare);
             http2(plane, port, peer, state, socket).await;
         }
-        Ok(socket) => http1(plane, port, peer, state, socket).await,
+        Ok(socket) => {
+            drop(spare);
+            http1(plane, port, peer, state, socket).await;
+        }
         Err(why) => {
             failed(plane, "tls", "handshake");
             tracing::debug!(%peer, %why, "TLS handshake failed");
+            if let Ok(spare) = spare {
+                end_gently(spare.into()).await;
+            }
         }
     }
 }
 
-/// Says so, and reads what the client sent: closed over unread bytes the answer
-/// would be lost.
-async fn refuse_plain(mut stream: TcpStream) {
+/// The last words (an alert) are sent already. A socket closed over unread bytes
+/// ends in RST, which may overtake them: read what the client still sends.
+async fn end_gently(stream: std::net::TcpStream) {
+    if let Ok(stream) = TcpStream::from_std(stream) {
+        read_out(stream, b"").await;
+    }
+}
+
+async fn read_out(mut stream: TcpStream, last_words: &[u8]) {
     let mut unread = [0; 1024];
     let _ = tokio::time::timeout(FAREWELL, async {
-        stream.write_all(PLAIN_ON_TLS).await?;
+        stream.write_all(last_words).await?;
         stream.shutdown().await?;
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())

@@ -202,17 +202,17 @@ impl Sessions {
     /// cut now. Returns how many.
     pub fn revoke(&self, cluster: &ClusterId, floor: Epoch) -> usize {
         let dead = self.registry.lock().revoke(cluster, floor);
-        Self::cut(dead, CloseReason::Revoked)
+        Self::cut(&dead, CloseReason::Revoked)
     }
 
     /// No session of `cluster` may live: all are cut now. Returns how many.
     pub fn remove(&self, cluster: &ClusterId, reason: CloseReason) -> usize {
         let dead = self.registry.lock().remove(cluster);
-        Self::cut(dead, reason)
+        Self::cut(&dead, reason)
     }
 
-    fn cut(dead: Vec<(SessionKey, Arc<Session>)>, reason: CloseReason) -> usize {
-        for (_, session) in &dead {
+    fn cut(dead: &[(SessionKey, Arc<Session>)], reason: CloseReason) -> usize {
+        for (_, session) in dead {
             session.carrier.close(reason);
         }
         dead.len()

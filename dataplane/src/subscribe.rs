@@ -316,7 +316,7 @@ impl ClustersFile {
                 );
             }
             Err(why) => {
-                tracing::warn!(%why, "the clusters file is refused; the last one is served")
+                tracing::warn!(%why, "the clusters file is refused; the last one is served");
             }
         }
     }

@@ -351,5 +351,8 @@ async fn trailers(request: Request<Incoming>) -> Response<Body> {
     let mut answer = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     let names = HeaderValue::from_static("x-sum, x-kept, x-forwarded-user");
     answer.headers_mut().insert("trailer", names);
+    // With a known length hyper would leave no room for trailers.
+    let chunked = HeaderValue::from_static("chunked");
+    answer.headers_mut().insert("transfer-encoding", chunked);
     answer
 }

@@ -1,5 +1,11 @@
 //! The real data plane on loopback, with an agent on the real carrier behind it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on panics; patterns of test bytes wrap"
+)]
+
 mod agent;
 mod agents;
 mod client;
