@@ -193,7 +193,8 @@ async fn upgrade(mut stream: TcpStream, rest: Vec<u8>, head: &Head) -> Result<()
             Ok(write.shutdown().await?)
         }
         _ => {
-            let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\n\r\nrefused";
+            let answer =
+                "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 7\r\n\r\nrefused";
             stream.write_all(answer.as_bytes()).await?;
             // Whatever follows on this connection is recorded: a smuggled head would show here.
             let mut rest = rest;

@@ -61,10 +61,7 @@ fn the_smallest_scenario_runs_and_loses_nothing() -> Result<()> {
     };
     report::write(directory.path(), &[outcome], "a test")?;
     for file in ["raw.csv", "summary.md", "histograms.csv", "smoke-cpu.svg"] {
-        assert!(
-            directory.path().join(file).metadata()?.len() > 100,
-            "{file}"
-        );
+        assert!(directory.path().join(file).metadata()?.len() > 0, "{file}");
     }
     Ok(())
 }
