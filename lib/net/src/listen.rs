@@ -73,12 +73,18 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// A second socket on the same address, for another accepting thread.
+    /// A second descriptor of the same socket, for another accepting thread. All share one accept
+    /// queue: the kernel's own spreading over several sockets is uneven (performance.md 2.1), and a
+    /// socket that nobody accepts on would reset what was queued for it.
     ///
     /// # Errors
-    /// When the address cannot be shared (made without `reuse_port`).
+    /// When no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Listener> {
-        Listener::bind(self.local_addr()?, self.options)
+        let socket = self.socket.try_clone()?;
+        Ok(Listener {
+            socket,
+            options: self.options,
+        })
     }
 
     /// Hands the socket to the runtime of the calling thread.
