@@ -148,18 +148,18 @@ impl Spec {
 }
 
 impl Cluster {
-    /// What data planes learn about it: no more than they need, no expired token.
+    /// What data planes learn about it. Nothing but the record decides it, so
+    /// that one generation has one content, also after a restart of control.
     #[must_use]
-    pub fn to_state(&self, now_ms: u64) -> ClusterState {
+    pub fn to_state(&self) -> ClusterState {
         let spec = &self.spec;
-        let live = self.tokens.iter().filter(|token| token.is_live(now_ms));
         let name = (!spec.name.is_empty()).then(|| spec.name.as_str().into());
         let labels = spec.labels.iter();
         ClusterState {
             id: self.id.clone(),
             enabled: spec.enabled,
             policy: spec.policy.into(),
-            tokens: live.map(TokenHash::from).collect(),
+            tokens: self.tokens.iter().map(TokenHash::from).collect(),
             epoch_floor: Epoch(self.epoch_floor),
             streams_max: spec.streams_max,
             requests_max: spec.requests_max,

@@ -2,19 +2,19 @@
 //! configuration file. Everything is checked here, and all problems are listed
 //! at once, before anything is bound or written.
 
-mod layers;
 mod settings;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Command};
+use culvert_config::{Layers, Sourced};
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::store::Dsn;
-use layers::{Layers, Sourced};
+
+pub use settings::PROGRAM;
 
 /// Longest path of a Unix socket in bytes, with room for `.new`.
 const SOCKET_BYTES_MAX: usize = 103;
@@ -77,11 +77,8 @@ impl Asked {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
-        let argv = argv.into_iter().map(layers::two_dashes);
-        let matches = command()
-            .try_get_matches_from(argv)
-            .map_err(Refused::Usage)?;
-        if let Some(("dev-certs", verb)) = matches.subcommand() {
+        let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
+        if let Some(("dev-certs", verb)) = layers.matches.subcommand() {
             let names = verb
                 .get_many::<String>("name")
                 .into_iter()
@@ -95,7 +92,7 @@ impl Asked {
                 .into();
             return Ok(Self::DevCerts { dir, names });
         }
-        Config::build(Layers::read(&matches, &env)).map(|config| Self::Run(Box::new(config)))
+        Config::build(layers).map(|config| Self::Run(Box::new(config)))
     }
 
     /// Reads the command line and environment of this process.
@@ -105,31 +102,6 @@ impl Asked {
     pub fn from_process() -> Result<Self, Refused> {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
-}
-
-fn command() -> Command {
-    let dev_certs = Command::new("dev-certs")
-        .about("Write a CA and a server certificate for development")
-        .arg(
-            Arg::new("dir")
-                .long("dir")
-                .value_name("DIR")
-                .required(true)
-                .help("Where to"),
-        )
-        .arg(
-            Arg::new("name")
-                .long("name")
-                .value_name("NAME")
-                .action(ArgAction::Append)
-                .default_values(["localhost", "127.0.0.1", "::1"])
-                .help("Host name or address the server certificate holds for"),
-        );
-    let command = Command::new("culvert-control")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Decides: clusters, tokens, registry; publishes state to data planes")
-        .subcommand(dev_certs);
-    layers::arguments(command)
 }
 
 impl Config {
@@ -352,14 +324,13 @@ mod tests {
             path(&["-db-dsn=/flag.db"], &[config, alias, own]),
             "/flag.db"
         );
-        assert_eq!(path(&[], &[config, alias, own]), "/own.db");
+        assert_eq!(path(&[], &[config, own]), "/own.db");
         assert_eq!(path(&[], &[config, alias]), "/alias.db");
         assert_eq!(path(&[], &[config]), "/file.db");
-        let both = load(&[], &[alias, own]).unwrap();
+        let said = load(&[], &[alias, own]).err().unwrap().join("\n");
         assert!(
-            both.warnings[0].contains("HUB_DB_DSN"),
-            "{:?}",
-            both.warnings
+            said.contains("HUB_DB_DSN") && said.contains("CULVERT_DB_DSN"),
+            "{said}"
         );
         assert_eq!(
             load(&[], &[config]).unwrap().public_url.unwrap(),

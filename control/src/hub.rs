@@ -100,7 +100,7 @@ impl Hub {
             hub_id: loaded.hub_id.as_str().into(),
             issued_unix_ms: now_ms,
             clusters: states
-                .map(|(id, c)| (id.clone(), Arc::new(c.to_state(now_ms))))
+                .map(|(id, c)| (id.clone(), Arc::new(c.to_state())))
                 .collect(),
             ..State::default()
         };
@@ -180,6 +180,7 @@ impl Hub {
         }
         let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
         self.commit(&mut writer, Step::Put(cluster.clone())).await?;
+        tracing::info!(cluster = %cluster.id, "cluster registered");
         Ok(cluster)
     }
 
@@ -219,15 +220,18 @@ impl Hub {
     /// # Errors
     /// When the cluster is unknown, has too many tokens, or the token cannot be recorded.
     pub async fn mint(&self, id: &ClusterId, life_ms: Option<u64>) -> Result<Minted, HubError> {
-        self.with_new(id, |cluster, new, now_ms| {
-            registry::add_token(
-                cluster,
-                new,
-                life_ms.map(|life| life.min(LIFE_MS_MAX)),
-                now_ms,
-            )
-        })
-        .await
+        let minted = self
+            .with_new(id, |cluster, new, now_ms| {
+                registry::add_token(
+                    cluster,
+                    new,
+                    life_ms.map(|life| life.min(LIFE_MS_MAX)),
+                    now_ms,
+                )
+            })
+            .await?;
+        tracing::info!(cluster = %id, token = minted.id, "token minted");
+        Ok(minted)
     }
 
     /// Mints a token in place of the others, which live for `overlap_ms` more.
@@ -416,7 +420,7 @@ impl Hub {
         let mut clusters = Clusters::clone(&self.clusters.load());
         let change = match step {
             Step::Put(cluster) => {
-                let state = Arc::new(cluster.to_state(now_ms));
+                let state = Arc::new(cluster.to_state());
                 clusters.insert(cluster.id.clone(), cluster);
                 Change::Upsert(state)
             }

@@ -5,13 +5,15 @@ use std::time::Duration;
 use culvert_proto::id::ClusterId;
 use tokio::time::{Instant, sleep_until};
 
-use super::Hub;
+use super::{Hub, HubError};
 use crate::cluster::Token;
 use crate::registry;
 
 /// A delivery that not every agent acknowledged in this time is given up.
 pub const DELIVERY_MS_MAX: u64 = 24 * 3_600_000;
 const ROUND: Duration = Duration::from_secs(1);
+/// Rest after a round whose decisions could not be recorded.
+const FAILED_ROUND: Duration = Duration::from_secs(30);
 /// Uses of tokens are recorded this often.
 const RECORD: Duration = Duration::from_secs(30);
 
@@ -20,12 +22,20 @@ impl Hub {
     pub async fn upkeep(&self) {
         self.abandon_all().await;
         let mut record_at = Instant::now() + RECORD;
+        let mut rest = ROUND;
         loop {
             tokio::select! {
-                () = sleep_until(Instant::now() + ROUND) => {}
+                () = sleep_until(Instant::now() + rest) => {}
                 () = self.acknowledged.notified() => {}
             }
-            self.expire_and_deliver().await;
+            rest = match self.expire_and_deliver().await {
+                Err(HubError::Store(error)) => {
+                    tracing::warn!(%error, "expiry or delivery cannot be recorded; trying again");
+                    FAILED_ROUND
+                }
+                // Another decision came between; the next round sees what it left.
+                Ok(()) | Err(_) => ROUND,
+            };
             if Instant::now() >= record_at {
                 self.record_uses().await;
                 record_at = Instant::now() + RECORD;
@@ -57,55 +67,43 @@ impl Hub {
         }
     }
 
-    async fn expire_and_deliver(&self) {
+    async fn expire_and_deliver(&self) -> Result<(), HubError> {
         let now_ms = self.now_ms();
         for id in self.with(|token| !token.is_live(now_ms)) {
-            let expired = self
-                .decide(&id, |cluster, now_ms| {
-                    Ok(registry::expire(cluster, now_ms).unwrap_or_else(|| cluster.clone()))
-                })
-                .await;
-            match expired {
-                Ok(_) => tracing::info!(cluster = %id, "token expired"),
-                Err(error) => tracing::warn!(cluster = %id, %error, "expiry cannot be recorded"),
-            }
+            self.decide(&id, |cluster, now_ms| {
+                Ok(registry::expire(cluster, now_ms).unwrap_or_else(|| cluster.clone()))
+            })
+            .await?;
+            tracing::info!(cluster = %id, "token expired");
         }
         for id in self.with(|token| token.pending_overlap_ms.is_some()) {
-            self.deliver(&id, now_ms).await;
+            self.deliver(&id, now_ms).await?;
         }
+        Ok(())
     }
 
-    async fn deliver(&self, id: &ClusterId, now_ms: u64) {
-        let Ok(cluster) = self.cluster(id) else {
-            return;
-        };
+    async fn deliver(&self, id: &ClusterId, now_ms: u64) -> Result<(), HubError> {
+        let cluster = self.cluster(id)?;
         let pending = cluster
             .tokens
             .iter()
             .find(|token| token.pending_overlap_ms.is_some());
-        let Some(token) = pending else { return };
+        let Some(token) = pending else { return Ok(()) };
         if !self.fleet.lock().is_delivered(id, &token.digest) {
             if token.created_unix_ms.saturating_add(DELIVERY_MS_MAX) <= now_ms {
                 self.abandon(id, "not every agent acknowledged it in time")
                     .await;
             }
-            return;
+            return Ok(());
         }
         let digest = token.digest;
-        let done = self
-            .decide(id, |cluster, now| {
-                registry::acknowledge(cluster, &digest, now)
-            })
-            .await;
-        match done {
-            Ok(_) => {
-                self.end_delivery(id);
-                tracing::info!(cluster = %id, token = token.id, "token delivered; overlap starts");
-            }
-            Err(error) => {
-                tracing::warn!(cluster = %id, %error, "acknowledgement cannot be recorded");
-            }
-        }
+        self.decide(id, |cluster, now| {
+            registry::acknowledge(cluster, &digest, now)
+        })
+        .await?;
+        self.end_delivery(id);
+        tracing::info!(cluster = %id, token = token.id, "token delivered; overlap starts");
+        Ok(())
     }
 
     /// Records when tokens and clusters were last used. Losing it loses no decision.
