@@ -388,7 +388,7 @@ mod tests {
         let file = dir.path().join("control.toml");
         std::fs::write(
             &file,
-            "public_url = \"https://a\"\n  sockets = \"x\"\nlisten = []\n",
+            "public_url = \"https://a\"\n  sockets = \"x\"\nlisten = {}\n",
         )
         .unwrap();
         let said = load(&["--config", file.to_str().unwrap()], &[])
