@@ -226,7 +226,7 @@ mod tests {
     fn a_problem_keeps_its_code_and_fix() {
         let body = br#"{"code":"unknown_cluster","title":"no such cluster","seen":"x","side":"client","fix":"culvert cluster list"}"#;
         let error = decode(StatusCode::NOT_FOUND, body).unwrap_err();
-        assert_eq!(error.code, "unknown_cluster");
+        assert_eq!(&*error.code, "unknown_cluster");
         assert!(
             error.to_string().contains("fix   culvert cluster list"),
             "{error}"
@@ -237,6 +237,6 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_json_is_named() {
         let error = decode(StatusCode::OK, b"<html>").unwrap_err();
-        assert_eq!(error.code, "control_broken");
+        assert_eq!(&*error.code, "control_broken");
     }
 }

@@ -72,6 +72,8 @@ pub enum Verb {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Versions: this program, and the wire it speaks.
+    Version,
 }
 
 /// `culvert cluster`.

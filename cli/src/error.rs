@@ -6,23 +6,23 @@ use std::fmt;
 #[derive(Debug)]
 pub struct CliError {
     /// A stable word.
-    pub code: String,
+    pub code: Box<str>,
     /// What failed, in one line.
-    pub what: String,
+    pub what: Box<str>,
     /// What was observed.
-    pub seen: String,
+    pub seen: Box<str>,
     /// Which side caused it: cli, control, dataplane, agent, upstream, path.
-    pub side: String,
+    pub side: Box<str>,
     /// The one thing to do.
-    pub fix: String,
+    pub fix: Box<str>,
     usage: bool,
 }
 
 impl CliError {
     /// A failure with all its parts.
     pub fn new(code: &str, what: &str, seen: impl fmt::Display, side: &str, fix: &str) -> Self {
-        let seen = seen.to_string();
-        let [code, what, side, fix] = [code, what, side, fix].map(str::to_owned);
+        let seen = seen.to_string().into();
+        let [code, what, side, fix] = [code, what, side, fix].map(Box::from);
         Self {
             code,
             what,

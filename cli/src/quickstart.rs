@@ -58,8 +58,7 @@ pub async fn run(args: &Quickstart) -> Result<()> {
             ask::plain(admin, "/readyz/serve").await
         })
         .await?;
-    let token = enrol(&api).await?;
-    state.save_token(&token)?;
+    enrol(&state, &api).await?;
     let mut agent = start_agent(&state, &ports, &target)?;
     let proof = prove(&state, &ports, &mut agent).await?;
     eprintln!(
@@ -192,8 +191,8 @@ fn start_agent(state: &State, ports: &Ports, target: &state::Target) -> Result<C
     Child::start("culvert-agent", agent, &state.dir)
 }
 
-/// Registers the demo cluster, or finds it from an earlier run, and mints a token.
-async fn enrol(api: &Api) -> Result<String> {
+/// Registers the demo cluster and mints a token, or finds both from an earlier run.
+async fn enrol(state: &State, api: &Api) -> Result<()> {
     let cluster = json!({"id": CLUSTER, "name": "quickstart", "target_kind": "http"});
     if api
         .get(&format!("/api/v1/clusters/{CLUSTER}"))
@@ -204,20 +203,33 @@ async fn enrol(api: &Api) -> Result<String> {
             .await?;
     }
     let path = format!("/api/v1/clusters/{CLUSTER}/tokens");
+    // A cluster has a limit of live tokens: a run must not cost one each time.
+    let saved = state
+        .saved_token()
+        .as_ref()
+        .and_then(|token| token.id().map(str::to_owned));
+    let live = api.get(&path).await?;
+    let mut live = live["items"].as_array().into_iter().flatten();
+    if saved.is_some_and(|id| live.any(|token| token["token_id"] == id && token["state"] == "live"))
+    {
+        return Ok(());
+    }
     let minted = api
         .change(Method::POST, &path, Some(json!({})))
         .await?
         .unwrap_or_default();
-    minted["token"].as_str().map(str::to_owned).ok_or_else(|| {
+    let Some(token) = minted["token"].as_str() else {
         let fix = "check that control is of this version";
-        CliError::new(
+        let seen = "an answer without a token";
+        return Err(CliError::new(
             "control_broken",
             "control sent no token",
-            minted,
+            seen,
             "control",
             fix,
-        )
-    })
+        ));
+    };
+    state.save_token(token)
 }
 
 /// Sends requests until one is answered by the service behind the agent.

@@ -5,6 +5,7 @@ mod cluster;
 mod join;
 mod status;
 mod token;
+mod version;
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -27,6 +28,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Token(verb) => token::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
+        Verb::Version => {
+            version::run(&global);
+            Ok(())
+        }
         Verb::Completion { shell } => {
             clap_complete::generate(
                 shell,

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use culvert_net::tls::dev::DevCa;
+use culvert_proto::token::TokenText;
 use url::Url;
 
 use crate::args::Quickstart;
@@ -62,6 +63,12 @@ impl State {
     /// The agent's token.
     pub fn token_file(&self) -> PathBuf {
         self.dir.join("demo.token")
+    }
+
+    /// The agent's token of an earlier run.
+    pub fn saved_token(&self) -> Option<TokenText> {
+        let text = std::fs::read_to_string(self.token_file()).ok()?;
+        TokenText::new(text.trim()).ok()
     }
 
     /// Keeps the token for the agent, readable by this user alone.
