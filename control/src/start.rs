@@ -10,7 +10,8 @@ use culvert_net::tls::dev::{DevCa, DevError};
 use culvert_net::tls::{ServerTls, TlsError, keep_fresh};
 use culvert_rpc::{Access, PeerCheck, bind_unix};
 use culvert_telemetry::admin::{self, Admin};
-use culvert_telemetry::lifecycle::{Phase, Shutdown};
+use culvert_telemetry::lifecycle::{self, Phase, Shutdown};
+use culvert_telemetry::log::{self, LogConfig};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
@@ -21,6 +22,8 @@ use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::token;
 
+/// Control never carries a tunnel byte: two threads are plenty.
+const THREADS: usize = 2;
 /// Requests in flight may finish within this time after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -64,6 +67,28 @@ struct Bound {
     link: UnixListener,
     link_tls: Option<(Acceptor, Arc<ServerTls>)>,
     admin: std::net::TcpListener,
+}
+
+/// Sets up the process (log, runtime, signals) and runs the hub in it.
+///
+/// # Errors
+/// [`StartError`], and what log, runtime or signals say.
+pub fn run_process(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let level = config.log_level.clone();
+    log::init(&LogConfig {
+        level,
+        format: config.log_format,
+        process: "culvert-control",
+    })?;
+    lifecycle::forbid_dumps()?;
+    // The store, its journal and the keys are nobody else's.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(THREADS).enable_all();
+    runtime.build()?.block_on(async {
+        let shutdown = lifecycle::signals()?;
+        Ok(run(config, &shutdown).await?)
+    })
 }
 
 /// Runs the hub until `shutdown` says otherwise.

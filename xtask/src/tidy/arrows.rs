@@ -19,6 +19,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "culvert-control",
         &[
+            "culvert-config",
             "culvert-net",
             "culvert-proto",
             "culvert-rpc",
