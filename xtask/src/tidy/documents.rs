@@ -36,7 +36,10 @@ pub fn check() -> Result<Vec<String>> {
 
 fn links(path: &str, text: &str) -> Vec<String> {
     let dir = Path::new(path).parent().unwrap_or(Path::new(""));
-    let targets = text
+    // Every second piece between backquotes is code.
+    let prose: Vec<&str> = text.split('`').step_by(2).collect();
+    let prose = prose.join("`");
+    let targets = prose
         .split("](")
         .skip(1)
         .filter_map(|rest| rest.split([')', ' ']).next());

@@ -9,7 +9,7 @@ use crate::run;
 
 const LINES_MAX: usize = 500;
 const LINES_MEDIAN_MAX: usize = 150;
-const MAIN_LINES_MAX: usize = 45;
+const MAIN_LINES_MAX: usize = 40;
 const NAMES_BANNED: [&str; 6] = ["mod", "utils", "common", "helpers", "misc", "manager"];
 /// The only files that may hold `unsafe`.
 const UNSAFE: [&str; 3] = [
@@ -75,9 +75,8 @@ fn one(path: &str, text: &str, lines: usize, test: bool) -> Vec<String> {
         ));
     }
     let fenced = UNSAFE.iter().any(|fence| path.starts_with(fence));
-    let opened = ["allow(unsafe_code", "expect(unsafe_code"]
-        .iter()
-        .any(|word| text.contains(word));
+    // Written apart, so that this file does not find itself.
+    let opened = ["allow", "expect"].iter().any(|word| text.contains(&format!("{word}(unsafe_code")));
     if opened && !fenced {
         breaches.push(format!("{path}: unsafe outside its fence"));
     }

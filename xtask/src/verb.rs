@@ -1,0 +1,40 @@
+//! The verbs of `cargo xtask`.
+
+use clap::Parser;
+
+use crate::{codegen, e2e, perf, quickstart, soak, test, tidy};
+
+/// Build, test and run Culvert.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+pub enum Verb {
+    /// Build everything and run the whole product on this machine.
+    Quickstart(quickstart::Args),
+    /// Format, lint, tidy, deny and all tests; installs what it needs.
+    Test(test::Args),
+    /// End-to-end tests alone, optionally filtered.
+    E2e(e2e::Args),
+    /// The structure of the code against its rules.
+    Tidy,
+    /// Measure against rivals; writes under perf/runs/.
+    Perf(perf::Args),
+    /// The long proofs: models with millions of interleavings, long transfers.
+    Soak(soak::Args),
+    /// Write the generated code of lib/rpc anew.
+    Codegen,
+}
+
+impl Verb {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Quickstart(args) => quickstart::run(&args),
+            Self::Test(args) => test::run(&args),
+            Self::E2e(args) => e2e::run(&args),
+            Self::Tidy => tidy::run(),
+            Self::Perf(args) => perf::run(&args),
+            Self::Soak(args) => soak::run(&args),
+            Self::Codegen => codegen::run(),
+        }
+    }
+}
