@@ -76,7 +76,9 @@ fn one(path: &str, text: &str, lines: usize, test: bool) -> Vec<String> {
     }
     let fenced = UNSAFE.iter().any(|fence| path.starts_with(fence));
     // Written apart, so that this file does not find itself.
-    let opened = ["allow", "expect"].iter().any(|word| text.contains(&format!("{word}(unsafe_code")));
+    let opened = ["allow", "expect"]
+        .iter()
+        .any(|word| text.contains(&format!("{word}(unsafe_code")));
     if opened && !fenced {
         breaches.push(format!("{path}: unsafe outside its fence"));
     }
