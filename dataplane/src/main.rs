@@ -1,4 +1,5 @@
 //! Entry point: reads the configuration, runs the data plane.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
