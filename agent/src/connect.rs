@@ -168,6 +168,7 @@ impl Connector {
         let role = session::Role::Agent(self.plan.facts.clone());
         let mut config = CarrierConfig::native(role, session::Config::from(&conn.answer));
         config.mux.streams_max = self.shared.streams_max;
+        config.hangup = conn.hangup;
         let (carrier, driver) = carrier(conn.io, config, self.plan.budget.clone());
         Session::start(self.shared.clone(), carrier, driver)
     }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use culvert_net::hangup::Hangup;
 use culvert_proto::limits::{CLIENT_IDLE_TIMEOUT_MS, HEAD_TIMEOUT_MS};
 
 use crate::lobby::Guest;
@@ -28,7 +29,7 @@ pub struct ConnState {
     multiplexed: AtomicBool,
     lift: AtomicBool,
     arm: AtomicBool,
-    abort: AtomicBool,
+    hangup: Hangup,
     guest: Mutex<Option<Guest>>,
 }
 
@@ -74,7 +75,12 @@ impl ConnState {
 
     /// The close has to be RST: an answer was cut.
     pub fn abort(&self) {
-        self.abort.store(true, Ordering::Relaxed);
+        self.hangup.demand();
+    }
+
+    /// The same order, for a carrier on this connection.
+    pub fn hangup(&self) -> Hangup {
+        self.hangup.clone()
     }
 
     /// Relaying starts: a client that pauses is alive (security.md 3.4).
@@ -196,8 +202,8 @@ impl ClientSocket {
     }
 
     fn settle_linger(&mut self) {
-        if self.state.abort.load(Ordering::Relaxed) {
-            self.set_linger(Some(Duration::ZERO));
+        if self.state.hangup.is_demanded() {
+            self.state.hangup.arm(&self.stream);
         } else if self.armed && !self.state.arm.load(Ordering::Relaxed) {
             self.armed = !self.set_linger(None);
         }

@@ -8,17 +8,12 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::control::{Drain, Rotate};
 use culvert_proto::registry::Standing;
 
-use crate::conn::InFlight;
 use crate::plane::Plane;
 use crate::sessions::Session;
 
 /// Runs an attached session until its carrier ends, then takes it out.
-pub async fn live<T>(
-    plane: &Arc<Plane>,
-    session: &Arc<Session>,
-    driver: Driver<T>,
-    in_flight: &InFlight,
-) where
+pub async fn live<T>(plane: &Arc<Plane>, session: &Arc<Session>, driver: Driver<T>)
+where
     Driver<T>: Future<Output = CarrierEnd>,
 {
     let facts = &session.facts;
@@ -35,7 +30,6 @@ pub async fn live<T>(
     plane.sessions.detach(session);
     plane.sessions_changed();
     if !end.reason.is_clean() {
-        in_flight.conn().abort();
         let labels = [end.reason.as_str()];
         plane.metrics.sessions_dead.with_label_values(&labels).inc();
     }

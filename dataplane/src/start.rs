@@ -106,18 +106,11 @@ impl Dataplane {
         announce(&plane, backend, threads, addresses, file.as_ref());
         let admin = admin::routes(&plane);
         let ports = listeners.ports(tls.as_ref(), &admin, &plane.metrics.handshakes_waiting);
-        let mut running = Vec::new();
-        for number in 0..threads {
-            let clones = [
-                listeners.public.try_clone()?,
-                listeners.internal.try_clone()?,
-            ];
-            let (plane, ports) = (plane.clone(), ports.clone());
-            let name = format!("session-{number}");
-            running.push(spawn(&name, backend, move |started| {
-                session_thread(plane, ports, clones, started)
-            })?);
-        }
+        let Listeners {
+            public,
+            internal,
+            admin: operators,
+        } = listeners;
         let main = Main {
             plane: plane.clone(),
             backend,
@@ -126,9 +119,18 @@ impl Dataplane {
             file,
             signals,
         };
-        running.push(spawn("main", backend, move |started| {
-            main.run(listeners.admin, started)
-        })?);
+        // First: whoever is accepted finds the first state in use.
+        let mut running = vec![spawn("main", backend, move |started| {
+            main.run(operators, started)
+        })?];
+        for number in 0..threads {
+            let clones = [public.try_clone()?, internal.try_clone()?];
+            let (plane, ports) = (plane.clone(), ports.clone());
+            let name = format!("session-{number}");
+            running.push(spawn(&name, backend, move |started| {
+                session_thread(plane, ports, clones, started)
+            })?);
+        }
         plane.set_listening();
         Ok(Self {
             addresses,

@@ -267,7 +267,8 @@ impl Entrance {
             return tracing::error!("an agent came in over a socket of another kind");
         };
         let key = self.admission.key().clone();
-        let config = self.carrier_config(&key, caps);
+        let mut config = self.carrier_config(&key, caps);
+        config.hangup = in_flight.conn().hangup();
         let (carrier, driver) = carrier(transport, config, plane.budget.clone());
         let session = Session::new(key, self.facts, carrier, self.cluster.streams_max);
         match plane.sessions.attach(self.admission, &session) {
@@ -275,7 +276,7 @@ impl Entrance {
                 for old in evicted {
                     tokio::spawn(session::retire(old, plane.config.drain_grace));
                 }
-                session::live(plane, &session, driver, &in_flight).await;
+                session::live(plane, &session, driver).await;
             }
             Err(why) => {
                 tracing::info!(session = %session.key, %why, "agent refused at the last moment");

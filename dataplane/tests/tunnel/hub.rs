@@ -30,12 +30,22 @@ impl Hub {
     }
 
     pub fn with(clusters: &str, args: &[&str]) -> Hub {
+        Hub::bound("127.0.0.1:0".parse().unwrap(), clusters, args)
+    }
+
+    /// On this port for agents.
+    pub fn at(public: SocketAddr) -> Hub {
+        Hub::bound(public, &clusters(), &[])
+    }
+
+    fn bound(public: SocketAddr, clusters: &str, args: &[&str]) -> Hub {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("clusters.json");
         std::fs::write(&file, clusters).unwrap();
         let base = [
             "culvert-dataplane",
-            "--addr=127.0.0.1:0",
+            "--addr",
+            &public.to_string(),
             "--internal-addr=127.0.0.1:0",
             "--admin-addr=127.0.0.1:0",
             "--clusters",

@@ -90,3 +90,32 @@ async fn an_idle_data_plane_ends_soon() {
         began.elapsed()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_agent_finds_the_first_table() {
+    for _ in 0..5 {
+        // A port that is free now; nobody listens until the hub does.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = free.local_addr().unwrap();
+        drop(free);
+        let first = tokio::spawn(async move {
+            let mut stream = until("the hub accepts", || async {
+                tokio::net::TcpStream::connect(at).await.ok()
+            })
+            .await;
+            let hello = "GET /agent HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Radar-Version: 1.4.0\r\n\
+                Authorization: Bearer rhc_unknown_token_0000\r\n\r\n";
+            stream.write_all(hello.as_bytes()).await.unwrap();
+            read_until(&mut stream, b"\r\n\r\n").await
+        });
+        let hub = tokio::task::spawn_blocking(move || Hub::at(at))
+            .await
+            .unwrap();
+        let answer = soon("an answer", first).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        drop(hub);
+    }
+}

@@ -37,6 +37,7 @@ pub use error::{OpenError, close_reason, close_reason_in};
 pub use shared::Incoming;
 pub use stream::Stream;
 
+use crate::hangup::Hangup;
 use shared::Shared;
 
 /// A stream's header must have arrived this long after the stream was opened.
@@ -79,6 +80,8 @@ pub struct CarrierConfig {
     pub mux: culvert_mux::Config,
     /// A write without progress for this long ends the carrier.
     pub write_stall_max: Duration,
+    /// Given whenever the carrier does not end in an orderly way, before its io is dropped.
+    pub hangup: Hangup,
 }
 
 impl CarrierConfig {
@@ -111,6 +114,7 @@ impl CarrierConfig {
             style,
             mux: culvert_mux::Config::new(role),
             write_stall_max: Duration::from_millis(WRITE_STALL_TIMEOUT_MS),
+            hangup: Hangup::default(),
         }
     }
 }
@@ -125,6 +129,7 @@ where
         style,
         mut mux,
         write_stall_max,
+        hangup,
     } = config;
     mux.role = match end {
         End::Hub => culvert_mux::Role::Client,
@@ -152,7 +157,7 @@ where
         Carrier {
             shared: shared.clone(),
         },
-        Driver::new(io, shared, write_stall_max),
+        Driver::new(io, shared, write_stall_max, hangup),
     )
 }
 

@@ -30,6 +30,7 @@ pub use error::{DialError, DialFailure, Step};
 pub use proxy::{ProxyConfig, ProxyConfigError};
 pub use url::{HubUrl, UrlError};
 
+use crate::hangup::Hangup;
 use crate::tls::{ClientTls, TlsInfo};
 use crate::transport::Transport;
 
@@ -99,6 +100,8 @@ impl Dialer {
 /// An established connection to a hub: TCP, perhaps through a proxy, perhaps inside TLS.
 pub struct Conn {
     pub(crate) io: Box<dyn Transport>,
+    /// Orders the TCP connection to be reset.
+    pub(crate) hangup: Hangup,
     /// Which of the given URLs it leads to.
     pub url_index: usize,
     /// The address of the TCP connection: the hub's, or the proxy's.

@@ -7,6 +7,7 @@
 pub mod carrier;
 pub mod crypto;
 pub mod dial;
+pub mod hangup;
 pub mod listen;
 pub mod socket;
 pub mod tls;

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use crate::hangup::Hangup;
+
 use super::CLOSE_FLUSH_MS_MAX;
 use super::core::Core;
 use super::liveness::{Due, Liveness};
@@ -55,6 +57,7 @@ pub struct Driver<T> {
     timer: Pin<Box<Sleep>>,
     timer_ms: u64,
     phase: Phase,
+    hangup: Hangup,
 }
 
 enum Phase {
@@ -106,7 +109,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
-    pub(super) fn new(io: T, shared: Arc<Shared>, write_stall_max: Duration) -> Driver<T> {
+    pub(super) fn new(
+        io: T,
+        shared: Arc<Shared>,
+        write_stall_max: Duration,
+        hangup: Hangup,
+    ) -> Driver<T> {
         let has_control = shared.lock().control.is_some();
         let start = shared.instant(0);
         Driver {
@@ -117,6 +125,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             timer: Box::pin(sleep_until(start)),
             timer_ms: 0,
             phase: Phase::Running,
+            hangup,
             shared,
         }
     }
@@ -379,6 +388,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 impl<T> Driver<T> {
     /// The carrier is gone: every handle and every waiter hears of it.
     fn end(&mut self, reason: CloseReason) {
+        let said_all = matches!(self.phase, Phase::Closing { is_shut: true, .. });
+        if !(said_all && reason.is_clean()) {
+            self.hangup.demand();
+        }
         self.phase = Phase::Done;
         self.shared.lost(reason, &mut self.wakes);
     }

@@ -12,6 +12,7 @@ use super::proxy::Proxy;
 use super::race::{Candidate, Failed, interleave, race};
 use super::url::HubUrl;
 use super::{CANDIDATES_MAX, Conn, Dialer, STAGGER, STEP_MAX};
+use crate::hangup::Leg;
 use crate::socket::set_carrier_options;
 use crate::tls::{ClientTls, TlsError};
 use crate::transport::Transport;
@@ -146,9 +147,11 @@ async fn finish(
 ) -> Result<Conn, (Step, Failed)> {
     set_carrier_options(&stream)
         .map_err(|e| (Step::Tcp, (CloseReason::HubUnreachable, e.to_string())))?;
+    let (stream, hangup) = Leg::new(stream);
     let proxy_name = route.proxy.as_ref().map(Proxy::name);
     let conn = |io, tls| Conn {
         io,
+        hangup,
         url_index: candidate.url_index,
         peer: candidate.addr,
         proxy: proxy_name,

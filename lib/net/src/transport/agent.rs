@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use super::refusal::{ConnectError, Refusal};
 use super::{End, Transport, WebSocket, rewound, websocket_accept};
 use crate::dial::{Conn, Dialer, HubUrl};
+use crate::hangup::Hangup;
 use crate::tls::TlsInfo;
 
 /// From the request to the hub's answer.
@@ -26,6 +27,8 @@ pub const UPGRADE_MAX: Duration = Duration::from_millis(UPGRADE_TIMEOUT_MS);
 pub struct AgentConn {
     /// Bytes of the session.
     pub io: Box<dyn Transport>,
+    /// For the carrier's configuration: resets the TCP connection.
+    pub hangup: Hangup,
     /// What the hub granted: kind, epoch, capabilities, beat.
     pub answer: HelloAnswer,
     /// The hub address that answered.
@@ -102,6 +105,7 @@ async fn upgrade(
     let request = request(url, hello, token, &key, websocket_only)?;
     let Conn {
         io,
+        hangup,
         peer,
         proxy,
         tls,
@@ -111,6 +115,7 @@ async fn upgrade(
     match tokio::time::timeout(UPGRADE_MAX, exchange).await {
         Ok(Ok((io, answer))) => Ok(AgentConn {
             io,
+            hangup,
             answer,
             url: url.clone(),
             peer,

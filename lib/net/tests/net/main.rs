@@ -4,6 +4,7 @@
 mod carrier;
 mod connect;
 mod dial;
+mod hangup;
 mod radar;
 mod rig;
 mod silence;
