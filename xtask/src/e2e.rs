@@ -18,7 +18,8 @@ pub fn run(args: &Args) -> Result<()> {
         "build",
         "--locked",
         "--workspace",
-        "--all-targets",
+        "--bins",
+        "--tests",
     ]))?;
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--workspace", "-E"]);
     tests
