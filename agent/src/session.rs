@@ -22,6 +22,8 @@ use crate::serve::answer::Failure;
 
 /// Streams that crossed our "no more" on the wire are served; later ones are not.
 const CROSSING: Duration = Duration::from_secs(1);
+/// How often a leaving session looks whether its last bytes have left.
+const FLUSH_POLL: Duration = Duration::from_millis(5);
 const STATS_EVERY: Duration = Duration::from_millis(limits::STATS_INTERVAL_MS);
 
 /// What all sessions of a process share.
@@ -197,7 +199,7 @@ impl Running {
                     let order = *orders.borrow_and_update();
                     leaving = order.map(|leave| self.leave(leave, leaving.take()));
                 }
-                reason = done(leaving.as_ref(), &self.streams) => {
+                reason = done(leaving.as_ref(), &self.streams, &carrier) => {
                     carrier.close(reason);
                     leaving = leaving.map(|leaving| Leaving { said: true, ..leaving });
                 }
@@ -359,8 +361,8 @@ struct Leaving {
     said: bool,
 }
 
-/// Resolves when nothing keeps a leaving session: every stream ended, or time is up.
-async fn done(leaving: Option<&Leaving>, streams: &TaskTracker) -> CloseReason {
+/// Resolves when nothing keeps a leaving session: every stream ended and was sent, or time is up.
+async fn done(leaving: Option<&Leaving>, streams: &TaskTracker, carrier: &Carrier) -> CloseReason {
     match leaving {
         Some(Leaving {
             leave,
@@ -370,6 +372,10 @@ async fn done(leaving: Option<&Leaving>, streams: &TaskTracker) -> CloseReason {
             let idle = async {
                 sleep_until(*began + CROSSING).await;
                 streams.wait().await;
+                // Their last bytes may still be on the way to the carrier's socket.
+                while carrier.live_streams() > 0 {
+                    tokio::time::sleep(FLUSH_POLL).await;
+                }
             };
             tokio::select! {
                 () = idle => leave.reason,

@@ -106,11 +106,13 @@ impl Fleet {
         self.forget(now_ms);
     }
 
-    /// A data plane holds `generation`.
-    pub fn acknowledged(&mut self, link: LinkId, generation: Generation) {
-        if let Some(dataplane) = self.of_link(link) {
-            dataplane.generation = generation;
-        }
+    /// Whether a connected data plane does not use `generation` yet.
+    pub fn is_behind(&self, generation: Generation) -> bool {
+        let mut connected = self
+            .dataplanes
+            .values()
+            .filter(|plane| plane.link.is_some());
+        connected.any(|plane| plane.generation < generation)
     }
 
     /// A data plane said what it sees.

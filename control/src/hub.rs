@@ -8,7 +8,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use culvert_net::crypto::SigningKey;
@@ -32,6 +32,8 @@ pub use upkeep::DELIVERY_MS_MAX;
 
 /// Longest overlap of a rotation and longest life that can be asked for: ten years.
 pub const LIFE_MS_MAX: u64 = 10 * 366 * 86_400_000;
+/// How long the answer to a change waits for data planes to use it.
+const IN_USE_MAX: Duration = Duration::from_secs(1);
 
 /// Milliseconds since 1970.
 pub type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -47,6 +49,8 @@ pub struct Hub {
     clusters: ArcSwap<Clusters>,
     writer: Turn<Writer>,
     acknowledged: Notify,
+    /// A data plane reported.
+    followed: Notify,
     metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
@@ -115,6 +119,7 @@ impl Hub {
                 uncertain: None,
             }),
             acknowledged: Notify::new(),
+            followed: Notify::new(),
             metrics,
             clock,
             started_unix_ms: now_ms,
@@ -364,7 +369,27 @@ impl Hub {
         let cluster = self.seen(&*self.cluster(id)?);
         let next = Arc::new(decide(&cluster, self.now_ms())?);
         self.commit(&mut writer, Step::Put(next.clone())).await?;
+        let generation = writer.generation;
+        drop(writer);
+        self.in_use(generation).await;
         Ok(next)
+    }
+
+    /// Waits until every connected data plane uses `generation`, so that a new token works when
+    /// it is shown and a revoked one does not; a slow data plane delays the answer, no more.
+    async fn in_use(&self, generation: Generation) {
+        let all = async {
+            loop {
+                let followed = self.followed.notified();
+                let mut followed = std::pin::pin!(followed);
+                followed.as_mut().enable();
+                if !self.fleet.lock().is_behind(generation) {
+                    return;
+                }
+                followed.await;
+            }
+        };
+        let _ = tokio::time::timeout(IN_USE_MAX, all).await;
     }
 
     /// The cluster with what the fleet saw since it was recorded.
@@ -455,14 +480,16 @@ impl culvert_rpc::Hub for Hub {
         self.fleet.lock().opened(link, peer);
     }
 
-    fn report(&self, link: LinkId, generation: Generation, report: Option<Report>) {
+    fn report(&self, link: LinkId, _: Generation, report: Option<Report>) {
         let now_ms = self.now_ms();
         let mut fleet = self.fleet.lock();
         match report {
-            None => fleet.acknowledged(link, generation),
+            // It has come; a report says when it is in use.
+            None => {}
             Some(report) => {
                 let is_news = !report.rotated.is_empty();
                 fleet.report(link, report, now_ms);
+                self.followed.notify_waiters();
                 if is_news {
                     self.acknowledged.notify_one();
                 }

@@ -91,10 +91,8 @@ impl Subscriber {
         let mut beat = tokio::time::interval(REPORT_INTERVAL);
         loop {
             tokio::select! {
-                event = self.subscription.next() => {
-                    self.take(event).await;
-                    continue;
-                }
+                // Reported at once: control's caller waits for the state to be in use.
+                event = self.subscription.next() => self.take(event).await,
                 () = self.plane.changed() => tokio::time::sleep(REPORT_DELAY).await,
                 _ = beat.tick() => {}
             }

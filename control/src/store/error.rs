@@ -13,7 +13,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file or its directory cannot be written.
-    #[error("store {path}: the file or its directory cannot be written by this user; {fix}")]
+    #[error(
+        "store {path}: the file or its directory is read-only or not writable by this user; {fix}"
+    )]
     ReadOnly {
         /// The store's file.
         path: PathBuf,

@@ -131,7 +131,8 @@ impl Core {
     }
 
     pub(super) fn live_streams(&self) -> u32 {
-        u32::try_from(self.streams.len()).unwrap_or(u32::MAX)
+        // A finished stream lives until its bytes have left and the peer's end has come.
+        u32::try_from(self.streams.len() + self.lingering.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn rtt_ms(&self) -> Option<u32> {

@@ -20,6 +20,9 @@ use crate::dial::{Conn, Dialer, HubUrl};
 use crate::hangup::Hangup;
 use crate::tls::TlsInfo;
 
+/// How long a cancelled request waits for its connection to say why.
+const CAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// From the request to the hub's answer.
 pub const UPGRADE_MAX: Duration = Duration::from_millis(UPGRADE_TIMEOUT_MS);
 
@@ -162,13 +165,11 @@ async fn exchange(
         .handshake(TokioIo::new(io))
         .await
         .map_err(|e| ConnectError::no_answer(&e))?;
-    let task = AbortOnDrop(tokio::spawn(async move {
-        let _ = connection.with_upgrades().await;
-    }));
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| ConnectError::no_answer(&e))?;
+    let mut task = AbortOnDrop(tokio::spawn(connection.with_upgrades()));
+    let response = match sender.send_request(request).await {
+        Ok(response) => response,
+        Err(seen) => return Err(ConnectError::no_answer(&task.cause(seen).await)),
+    };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(ConnectError::Refused(Box::new(
             Refusal::read(response).await,
@@ -227,7 +228,17 @@ fn check_answer(
     Ok(answer)
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl AbortOnDrop {
+    /// A request that was cancelled says nothing; the connection knows why, such as a TLS alert.
+    async fn cause(&mut self, seen: hyper::Error) -> hyper::Error {
+        match tokio::time::timeout(CAUSE_MAX, &mut self.0).await {
+            Ok(Ok(Err(cause))) if seen.is_canceled() => cause,
+            _ => seen,
+        }
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
