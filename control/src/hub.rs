@@ -4,11 +4,12 @@
 //! come from memory and never wait for a decision.
 
 mod error;
+mod in_use;
 mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_net::crypto::SigningKey;
@@ -32,8 +33,6 @@ pub use upkeep::DELIVERY_MS_MAX;
 
 /// Longest overlap of a rotation and longest life that can be asked for: ten years.
 pub const LIFE_MS_MAX: u64 = 10 * 366 * 86_400_000;
-/// How long the answer to a change waits for data planes to use it.
-const IN_USE_MAX: Duration = Duration::from_secs(1);
 
 /// Milliseconds since 1970.
 pub type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -236,6 +235,7 @@ impl Hub {
             })
             .await?;
         tracing::info!(cluster = %id, token = minted.id, "token minted");
+        self.in_use().await;
         Ok(minted)
     }
 
@@ -251,6 +251,7 @@ impl Hub {
             .await?;
         self.end_delivery(id);
         tracing::info!(cluster = %id, token = minted.id, overlap_ms, "token rotated");
+        self.in_use().await;
         Ok(minted)
     }
 
@@ -314,6 +315,7 @@ impl Hub {
             self.end_delivery(id);
         }
         tracing::info!(cluster = %id, token = token_id, "token removed");
+        self.in_use().await;
         Ok(cluster)
     }
 
@@ -330,6 +332,7 @@ impl Hub {
             .await?;
         self.end_delivery(id);
         tracing::info!(cluster = %id, epoch_floor = cluster.epoch_floor, "cluster revoked");
+        self.in_use().await;
         Ok(cluster)
     }
 
@@ -369,27 +372,7 @@ impl Hub {
         let cluster = self.seen(&*self.cluster(id)?);
         let next = Arc::new(decide(&cluster, self.now_ms())?);
         self.commit(&mut writer, Step::Put(next.clone())).await?;
-        let generation = writer.generation;
-        drop(writer);
-        self.in_use(generation).await;
         Ok(next)
-    }
-
-    /// Waits until every connected data plane uses `generation`, so that a new token works when
-    /// it is shown and a revoked one does not; a slow data plane delays the answer, no more.
-    async fn in_use(&self, generation: Generation) {
-        let all = async {
-            loop {
-                let followed = self.followed.notified();
-                let mut followed = std::pin::pin!(followed);
-                followed.as_mut().enable();
-                if !self.fleet.lock().is_behind(generation) {
-                    return;
-                }
-                followed.await;
-            }
-        };
-        let _ = tokio::time::timeout(IN_USE_MAX, all).await;
     }
 
     /// The cluster with what the fleet saw since it was recorded.
