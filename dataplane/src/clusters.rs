@@ -4,6 +4,9 @@
 //! "127.0.0.1:6443"}]`. One bad entry makes the whole file bad.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +34,20 @@ pub struct Clusters {
     pub state: State,
     /// Clusters whose token is short enough to be guessed.
     pub short_tokens: Vec<ClusterId>,
+    /// Why others than the owner can get at the tokens, and what to do.
+    pub exposed: Option<String>,
+}
+
+impl Clusters {
+    /// Logs what makes its tokens weaker than they could be.
+    pub fn announce(&self) {
+        if let Some(why) = &self.exposed {
+            tracing::warn!(%why, "the clusters file is not its owner's alone");
+        }
+        for cluster in &self.short_tokens {
+            tracing::info!(%cluster, "this cluster's token is short enough to be guessed");
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -66,25 +83,46 @@ struct Entry {
 #[serde(transparent)]
 struct Secret(String);
 
-/// Reads the file at `path`.
+/// Reads the file at `path`, which should be its owner's alone; `tls` refuses
+/// one that is not, and tokens for development.
 ///
 /// # Errors
 /// The first thing that is wrong, by entry.
 pub fn read(path: &Path, tls: bool) -> Result<Clusters, ClustersError> {
     let fail = |why: String| ClustersError(format!("{}: {why}", path.display()));
-    let size = std::fs::metadata(path)
-        .map_err(|why| fail(why.to_string()))?
-        .len();
-    if size > FILE_BYTES_MAX {
+    let broken = |why: io::Error| fail(why.to_string());
+    let file = File::open(path).map_err(broken)?;
+    let meta = file.metadata().map_err(broken)?;
+    if meta.len() > FILE_BYTES_MAX {
+        let size = meta.len();
         return Err(fail(format!(
             "{size} bytes; at most {FILE_BYTES_MAX} are read"
         )));
     }
-    let text = std::fs::read_to_string(path).map_err(|why| fail(why.to_string()))?;
-    parse(&text, tls).map_err(|ClustersError(why)| fail(why))
+    let exposed = exposure(meta.mode(), path);
+    if let Some((why, true)) = exposed.as_ref().filter(|_| tls) {
+        return Err(fail(why.clone()));
+    }
+    let mut text = String::new();
+    let mut limited = file.take(FILE_BYTES_MAX);
+    limited.read_to_string(&mut text).map_err(broken)?;
+    let mut read = parse(&text, tls).map_err(|ClustersError(why)| fail(why))?;
+    read.exposed = exposed.map(|(why, _)| why);
+    Ok(read)
 }
 
-/// Reads the text of a file; `tls` refuses tokens for development.
+/// Whom `mode` lets at the tokens beside the owner, and whether that is worse
+/// than what orchestrators do: they mount secrets readable for the group.
+fn exposure(mode: u32, path: &Path) -> Option<(String, bool)> {
+    let others = mode & 0o077;
+    let why = || {
+        let (mode, path) = (mode & 0o7777, path.display());
+        format!("mode {mode:04o} lets others at the tokens in plain text; run: chmod 0600 '{path}'")
+    };
+    (others != 0).then(|| (why(), others & 0o037 != 0))
+}
+
+/// Reads the text of a file.
 ///
 /// # Errors
 /// The first thing that is wrong, by entry.
@@ -102,6 +140,7 @@ pub fn parse(text: &str, tls: bool) -> Result<Clusters, ClustersError> {
             ..State::default()
         },
         short_tokens: Vec::new(),
+        exposed: None,
     };
     for (place, entry) in entries.into_iter().enumerate() {
         let named = format!("entry {} (id {:?})", place + 1, entry.id);
@@ -239,6 +278,36 @@ mod tests {
             assert_eq!(read.short_tokens.len(), 1);
         }
         assert!(parse(json, true).is_err(), "a short token beside TLS");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_said_and_beside_tls_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clusters.json");
+        std::fs::write(&path, r#"[{"id":"a","token":"0123456789abcdef"}]"#).unwrap();
+        for (mode, said, refused) in [
+            (0o600, false, false),
+            (0o400, false, false),
+            (0o440, true, false),
+            (0o640, true, false),
+            (0o660, true, true),
+            (0o644, true, true),
+            (0o601, true, true),
+        ] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            let plain = read(&path, false).unwrap();
+            assert_eq!(plain.exposed.is_some(), said, "{mode:o}");
+            let beside_tls = read(&path, true).err().map(|why| why.to_string());
+            assert_eq!(beside_tls.is_some(), refused, "{mode:o}: {beside_tls:?}");
+            for why in beside_tls.into_iter().chain(plain.exposed) {
+                assert!(why.contains(&format!("mode {mode:04o}")), "{why}");
+                assert!(
+                    why.contains(&format!("chmod 0600 '{}'", path.display())),
+                    "{why}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -421,8 +421,8 @@ fn announce(
             "no --tls flags: both ports speak plain HTTP; for development and tests only"
         );
     }
-    for cluster in file.iter().flat_map(|file| &file.short_tokens) {
-        tracing::info!(%cluster, "this cluster's token is short enough to be guessed");
+    if let Some(file) = file {
+        file.announce();
     }
 }
 

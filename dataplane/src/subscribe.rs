@@ -301,6 +301,7 @@ impl ClustersFile {
             read.state.generation = Generation(self.state.generation.0 + 1);
             carry_floors(&self.state, &mut read.state);
             self.plane.adopt(&read.state, Source::File)?;
+            read.announce();
             self.state = read.state;
             Ok(())
         });

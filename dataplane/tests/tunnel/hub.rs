@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::{Addresses, Config, Dataplane};
@@ -41,7 +42,7 @@ impl Hub {
     fn bound(public: SocketAddr, clusters: &str, args: &[&str]) -> Hub {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("clusters.json");
-        std::fs::write(&file, clusters).unwrap();
+        write_private(&file, clusters);
         let base = [
             "culvert-dataplane",
             "--addr",
@@ -64,7 +65,7 @@ impl Hub {
 
     pub fn rewrite_clusters(&self, text: &str) {
         let new = self.file.with_extension("new");
-        std::fs::write(&new, text).unwrap();
+        write_private(&new, text);
         std::fs::rename(new, &self.file).unwrap();
     }
 
@@ -91,6 +92,11 @@ impl Drop for Hub {
             dataplane.join();
         }
     }
+}
+
+fn write_private(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
