@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -19,6 +19,7 @@ use culvert_net::listen::Listener;
 use culvert_net::tls::ServerTls;
 use culvert_proto::answer::BodyKind;
 use culvert_proto::close::CloseReason;
+use culvert_proto::head::HeadError;
 use culvert_proto::limits::{FIRST_BYTE_TIMEOUT_MS, HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
 use culvert_telemetry::admin::Admin;
 
@@ -288,6 +289,10 @@ async fn answer(
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let path = request.uri().path();
     let answer = match port.side {
+        Side::Public if request.method() == Method::CONNECT => {
+            let why = HeadError::Method;
+            Refusal::closing(why.close_reason(), why.to_string()).answer(BodyKind::Problem)
+        }
         Side::Public => match tunnel::agent_path(path) {
             Some(path) => {
                 let from = tunnel::From { path, peer };

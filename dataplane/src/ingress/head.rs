@@ -373,7 +373,7 @@ mod tests {
             bad_head
         );
         assert_eq!(refused(get().header("connection", "upgrade")), bad_head);
-        let method = Some((CloseReason::MethodRefused, true));
+        let method = Some((CloseReason::BadHead, true));
         assert_eq!(refused(get().method("CONNECT")), method);
         let (long, limit) = (
             "a".repeat(HEAD_FIELD_BYTES_MAX + 1),

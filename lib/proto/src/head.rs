@@ -46,8 +46,8 @@ pub enum HeadError {
     /// A byte that no request target may hold.
     #[error("the request target holds a space, a control byte or a byte over 0x7e")]
     Target,
-    /// CONNECT or another method that is not served here.
-    #[error("the method is not served here")]
+    /// CONNECT, which only a proxy front serves.
+    #[error("CONNECT is only for a proxy front, which this is not")]
     Method,
     /// A body where none may be.
     #[error("this request may not have a body")]
@@ -70,7 +70,6 @@ impl HeadError {
             HeadError::TransferEncoding | HeadError::ContentLength | HeadError::Body => {
                 CloseReason::BadFraming
             }
-            HeadError::Method => CloseReason::MethodRefused,
             HeadError::Impersonation { .. } => CloseReason::Forbidden,
             _ => CloseReason::BadHead,
         }
