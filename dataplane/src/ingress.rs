@@ -31,7 +31,6 @@ use culvert_proto::route::parse_tunnel_path;
 
 use crate::conn::InFlight;
 use crate::metrics::UNROUTED;
-use crate::pacing::take;
 use crate::plane::{Plane, unix_ms};
 use crate::sessions::StreamSlot;
 use crate::table::Cluster;
@@ -155,8 +154,12 @@ impl<'a> Ingress<'a> {
                 return Err(Refusal::new(CloseReason::Disabled, ""));
             }
             check_length(plane, length)?;
-            limit_rate(plane)?;
-            tracked.hold(cluster.admit().inspect_err(|refusal| {
+            // The cluster first: what it may not do costs its neighbours nothing.
+            let slot = cluster.admit().and_then(|slot| {
+                plane.limit_rate()?;
+                Ok(slot)
+            });
+            tracked.hold(slot.inspect_err(|refusal| {
                 if refusal.reason == CloseReason::RateLimited {
                     plane.metrics.rate_limited.inc();
                 }
@@ -349,17 +352,6 @@ fn check_length(plane: &Plane, length: Option<u64>) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
-}
-
-fn limit_rate(plane: &Plane) -> Result<(), Refusal> {
-    let rate = plane.rate.load();
-    let Some(limiter) = rate.as_ref() else {
-        return Ok(());
-    };
-    take(limiter).map_err(|wait| {
-        plane.metrics.rate_limited.inc();
-        Refusal::new(CloseReason::RateLimited, "The data plane's rate.").retry_after(wait)
-    })
 }
 
 fn stream_header(cluster: &Cluster, id: &Id, parts: &Parts, peer: SocketAddr) -> StreamHeader {

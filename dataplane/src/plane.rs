@@ -16,9 +16,10 @@ use culvert_proto::update::State;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
 use crate::config::Config;
+use crate::ingress::Refusal;
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::pacing::{Admission, FailurePacing, Limiter, limiter};
+use crate::pacing::{Admission, FailurePacing, Limiter, limiter, take};
 use crate::sessions::Sessions;
 use crate::table::{Defaults, Source, Table};
 
@@ -44,8 +45,7 @@ pub struct Plane {
     pub admission: Admission,
     /// Paces failed credentials.
     pub failures: FailurePacing,
-    /// Requests a second, where limited.
-    pub rate: ArcSwap<Option<Limiter>>,
+    rate: ArcSwap<Option<(NonZeroU32, Limiter)>>,
     /// Its phase.
     pub shutdown: Shutdown,
     refusing: watch::Sender<bool>,
@@ -67,7 +67,6 @@ impl Plane {
     pub fn new(config: Config) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new());
         metrics.memory_budget.set(gauge(config.memory_budget));
-        let rate = config.rate_limit.and_then(NonZeroU32::new).map(limiter);
         Arc::new(Self {
             table: ArcSwap::default(),
             sessions: Sessions::new(metrics.clone()),
@@ -76,7 +75,7 @@ impl Plane {
             links: Links::default(),
             admission: Admission::default(),
             failures: FailurePacing::default(),
-            rate: ArcSwap::from_pointee(rate),
+            rate: ArcSwap::from_pointee(rate_of(&config, 0)),
             shutdown: Shutdown::default(),
             refusing: watch::Sender::new(false),
             exiting: watch::Sender::new(false),
@@ -115,6 +114,7 @@ impl Plane {
         .map_err(|why| why.to_string())?;
         let table = Arc::new(table);
         self.table.store(table.clone());
+        self.set_rate(state.settings.rate_per_second);
         self.confirm();
         self.metrics
             .snapshot_generation
@@ -128,6 +128,30 @@ impl Plane {
             self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
         }
         Ok(())
+    }
+
+    /// An unchanged rate keeps its limiter: an update must not hand out a new burst.
+    fn set_rate(&self, from_control: u32) {
+        let new = rate_of(&self.config, from_control);
+        let rate = |limit: &Option<(NonZeroU32, Limiter)>| limit.as_ref().map(|(rate, _)| *rate);
+        if rate(&new) != rate(&self.rate.load()) {
+            self.rate.store(Arc::new(new));
+        }
+    }
+
+    /// Takes one request from the rate of this data plane.
+    ///
+    /// # Errors
+    /// When it is used up: 429 and when to come back.
+    pub fn limit_rate(&self) -> Result<(), Refusal> {
+        let rate = self.rate.load();
+        let Some((rate, limiter)) = rate.as_ref() else {
+            return Ok(());
+        };
+        take(limiter).map_err(|wait| {
+            let detail = format!("The data plane's rate is {rate} requests/s.");
+            Refusal::new(CloseReason::RateLimited, detail).retry_after(wait)
+        })
     }
 
     fn cut_what_lost_its_right(&self, id: &ClusterId, before: &Table, now: &Table) {
@@ -294,6 +318,13 @@ impl Drop for Work {
     }
 }
 
+/// The lower of what the flag and control allow; 0 is no limit.
+fn rate_of(config: &Config, from_control: u32) -> Option<(NonZeroU32, Limiter)> {
+    let flag = config.rate_limit.and_then(NonZeroU32::new);
+    let limits = flag.into_iter().chain(NonZeroU32::new(from_control));
+    limits.min().map(|rate| (rate, limiter(rate)))
+}
+
 /// A count as a gauge's value.
 pub fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -303,4 +334,46 @@ pub fn gauge(value: u64) -> i64 {
 pub fn unix_ms() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plane(flags: &[&str]) -> Arc<Plane> {
+        let clusters = r#"[{"id":"a","token":"0123456789abcdef"}]"#;
+        let base = ["culvert-dataplane", "--clusters", clusters];
+        let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
+        Plane::new(Config::read(argv, &|_| None).unwrap())
+    }
+
+    /// Requests that pass in a burst of 100.
+    fn burst(plane: &Plane) -> usize {
+        (0..100).filter(|_| plane.limit_rate().is_ok()).count()
+    }
+
+    fn settings(plane: &Plane, generation: u64, rate: u32) {
+        let mut state = State::default();
+        state.generation.0 = generation;
+        state.settings.rate_per_second = rate;
+        plane.adopt(&state, Source::Control).unwrap();
+    }
+
+    #[test]
+    fn the_lower_of_the_flags_and_controls_rate_holds() {
+        let free = plane(&[]);
+        assert_eq!(burst(&free), 100);
+        settings(&free, 1, 10);
+        assert!((10..20).contains(&burst(&free)));
+        settings(&free, 2, 10);
+        assert!(burst(&free) < 5, "an update hands out no new burst");
+        settings(&free, 3, 0);
+        assert_eq!(burst(&free), 100);
+
+        let flagged = plane(&["--rate-limit=10"]);
+        settings(&flagged, 1, 50);
+        assert!((10..20).contains(&burst(&flagged)));
+        settings(&flagged, 2, 4);
+        assert!((4..9).contains(&burst(&flagged)));
+    }
 }

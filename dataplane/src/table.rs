@@ -182,15 +182,6 @@ impl Cluster {
     /// # Errors
     /// Which limit is reached.
     pub fn admit(&self) -> Result<RequestSlot, Refusal> {
-        if let Some((_, rate)) = &self.rate {
-            take(rate).map_err(|wait| {
-                let detail = format!(
-                    "The cluster's rate is {} requests/s.",
-                    self.rate_per_second()
-                );
-                Refusal::new(CloseReason::RateLimited, detail).retry_after(wait)
-            })?;
-        }
         let before = self.live.requests.fetch_add(1, Ordering::Relaxed);
         let slot = RequestSlot(self.live.clone());
         if before >= self.requests_max {
@@ -200,11 +191,13 @@ impl Cluster {
             );
             return Err(Refusal::new(CloseReason::TooManyRequests, detail));
         }
+        if let Some((rate, limiter)) = &self.rate {
+            take(limiter).map_err(|wait| {
+                let detail = format!("The cluster's rate is {rate} requests/s.");
+                Refusal::new(CloseReason::RateLimited, detail).retry_after(wait)
+            })?;
+        }
         Ok(slot)
-    }
-
-    fn rate_per_second(&self) -> u32 {
-        self.rate.as_ref().map_or(0, |(rate, _)| rate.get())
     }
 
     /// What stands behind the cluster's agent.

@@ -224,6 +224,42 @@ async fn rates_answer_429_and_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_clusters_rate_spares_its_neighbour_and_the_data_planes_rate() {
+    let clusters = format!(
+        r#"[{{"id":"dev","token":"{TOKEN}","rateLimit":3}},
+            {{"id":"other","token":"{}"}}]"#,
+        crate::hub::OTHER_TOKEN
+    );
+    // One more than "other" asks for: what "dev" is refused must not count here.
+    let hub = Hub::with(&clusters, &["--rate-limit=40"]);
+    let _agent = Agent::connect(hub.at.public).await;
+    let other = Introduction {
+        token: crate::hub::OTHER_TOKEN,
+        ..Introduction::default()
+    };
+    let _other = Agent::with(hub.at.public, other).await;
+    let mut refused = 0;
+    for _ in 0..60 {
+        let answer = get(hub.at.internal, "/tunnel/dev/").await;
+        if answer.status == 429 {
+            refused += 1;
+            assert_eq!(answer.reason(), "rate_limited");
+            assert_eq!(answer.field("retry-after"), Some("1"));
+            assert!(answer.text().contains("3 requests/s"), "{}", answer.text());
+        }
+    }
+    assert!(refused >= 40, "{refused} of 60 at 3/s");
+    for _ in 0..20 {
+        assert_eq!(get(hub.at.internal, "/tunnel/other/").await.status, 200);
+    }
+    let of_dev = r#"proxy_requests_total{cluster="dev",code="429",method="GET",status="429"} "#;
+    for line in ["proxy_rate_limited_total ", of_dev] {
+        let counted = metric(hub.at.internal, line).await;
+        assert_eq!(counted, Some(f64::from(refused)), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused_however_it_is_framed() {
     let hub = Hub::start(&["--max-body=1KiB"]);
     let _agent = Agent::connect(hub.at.public).await;
