@@ -19,19 +19,6 @@ pub use settings::PROGRAM;
 /// Longest path of a Unix socket in bytes, with room for `.new`.
 const SOCKET_BYTES_MAX: usize = 103;
 
-/// What the process was asked to do.
-pub enum Asked {
-    /// Run the hub.
-    Run(Box<Config>),
-    /// Write development certificates.
-    DevCerts {
-        /// Where to.
-        dir: PathBuf,
-        /// Names and addresses the server certificate holds for.
-        names: Vec<String>,
-    },
-}
-
 /// A checked configuration.
 pub struct Config {
     /// Where the store is.
@@ -68,7 +55,7 @@ pub enum Refused {
     Problems(Vec<String>),
 }
 
-impl Asked {
+impl Config {
     /// Reads and checks everything. `env` looks up one environment variable.
     ///
     /// # Errors
@@ -77,34 +64,17 @@ impl Asked {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
-        let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
-        if let Some(("dev-certs", verb)) = layers.matches.subcommand() {
-            let names = verb
-                .get_many::<String>("name")
-                .into_iter()
-                .flatten()
-                .cloned()
-                .collect();
-            let dir = verb
-                .get_one::<String>("dir")
-                .cloned()
-                .unwrap_or_default()
-                .into();
-            return Ok(Self::DevCerts { dir, names });
-        }
-        Config::build(layers).map(|config| Self::Run(Box::new(config)))
+        Self::build(Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?)
     }
 
     /// Reads the command line and environment of this process.
     ///
     /// # Errors
-    /// As [`Asked::load`].
+    /// As [`Config::load`].
     pub fn from_process() -> Result<Self, Refused> {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
-}
 
-impl Config {
     fn build(layers: Layers) -> Result<Self, Refused> {
         let mut checks = Checks {
             layers,
@@ -282,12 +252,10 @@ mod tests {
                 .find(|(key, _)| *key == name)
                 .map(|(_, value)| (*value).to_owned())
         };
-        match Asked::load(argv.map(OsString::from), env) {
-            Ok(Asked::Run(config)) => Ok(*config),
-            Ok(Asked::DevCerts { .. }) => panic!("not asked to run"),
-            Err(Refused::Problems(problems)) => Err(problems),
-            Err(Refused::Usage(why)) => Err(vec![why.to_string()]),
-        }
+        Config::load(argv.map(OsString::from), env).map_err(|refused| match refused {
+            Refused::Problems(problems) => problems,
+            Refused::Usage(why) => vec![why.to_string()],
+        })
     }
 
     #[test]

@@ -13,4 +13,4 @@ mod start;
 pub mod store;
 pub mod token;
 
-pub use start::{StartError, dev_certs, run, run_process};
+pub use start::{StartError, run, run_process};

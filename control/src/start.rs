@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_net::crypto::{KeyError, SigningKey};
 use culvert_net::listen::{Acceptor, ListenOptions, Listener};
-use culvert_net::tls::dev::{DevCa, DevError};
 use culvert_net::tls::{ServerTls, TlsError, keep_fresh};
 use culvert_rpc::{Access, PeerCheck, bind_unix};
 use culvert_telemetry::admin::{self, Admin};
@@ -47,9 +46,6 @@ pub enum StartError {
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A development certificate cannot be made.
-    #[error("development certificates: {0}")]
-    Dev(#[from] DevError),
     /// An address is not free, or a file cannot be written.
     #[error("{what}: {source}")]
     Io {
@@ -145,23 +141,6 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     hub.close().await;
     shutdown.advance(Phase::Stopped);
     tracing::info!("culvert-control stopped");
-    Ok(())
-}
-
-/// Writes a CA and a server certificate for `names` to `dir`.
-///
-/// # Errors
-/// [`StartError`].
-pub fn dev_certs(dir: &Path, names: &[String]) -> Result<(), StartError> {
-    let io = |source| StartError::Io {
-        what: format!("certificates in {}", dir.display()),
-        source,
-    };
-    std::fs::create_dir_all(dir).map_err(io)?;
-    let ca = DevCa::new("culvert development CA")?;
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    ca.server(&names)?.write(dir, "server").map_err(io)?;
-    ca.write(dir).map_err(io)?;
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! The one table of everything that can be set.
 
-use clap::{Arg, ArgAction, Command};
 use culvert_config::Holds::{Guarded, Text};
 use culvert_config::{Program, Setting, row};
 
@@ -11,7 +10,7 @@ pub const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     file: "/etc/culvert/control.toml",
     settings: SETTINGS,
-    verbs,
+    verbs: |command| command,
 };
 
 const SETTINGS: &[Setting] = &[
@@ -102,24 +101,3 @@ const SETTINGS: &[Setting] = &[
     row("log-level", Text, "info", "error, warn, info, debug, trace"),
     row("log-format", Text, "auto", "auto, logfmt, json"),
 ];
-
-fn verbs(command: Command) -> Command {
-    let dev_certs = Command::new("dev-certs")
-        .about("Write a CA and a server certificate for development")
-        .arg(
-            Arg::new("dir")
-                .long("dir")
-                .value_name("DIR")
-                .required(true)
-                .help("Where to"),
-        )
-        .arg(
-            Arg::new("name")
-                .long("name")
-                .value_name("NAME")
-                .action(ArgAction::Append)
-                .default_values(["localhost", "127.0.0.1", "::1"])
-                .help("Host name or address the server certificate holds for"),
-        );
-    command.subcommand(dev_certs)
-}
