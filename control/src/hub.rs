@@ -3,20 +3,20 @@
 //! The store is written first: what data planes see survives a crash. Reads
 //! come from memory and never wait for a decision.
 
+mod commit;
 mod error;
 mod in_use;
 mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_net::crypto::SigningKey;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::limits::CLUSTERS_MAX;
 use culvert_proto::token::TokenText;
-use culvert_proto::update::{Change, Report, Rotation, State, Update};
+use culvert_proto::update::{Report, Rotation, State};
 use culvert_rpc::{Feed, LinkId};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, Notify};
@@ -25,9 +25,10 @@ use crate::cluster::{Cluster, Spec};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::registry::{self, Refused};
-use crate::store::{Loaded, Store, StoreError};
+use crate::store::{Loaded, Store};
 use crate::token;
 
+use commit::{Step, Writer, gauge};
 pub use error::HubError;
 pub use upkeep::DELIVERY_MS_MAX;
 
@@ -53,20 +54,6 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
-}
-
-/// Held by the one decision that is being made.
-struct Writer {
-    generation: Generation,
-    /// A change whose recording timed out: it may or may not be on disk.
-    uncertain: Option<Step>,
-}
-
-/// The change from one generation to the next.
-#[derive(Clone)]
-enum Step {
-    Put(Arc<Cluster>),
-    Remove(ClusterId),
 }
 
 /// A token that was just minted; this is the only time its text is seen.
@@ -113,10 +100,7 @@ impl Hub {
             feed: Feed::new(key, state),
             fleet: Mutex::default(),
             clusters: ArcSwap::from_pointee(clusters),
-            writer: Turn::new(Writer {
-                generation: loaded.generation,
-                uncertain: None,
-            }),
+            writer: Turn::new(Writer::at(loaded.generation)),
             acknowledged: Notify::new(),
             followed: Notify::new(),
             metrics,
@@ -184,7 +168,9 @@ impl Hub {
         }
         let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
         self.commit(&mut writer, Step::Put(cluster.clone())).await?;
+        drop(writer);
         tracing::info!(cluster = %cluster.id, "cluster registered");
+        self.in_use().await;
         Ok(cluster)
     }
 
@@ -197,12 +183,16 @@ impl Hub {
         id: &ClusterId,
         change: impl FnOnce(&mut Spec),
     ) -> Result<Arc<Cluster>, HubError> {
-        self.decide(id, |cluster, now_ms| {
-            let mut spec = cluster.spec.clone();
-            change(&mut spec);
-            registry::update(cluster, spec, now_ms)
-        })
-        .await
+        let cluster = self
+            .decide(id, |cluster, now_ms| {
+                let mut spec = cluster.spec.clone();
+                change(&mut spec);
+                registry::update(cluster, spec, now_ms)
+            })
+            .await?;
+        tracing::info!(cluster = %id, "cluster changed");
+        self.in_use().await;
+        Ok(cluster)
     }
 
     /// Removes a cluster; its sessions end.
@@ -215,7 +205,9 @@ impl Hub {
         self.commit(&mut writer, Step::Remove(id.clone())).await?;
         self.feed.withdraw(id);
         self.fleet.lock().remove(id);
+        drop(writer);
         tracing::info!(cluster = %id, "cluster removed");
+        self.in_use().await;
         Ok(())
     }
 
@@ -389,67 +381,6 @@ impl Hub {
             .or(cluster.last_connected_unix_ms);
         cluster
     }
-
-    /// The right to decide, once memory and disk are known to agree.
-    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Writer>, HubError> {
-        let mut writer = self.writer.lock().await;
-        if let Some(step) = writer.uncertain.clone() {
-            let on_disk = self.store.generation().await?;
-            if on_disk.0 == writer.generation.0 + 1 {
-                self.publish(&mut writer, step);
-            }
-            writer.uncertain = None;
-        }
-        Ok(writer)
-    }
-
-    async fn commit(&self, writer: &mut Writer, step: Step) -> Result<(), HubError> {
-        let next = Generation(writer.generation.0 + 1);
-        let started = Instant::now();
-        let (operation, recorded) = match &step {
-            Step::Put(cluster) => ("save", self.store.save(cluster, next).await),
-            Step::Remove(id) => ("remove", self.store.remove(id, next).await),
-        };
-        self.metrics
-            .store(operation, recorded.is_ok(), started.elapsed());
-        if let Err(why) = recorded {
-            if matches!(why, StoreError::Slow { .. }) {
-                writer.uncertain = Some(step);
-            }
-            return Err(why.into());
-        }
-        self.publish(writer, step);
-        Ok(())
-    }
-
-    fn publish(&self, writer: &mut Writer, step: Step) {
-        let now_ms = self.now_ms();
-        let generation = Generation(writer.generation.0 + 1);
-        let mut clusters = Clusters::clone(&self.clusters.load());
-        let change = match step {
-            Step::Put(cluster) => {
-                let state = Arc::new(cluster.to_state());
-                clusters.insert(cluster.id.clone(), cluster);
-                Change::Upsert(state)
-            }
-            Step::Remove(id) => {
-                clusters.remove(&id);
-                Change::Remove(id)
-            }
-        };
-        let update = Update {
-            generation,
-            issued_unix_ms: now_ms,
-            changes: vec![change],
-        };
-        self.feed
-            .publish(&update)
-            .expect("one writer raises the generation by one");
-        self.metrics.generation.set(gauge(generation.0));
-        self.metrics.clusters.set(gauge(clusters.len() as u64));
-        self.clusters.store(Arc::new(clusters));
-        writer.generation = generation;
-    }
 }
 
 impl culvert_rpc::Hub for Hub {
@@ -485,8 +416,4 @@ impl culvert_rpc::Hub for Hub {
         self.fleet.lock().closed(link, self.now_ms());
         tracing::info!(link = link.0, "data plane left");
     }
-}
-
-fn gauge(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

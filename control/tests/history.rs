@@ -309,3 +309,35 @@ async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
     .await;
     assert!(late.offered.is_none(), "a delivered token is offered again");
 }
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_memory_and_disk_agreed() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(NOW));
+    let hub = hub(dir.path(), &clock).await;
+    let mut cut = 0;
+    for turns in 0..120_u32 {
+        let id: ClusterId = format!("c{turns}").parse().unwrap();
+        let gone = async {
+            for _ in 0..turns * 8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            made = hub.create(id, Spec::default()) => drop(made.unwrap()),
+            () = gone => cut += 1,
+        }
+    }
+    assert!(cut > 0, "every call was seen to its end");
+    let last: ClusterId = "last".parse().unwrap();
+    hub.create(last.clone(), Spec::default()).await.unwrap();
+    let (generation, known) = (hub.generation(), hub.clusters().len());
+    hub.close().await;
+    drop(hub);
+    let again = self::hub(dir.path(), &clock).await;
+    assert_eq!(
+        (again.generation(), again.clusters().len()),
+        (generation, known)
+    );
+}

@@ -251,10 +251,15 @@ pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
     Ok(())
 }
 
+/// Waits for a change that is still being recorded: its lock is taken first.
 pub(super) async fn generation(pool: &SqlitePool) -> Result<Generation> {
+    let mut lease = Lease::take(pool).await?;
+    let mut transaction = lease.begin().await?;
     let (generation,): (i64,) = sqlx::query_as("SELECT generation FROM hub")
-        .fetch_one(pool)
+        .fetch_one(&mut *transaction)
         .await?;
+    transaction.commit().await?;
+    lease.keep();
     Ok(Generation(unsigned(generation)?))
 }
 
