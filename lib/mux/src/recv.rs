@@ -281,7 +281,7 @@ impl Mux {
             self.skip_body(header);
             return Ok(());
         }
-        stream.window.credit = left;
+        stream.window.spend(left, self.now_ms);
         let remaining = length as usize;
         self.decoder.body = Some(Body {
             to: Some(key),

@@ -1,7 +1,7 @@
 //! Credit that we give: how large a stream's receive window is, and when the peer hears of it.
 
 use crate::budget::Budget;
-use crate::{Pressure, frame::wire_length};
+use crate::{Pressure, WIRE_WINDOW_BYTES, frame::wire_length};
 
 /// On a path under a millisecond no stream needs more (8 Gbit/s), whatever its rate.
 const SHORT_PATH_WINDOW_BYTES_MAX: u32 = 1 << 20;
@@ -28,6 +28,8 @@ pub(crate) struct Window {
     /// Bytes above the initial window that are charged to the budget.
     growth: u32,
     granted_ms: u64,
+    /// When the first byte since the last grant came: before it, the sender had nothing to send.
+    spending_ms: Option<u64>,
 }
 
 impl Window {
@@ -37,7 +39,14 @@ impl Window {
             target: initial,
             growth: 0,
             granted_ms: now_ms,
+            spending_ms: None,
         }
+    }
+
+    /// The peer used credit, which leaves `credit`.
+    pub(crate) fn spend(&mut self, credit: u32, now_ms: u64) {
+        self.credit = credit;
+        self.spending_ms.get_or_insert(now_ms);
     }
 
     pub(crate) fn growth(&self) -> usize {
@@ -63,15 +72,15 @@ impl Window {
         budget: &Budget,
     ) -> u32 {
         let held = self.held(unread);
-        let elapsed_ms = now_ms.saturating_sub(self.granted_ms);
-        if elapsed_ms > WINDOW_IDLE_MS_MAX || budget.pressure() >= Pressure::NoGrowth {
+        let is_grown = self.target > tuning.initial;
+        let is_idle = now_ms.saturating_sub(self.granted_ms) > WINDOW_IDLE_MS_MAX;
+        if (is_grown && is_idle) || budget.pressure() >= Pressure::NoGrowth {
             self.target = tuning.initial;
-        } else if let Some(rtt_ms) = tuning.rtt_ms {
-            // Half a window in less than two round trips: the window is what limits the sender.
-            if elapsed_ms < rtt_ms.max(1) * 2 {
-                self.grow(tuning, rtt_ms, budget);
-            }
+        } else {
+            let since_ms = self.spending_ms.unwrap_or(self.granted_ms);
+            self.tune(now_ms.saturating_sub(since_ms), tuning, budget);
         }
+        self.spending_ms = None;
         let delta = self.target.saturating_sub(held);
         self.credit += delta;
         if delta > 0 {
@@ -81,15 +90,31 @@ impl Window {
         delta
     }
 
-    fn grow(&mut self, tuning: Tuning, rtt_ms: u64, budget: &Budget) {
-        let short_max = SHORT_PATH_WINDOW_BYTES_MAX.max(tuning.initial);
-        let max = if rtt_ms == 0 {
-            tuning.max.min(short_max)
-        } else {
-            tuning.max
+    /// Half a window in less than two round trips: the window is what limits the sender.
+    fn tune(&mut self, elapsed_ms: u64, tuning: Tuning, budget: &Budget) {
+        let max = match tuning.rtt_ms {
+            // Not measured yet: what every foreign stream begins with is no risk.
+            None => tuning.initial.max(WIRE_WINDOW_BYTES),
+            Some(0) => SHORT_PATH_WINDOW_BYTES_MAX.max(tuning.initial),
+            Some(_) => tuning.max,
         };
-        let target = self.target.saturating_mul(2).min(max);
-        let growth = target.saturating_sub(tuning.initial);
+        let is_hurried = tuning
+            .rtt_ms
+            .is_none_or(|rtt_ms| elapsed_ms < rtt_ms.max(1) * 2);
+        if is_hurried {
+            self.grow(max.min(tuning.max), tuning.initial, budget);
+        }
+    }
+
+    /// Doubles, and leaves a small start behind at once: a reader that keeps up has shown that it
+    /// is none of those whom the small start is for.
+    fn grow(&mut self, max: u32, initial: u32, budget: &Budget) {
+        let target = self
+            .target
+            .saturating_mul(2)
+            .max(WIRE_WINDOW_BYTES)
+            .min(max);
+        let growth = target.saturating_sub(initial);
         if let Some(more) = growth.checked_sub(self.growth).filter(|more| *more > 0) {
             if !budget.try_charge(u64::from(more)) {
                 return;
@@ -129,7 +154,7 @@ mod tests {
     /// The peer sends all it may, the reader reads it all, a grant follows every half window.
     fn consume(window: &mut Window, now_ms: &mut u64, step_ms: u64, budget: &Budget) -> u32 {
         while !window.is_due(0) {
-            window.credit -= K;
+            window.spend(window.credit - K, *now_ms);
         }
         *now_ms += step_ms;
         window.grant(0, *now_ms, TUNING, budget)
@@ -169,7 +194,7 @@ mod tests {
         budget.charge(3 << 20);
         let mut granted = 0;
         for _ in 0..2_048 {
-            window.credit -= K;
+            window.spend(window.credit - K, now_ms);
             if window.is_due(0) {
                 granted += window.grant(0, now_ms, TUNING, &budget);
             }
@@ -206,7 +231,7 @@ mod tests {
         };
         let mut window = Window::new(32 * K, 0);
         for _ in 0..20 {
-            window.credit = 0;
+            window.spend(0, 0);
             window.grant(
                 0,
                 0,
@@ -218,5 +243,47 @@ mod tests {
             );
         }
         assert_eq!(window.target, SHORT_PATH_WINDOW_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_small_start_is_left_at_once_by_a_reader_that_keeps_up() {
+        let budget = Budget::new(1 << 30);
+        let small = Tuning {
+            initial: 32 * K,
+            ..TUNING
+        };
+        let mut window = Window::new(32 * K, 0);
+        // The service thinks for 3 s before its first byte: no sign of a slow reader.
+        window.spend(16 * K, 3_000);
+        assert_eq!(window.grant(0, 3_001, small, &budget), 240 * K);
+        assert_eq!(budget.used(), u64::from(224 * K));
+
+        let unmeasured = Tuning {
+            rtt_ms: None,
+            ..small
+        };
+        let mut window = Window::new(32 * K, 0);
+        for _ in 0..4 {
+            window.spend(0, 0);
+            window.grant(0, 9_000, unmeasured, &budget);
+        }
+        assert_eq!(window.target, 256 * K, "no further without a measurement");
+    }
+
+    #[test]
+    fn a_small_start_stays_with_a_slow_reader() {
+        let budget = Budget::new(1 << 30);
+        let small = Tuning {
+            initial: 32 * K,
+            ..TUNING
+        };
+        let mut window = Window::new(32 * K, 0);
+        let mut now_ms = 0;
+        for _ in 0..40 {
+            window.spend(16 * K, now_ms);
+            now_ms += 200;
+            assert_eq!(window.grant(0, now_ms, small, &budget), 16 * K);
+        }
+        assert_eq!(budget.used(), 0);
     }
 }
