@@ -25,7 +25,10 @@ use std::time::Duration;
 use culvert_mux::{Budget, Mux};
 use culvert_proto::close::CloseReason;
 use culvert_proto::control::{AgentStats, Drain, Rotate};
-use culvert_proto::limits::{STREAM_HEADER_TIMEOUT_MS, WRITE_STALL_TIMEOUT_MS};
+use culvert_proto::hello::Caps;
+use culvert_proto::limits::{
+    STREAM_HEADER_TIMEOUT_MS, WINDOW_OWN_INITIAL_BYTES, WRITE_STALL_TIMEOUT_MS,
+};
 use culvert_proto::open::StreamHeader;
 use culvert_proto::session::{self, VerbError};
 use culvert_proto::token::Digest;
@@ -85,14 +88,19 @@ pub struct CarrierConfig {
 }
 
 impl CarrierConfig {
-    /// culvert/1 with the limits of contract section 16; the role says which end this is.
+    /// culvert/1 with the limits of contract section 16; the role says which end this is. `config`
+    /// holds what both ends agreed on: the first window of a stream goes by it.
     #[must_use]
     pub fn native(role: session::Role, config: session::Config) -> CarrierConfig {
         let end = match role {
             session::Role::Hub(_) => End::Hub,
             session::Role::Agent(_) => End::Agent,
         };
-        CarrierConfig::new(end, Style::Native(role, config))
+        let mut carrier = CarrierConfig::new(end, Style::Native(role, config));
+        if config.caps.has(Caps::SMALL_WINDOW) {
+            carrier.mux.window_initial = WINDOW_OWN_INITIAL_BYTES;
+        }
+        carrier
     }
 
     /// A Radar carrier. Its peers send one message as large as their credit: windows stay small

@@ -146,13 +146,17 @@ impl Caps {
     pub const ROTATE: Caps = Caps(8);
     /// Certificate renewal through the session.
     pub const RENEW: Caps = Caps(16);
+    /// Streams that start with [`WINDOW_OWN_INITIAL_BYTES`](crate::limits::WINDOW_OWN_INITIAL_BYTES)
+    /// of credit both ways.
+    pub const SMALL_WINDOW: Caps = Caps(32);
 
-    const NAMES: [(&'static str, Caps); 5] = [
+    const NAMES: [(&'static str, Caps); 6] = [
         ("channel", Caps::CHANNEL),
         ("status", Caps::STATUS),
         ("drain", Caps::DRAIN),
         ("rotate", Caps::ROTATE),
         ("renew", Caps::RENEW),
+        ("window-32k", Caps::SMALL_WINDOW),
     ];
 
     /// Reads a comma-separated list; unknown names are ignored.

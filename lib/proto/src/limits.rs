@@ -13,6 +13,8 @@ pub const RESETS_PER_SECOND_MAX: u32 = 1_000;
 pub const PINGS_PER_SECOND_MAX: u32 = 20;
 /// Receive credit a yamux stream starts with, in bytes, both ways.
 pub const WINDOW_INITIAL_BYTES: u32 = 262_144;
+/// The same between our own ends that both announced it, in bytes.
+pub const WINDOW_OWN_INITIAL_BYTES: u32 = 32 << 10;
 /// Largest window between our own ends, in bytes.
 pub const WINDOW_MAX_BYTES: u32 = 32 << 20;
 /// Largest window towards foreign agents on WebSocket, in bytes.

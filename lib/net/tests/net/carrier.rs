@@ -34,23 +34,31 @@ pub struct Session {
 }
 
 pub fn hub_config() -> CarrierConfig {
+    hub_config_of(session_config())
+}
+
+pub fn hub_config_of(session: session::Config) -> CarrierConfig {
     let grant = Grant {
         epoch: Epoch(9),
         targets: vec![Arc::from("web")],
     };
-    CarrierConfig::native(session::Role::Hub(grant), session_config())
+    CarrierConfig::native(session::Role::Hub(grant), session)
 }
 
 pub fn agent_config(streams_max: u32) -> CarrierConfig {
+    agent_config_of(session_config(), streams_max)
+}
+
+pub fn agent_config_of(session: session::Config, streams_max: u32) -> CarrierConfig {
     let facts = AgentFacts {
         version: "1.2.3".to_owned(),
         streams_max: Some(streams_max),
         ..AgentFacts::default()
     };
-    CarrierConfig::native(session::Role::Agent(facts), session_config())
+    CarrierConfig::native(session::Role::Agent(facts), session)
 }
 
-fn session_config() -> session::Config {
+pub fn session_config() -> session::Config {
     session::Config {
         caps: Caps::DRAIN.with(Caps::ROTATE).with(Caps::STATUS),
         ..session::Config::default()

@@ -10,3 +10,4 @@ mod rig;
 mod silence;
 mod tls;
 mod websocket;
+mod windows;

@@ -113,7 +113,9 @@ impl HelloAnswer {
         let (beat_ms, dead_ms) = beat
             .map_or(Some((BEAT_INTERVAL_MS, BEAT_DEAD_MS)), beat_times)
             .ok_or(AnswerError::Field("Culvert-Beat"))?;
-        let caps = Caps::parse(caps.unwrap_or("")) & offered;
+        // Every hub says what it agreed to. An agent that guessed could overrun a small window.
+        let caps = caps.ok_or(AnswerError::Field("Culvert-Caps"))?;
+        let caps = Caps::parse(caps) & offered;
         Ok(HelloAnswer {
             kind,
             epoch,

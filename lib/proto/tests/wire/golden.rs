@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_proto::control::*;
+use culvert_proto::hello::*;
 use culvert_proto::id::*;
 use culvert_proto::join::JoinString;
 use culvert_proto::open::*;
@@ -76,6 +77,7 @@ fn bytes_are_as_documented() {
 
 fn structures() -> Vec<(&'static str, Vec<u8>)> {
     let mut all = streams();
+    all.extend(hellos());
     all.extend(messages());
     all.extend(states());
     all
@@ -119,6 +121,36 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
             "join_string_text",
             join.encode().unwrap().as_bytes().to_vec(),
         ),
+    ]
+}
+
+/// Header fields as lines of text, in the order in which they are written.
+fn hellos() -> Vec<(&'static str, Vec<u8>)> {
+    let caps = Caps::parse("channel,status,drain,rotate,renew,window-32k");
+    let hello = AgentHello {
+        instance: Some(InstanceId([0x22; 16])),
+        version: "0.1.0".into(),
+        caps,
+        cluster: Some(cluster()),
+    };
+    let native = HelloAnswer::new(CarrierKind::Native, Epoch(77), caps);
+    let older = Caps::parse("status,drain,rotate");
+    let websocket = HelloAnswer::new(CarrierKind::WebSocket, Epoch(77), older);
+    let lines = |fields: Vec<(&'static str, String)>| {
+        let lines = fields
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"));
+        lines.collect::<String>().into_bytes()
+    };
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    vec![
+        ("hello_request", lines(request_headers(&hello, key, false))),
+        (
+            "hello_request_websocket",
+            lines(request_headers(&hello, key, true)),
+        ),
+        ("hello_answer", lines(native.headers())),
+        ("hello_answer_websocket", lines(websocket.headers())),
     ]
 }
 

@@ -220,6 +220,30 @@ fn caps_are_a_set_of_known_words() {
     assert!(caps.has(Caps::ROTATE) && !caps.has(Caps::CHANNEL));
 }
 
+/// N-2..N: an end without the smaller window is never told of it, and never uses it.
+#[test]
+fn the_small_window_takes_both_ends() {
+    let older = Caps::DRAIN.with(Caps::ROTATE).with(Caps::STATUS);
+    let newer = older.with(Caps::SMALL_WINDOW);
+    for (agent, hub, both) in [
+        (newer, newer, true),
+        (newer, older, false),
+        (older, newer, false),
+        (older, older, false),
+    ] {
+        let mut sent = fields(false);
+        set(&mut sent, "culvert-caps", &agent.to_string());
+        let heard = parse(None, &sent).unwrap().hello.caps;
+        let answer = HelloAnswer::new(CarrierKind::Native, Epoch(1), heard & hub);
+        let fields = answer.headers();
+        let raw = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let agreed = HelloAnswer::parse(agent, raw).unwrap().caps;
+        assert_eq!(agreed, answer.caps, "one view at both ends");
+        assert_eq!(agreed.has(Caps::SMALL_WINDOW), both);
+        assert_eq!(agreed & older, older, "the rest is as ever");
+    }
+}
+
 #[test]
 fn answers_round_trip() {
     for kind in [CarrierKind::Native, CarrierKind::WebSocket] {
@@ -259,6 +283,8 @@ fn mangled_answers_are_named() {
     assert_eq!(plain, Err(AnswerError::Field("Sec-WebSocket-Protocol")));
     let no_epoch = parse(&[("upgrade", "culvert/1")]);
     assert_eq!(no_epoch, Err(AnswerError::Field("Culvert-Epoch")));
+    let no_caps = parse(&[("upgrade", "culvert/1"), ("culvert-epoch", "7")]);
+    assert_eq!(no_caps, Err(AnswerError::Field("Culvert-Caps")));
     for beat in [
         "0,15",
         "5",
