@@ -151,7 +151,7 @@ fn shared(
 }
 
 fn plan(config: Config, dialer: Dialer, shared: &Shared) -> Plan {
-    let mut caps = Caps::STATUS.with(Caps::DRAIN);
+    let mut caps = Caps::STATUS.with(Caps::DRAIN).with(Caps::SMALL_WINDOW);
     if shared.tokens.can_rotate() {
         caps = caps.with(Caps::ROTATE);
     }

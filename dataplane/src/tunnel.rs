@@ -34,7 +34,10 @@ use crate::table::Cluster;
 
 /// What this hub can do over a session.
 fn hub_caps() -> Caps {
-    Caps::STATUS.with(Caps::DRAIN).with(Caps::ROTATE)
+    Caps::STATUS
+        .with(Caps::DRAIN)
+        .with(Caps::ROTATE)
+        .with(Caps::SMALL_WINDOW)
 }
 
 /// The agent path that `path` is, if it is one.
