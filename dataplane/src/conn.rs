@@ -4,6 +4,8 @@
 //! for a slow head; here they are two. And a close that must not look like a
 //! complete answer becomes RST (`SO_LINGER {1,0}`).
 
+mod vigil;
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use culvert_net::hangup::Hangup;
+use culvert_proto::close::CloseReason;
 use culvert_proto::limits::{CLIENT_IDLE_TIMEOUT_MS, HEAD_TIMEOUT_MS};
 
 use crate::lobby::Guest;
+use vigil::Vigil;
 
 /// What the socket, the requests on it and their bodies tell each other.
 #[derive(Default)]
@@ -29,6 +33,7 @@ pub struct ConnState {
     multiplexed: AtomicBool,
     lift: AtomicBool,
     arm: AtomicBool,
+    dead: AtomicBool,
     hangup: Hangup,
     guest: Mutex<Option<Guest>>,
 }
@@ -78,6 +83,14 @@ impl ConnState {
         self.hangup.demand();
     }
 
+    /// Why a relay to this client broke off.
+    pub fn broke(&self) -> CloseReason {
+        match self.dead.load(Ordering::Relaxed) {
+            true => CloseReason::ClientDead,
+            false => CloseReason::ClientReset,
+        }
+    }
+
     /// The same order, for a carrier on this connection.
     pub fn hangup(&self) -> Hangup {
         self.hangup.clone()
@@ -113,6 +126,7 @@ pub struct ClientSocket {
     wait: (u32, Instant, bool),
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
+    vigil: Option<Vigil>,
     lifted: bool,
 }
 
@@ -125,6 +139,7 @@ impl ClientSocket {
             wait: (0, Instant::now(), true),
             sleep: None,
             armed: false,
+            vigil: None,
             lifted: false,
         }
     }
@@ -188,13 +203,41 @@ impl ClientSocket {
     fn before_write(&mut self) {
         if !self.lifted && self.state.lift.load(Ordering::Relaxed) {
             self.lifted = true;
-            if let Err(why) = culvert_net::socket::lift_user_timeout(&self.stream) {
-                tracing::debug!(%why, "the user timeout of a client socket stays");
+            match Vigil::new(&self.stream) {
+                Ok(vigil) => self.vigil = Some(vigil),
+                Err(why) => tracing::debug!(%why, "the user timeout of a client socket stays"),
             }
         }
         if !self.armed && self.state.arm.load(Ordering::Relaxed) {
             self.armed = self.set_linger(Some(Duration::ZERO));
         }
+    }
+
+    /// What follows a write that `polled` tells of.
+    fn after_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Pending => self.poll_vigil(cx)?,
+            Poll::Ready(_) => {
+                if let Some(vigil) = &mut self.vigil {
+                    vigil.wrote();
+                }
+            }
+        }
+        polled
+    }
+
+    fn poll_vigil(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(vigil) = &mut self.vigil else {
+            return Ok(());
+        };
+        vigil.poll(cx, &self.stream).inspect_err(|_| {
+            self.state.dead.store(true, Ordering::Relaxed);
+            self.state.abort();
+        })
     }
 
     fn set_linger(&self, linger: Option<Duration>) -> bool {
@@ -226,6 +269,7 @@ impl AsyncRead for ClientSocket {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => {
                 self.poll_deadline(cx)?;
+                self.poll_vigil(cx)?;
                 Poll::Pending
             }
             ready => {
@@ -245,7 +289,8 @@ impl AsyncWrite for ClientSocket {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.before_write();
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.after_write(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -254,7 +299,8 @@ impl AsyncWrite for ClientSocket {
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.before_write();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.after_write(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -262,6 +308,7 @@ impl AsyncWrite for ClientSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_vigil(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -16,6 +16,7 @@ mod links;
 mod lobby;
 mod metrics;
 mod pacing;
+mod peer;
 mod plane;
 mod runtime;
 mod session;

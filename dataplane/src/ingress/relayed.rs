@@ -105,7 +105,7 @@ impl Drop for Relayed {
             self.tracked.conn().disarm();
             self.slot.closed(CloseReason::Finished);
         } else if !self.ended {
-            self.slot.closed(CloseReason::ClientReset);
+            self.slot.closed(self.tracked.conn().broke());
         }
     }
 }

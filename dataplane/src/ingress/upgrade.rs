@@ -73,7 +73,7 @@ async fn relay(
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let read = read(&mut from_client, &mut buffer).await;
-            let got = read.map_err(|_| CloseReason::ClientReset)?;
+            let got = read.map_err(|_| tracked.conn().broke())?;
             if got == 0 {
                 let finish = poll_fn(|cx| Pin::new(&mut *stream.lock()).poll_shutdown(cx));
                 return finish.await.map_err(|why| reason_of(&why));
@@ -88,7 +88,7 @@ async fn relay(
         loop {
             metrics.bytes_to_client.inc_by(data.len() as u64);
             let sent = to_client.write_all(&data).await;
-            sent.map_err(|_| CloseReason::ClientReset)?;
+            sent.map_err(|_| tracked.conn().broke())?;
             let next = poll_fn(|cx| stream.lock().poll_read_bytes(cx)).await;
             match next.map_err(|why| reason_of(&why))? {
                 Some(next) => data = next,
@@ -99,7 +99,7 @@ async fn relay(
         to_client
             .shutdown()
             .await
-            .map_err(|_| CloseReason::ClientReset)
+            .map_err(|_| tracked.conn().broke())
     };
     tracked.conn().arm();
     match tokio::try_join!(up, down) {

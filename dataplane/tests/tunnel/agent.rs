@@ -281,6 +281,7 @@ async fn answer(
         "/steps" => Response::new(steps(&shared)),
         "/trailers" => trailers(request).await,
         "/hang" => std::future::pending().await,
+        "/flood" => Response::new(flood()),
         "/big" => whole("x".repeat(1 << 20)),
         _ => whole(describe(&request)),
     };
@@ -328,6 +329,12 @@ fn steps(shared: &Arc<Shared>) -> Body {
         }
     });
     StreamBody::new(Receiver(receive)).boxed_unsync()
+}
+
+/// Without end.
+fn flood() -> Body {
+    let frame = || Ok(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024])));
+    StreamBody::new(futures_util::stream::repeat_with(frame)).boxed_unsync()
 }
 
 struct Receiver(mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>);

@@ -17,3 +17,4 @@ mod radar;
 mod relay;
 mod secure;
 mod upgrades;
+mod vanished;

@@ -2,7 +2,7 @@
 //!
 //! The only home of rustls, socket options and WebSocket. Everything above speaks `AsyncRead` and
 //! `AsyncWrite`; everything below (the mux, the session, the wire) is pure and driven from here.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod carrier;
 pub mod crypto;

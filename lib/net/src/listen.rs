@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -143,6 +144,82 @@ impl Acceptor {
     }
 }
 
+/// How a connection's bytes get on (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Segments sent and not acknowledged.
+    pub segments_unacked: u32,
+    /// Bytes written and not sent.
+    pub bytes_unsent: u32,
+    /// Bytes acknowledged so far.
+    pub bytes_acked: u64,
+    /// What the peer has room for; `u32::MAX` where the kernel does not say (before 5.4).
+    pub window_bytes: u32,
+    /// Age of the last acknowledgement, in ms.
+    pub last_ack_ms: u32,
+}
+
+/// Reads how `socket`'s bytes get on.
+///
+/// # Errors
+/// When it is no TCP socket.
+pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
+    // Offsets of `struct tcp_info` in linux/tcp.h.
+    let mut info = [0; TCP_INFO_BYTES as usize];
+    let length = tcp_info(socket.as_fd(), &mut info)?;
+    let four = |at: usize| <[u8; 4]>::try_from(&info[at..at + 4]).map_or(0, u32::from_ne_bytes);
+    let eight = |at: usize| <[u8; 8]>::try_from(&info[at..at + 8]).map_or(0, u64::from_ne_bytes);
+    Ok(Progress {
+        segments_unacked: four(24),
+        last_ack_ms: four(56),
+        bytes_acked: eight(120),
+        bytes_unsent: four(144),
+        window_bytes: if length < info.len() {
+            u32::MAX
+        } else {
+            four(228)
+        },
+    })
+}
+
+/// As much of `struct tcp_info`, which only grows at its end, as is read here.
+const TCP_INFO_BYTES: libc::socklen_t = 232;
+
+#[allow(unsafe_code, reason = "no crate of the tree reads TCP_INFO")]
+fn tcp_info(socket: BorrowedFd<'_>, info: &mut [u8; TCP_INFO_BYTES as usize]) -> io::Result<usize> {
+    let mut length = TCP_INFO_BYTES;
+    // SAFETY: `info` is writable for `length` bytes, and both outlive the call.
+    let failed = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        let to = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, to, &raw mut length)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(length as usize)
+}
+
+/// Retransmissions and probes of `socket` at most 5 s apart, so that a living peer is heard as often.
+///
+/// # Errors
+/// When the kernel does not know the option (before 6.15).
+#[allow(unsafe_code, reason = "no crate of the tree sets TCP_RTO_MAX_MS")]
+pub fn bound_probes(socket: &impl AsFd) -> io::Result<()> {
+    const TCP_RTO_MAX_MS: libc::c_int = 44;
+    let value: [u8; 4] = 5_000_i32.to_ne_bytes();
+    // SAFETY: `value` is readable for four bytes and outlives the call.
+    let failed = unsafe {
+        let fd = socket.as_fd().as_raw_fd();
+        let from = value.as_ptr().cast();
+        libc::setsockopt(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, from, 4)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -205,6 +282,38 @@ mod tests {
         );
         lift_user_timeout(&stream).unwrap();
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn progress_tells_a_reader_that_pauses_from_one_that_reads() {
+        use std::io::{Read as _, Write as _};
+        let listener = StdListener::bind(loopback()).unwrap();
+        let mut writer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut reader, _) = listener.accept().unwrap();
+        writer.write_all(&[7; 1000]).unwrap();
+        reader.read_exact(&mut [0; 1000]).unwrap();
+        let read = progress(&writer).unwrap();
+        assert_eq!(
+            (read.segments_unacked, read.bytes_unsent),
+            (0, 0),
+            "{read:?}"
+        );
+        assert!(
+            read.bytes_acked >= 1000 && read.window_bytes > 0,
+            "{read:?}"
+        );
+        assert!(read.last_ack_ms < 5_000, "{read:?}");
+        writer.set_nonblocking(true).unwrap();
+        let full = loop {
+            if let Err(why) = writer.write(&[7; 65_536]) {
+                break why;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let paused = progress(&writer).unwrap();
+        assert!(paused.bytes_unsent > 0, "{paused:?}");
+        assert!(paused.window_bytes < read.window_bytes, "{paused:?}");
+        assert!(progress(&File::open("/dev/null").unwrap()).is_err());
     }
 
     #[tokio::test]

@@ -133,6 +133,9 @@ close_reasons! {
     TooManyConnections = 121, "too_many_connections", Client, Some(503), Backoff,
         "One source holds as many unauthenticated connections as allowed.",
         "Close idle connections from this source.";
+    ClientDead = 122, "client_dead", Client, None, No,
+        "Bytes wait for the client, and for too long nothing was acknowledged and no probe answered.",
+        "Look at the path to the client; the tunnel is well.";
 
     // Path: 200..
     CarrierLost = 200, "carrier_lost", Path, None, AtOnce,
