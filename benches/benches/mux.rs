@@ -58,7 +58,10 @@ fn round_trips(c: &mut Criterion) {
                 let written = pair[side].write_slice(ids[n], &[7; 64]);
                 assert_eq!(written, Ok(64));
                 carry(&mut pair, side, &mut out, &mut wire);
-                assert_eq!(pair[1 - side].read_slice(ids[n], &mut buf), Ok(Some(64)));
+                assert_eq!(
+                    pair[1 - side].read_buf(ids[n], &mut &mut buf[..]),
+                    Ok(Some(64))
+                );
             }
         });
     });

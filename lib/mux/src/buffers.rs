@@ -6,7 +6,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 
 use crate::send::Writer;
 
@@ -211,29 +211,29 @@ impl Inbox {
     }
 
     /// Fills `out` as far as there are bytes.
-    pub(crate) fn read_slice(&mut self, out: &mut [u8], pool: &mut Chunks) -> usize {
+    pub(crate) fn read_buf(&mut self, out: &mut impl BufMut, pool: &mut Chunks) -> usize {
         let mut filled = 0;
-        while filled < out.len() && self.queue.bytes > 0 {
-            let free = &mut out[filled..];
+        while out.has_remaining_mut() && self.queue.bytes > 0 {
+            let free = out.remaining_mut();
             let taken = match self.queue.chunks.front_mut() {
                 Some(front) => {
-                    let taken = front.len().min(free.len());
-                    free[..taken].copy_from_slice(&front[..taken]);
+                    let taken = front.len().min(free);
+                    out.put_slice(&front[..taken]);
                     if taken == front.len() {
                         self.queue.chunks.pop_front();
                     } else {
-                        bytes::Buf::advance(front, taken);
+                        front.advance(taken);
                     }
                     taken
                 }
                 None => {
                     let tail = &mut self.queue.tail;
-                    let taken = tail.len().min(free.len());
-                    free[..taken].copy_from_slice(&tail[..taken]);
+                    let taken = tail.len().min(free);
+                    out.put_slice(&tail[..taken]);
                     if taken == tail.len() {
                         pool.give(core::mem::take(tail));
                     } else {
-                        bytes::Buf::advance(tail, taken);
+                        tail.advance(taken);
                     }
                     taken
                 }

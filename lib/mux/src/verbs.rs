@@ -1,6 +1,6 @@
 //! What a caller does with one stream.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 
 use crate::frame::SYN;
 use crate::stream::{Key, Sending, Stream};
@@ -144,22 +144,22 @@ impl Mux {
         Ok(Read::Pending)
     }
 
-    /// Copies into `buf`, which is not empty; returns how much. `None` = pending, 0 = end of
-    /// stream. Cheaper than [`Mux::read`] where the bytes are copied anyway.
+    /// Fills `buf`, which has room, as far as there are bytes; returns how many. `None` = pending,
+    /// 0 = end of stream. Cheaper than [`Mux::read`] where the bytes are copied anyway.
     ///
     /// # Errors
     /// As [`Mux::read`].
-    pub fn read_slice(
+    pub fn read_buf(
         &mut self,
         id: StreamId,
-        buf: &mut [u8],
+        buf: &mut impl BufMut,
     ) -> Result<Option<usize>, StreamError> {
         let key = self.readable(id)?;
         let Some(stream) = self.table.get_mut(key) else {
             return Ok(None);
         };
         let before = stream.unread_charge();
-        let filled = stream.inbox.read_slice(buf, &mut self.pool);
+        let filled = stream.inbox.read_buf(buf, &mut self.pool);
         if filled > 0 {
             self.consumed(key, before);
             return Ok(Some(filled));

@@ -235,7 +235,7 @@ fn the_steady_state_allocates_nothing_per_frame() {
             assert_eq!(pair[side].write_slice(id, &[7; 64]), Ok(64));
             carry(&mut pair, side, &mut out);
             events(&mut pair[1 - side]);
-            assert_eq!(pair[1 - side].read_slice(id, &mut buf), Ok(Some(64)));
+            assert_eq!(pair[1 - side].read_buf(id, &mut &mut buf[..]), Ok(Some(64)));
         }
     });
     assert!(small <= 20, "{small} allocations for 20,000 small frames");

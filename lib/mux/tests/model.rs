@@ -258,7 +258,7 @@ impl World {
         }
         let result = if by_slice {
             let mut buf = vec![0; max.min(10_000)];
-            mux.read_slice(StreamId(id), &mut buf)
+            mux.read_buf(StreamId(id), &mut &mut buf[..])
                 .map(|filled| match filled {
                     None => Read::Pending,
                     Some(0) => Read::Eof,

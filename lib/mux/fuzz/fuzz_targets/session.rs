@@ -87,7 +87,7 @@ fn act(mux: &mut Mux, input: &mut Input<'_>, now_ms: &mut u64) -> Option<()> {
         }
         11 => {
             let (id, max) = (input.id()?, 1 + input.byte()? as usize);
-            let _ = mux.read_slice(StreamId(id), &mut vec![0; max]);
+            let _ = mux.read_buf(StreamId(id), &mut &mut vec![0; max][..]);
         }
         12 => mux.finish(StreamId(input.id()?)),
         13 => match input.byte()? % 4 {

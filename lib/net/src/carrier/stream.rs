@@ -3,10 +3,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, Bytes};
-use culvert_mux::{Read, StreamError, StreamId, Write};
+use bytes::Bytes;
+use culvert_mux::{Mux, Read, StreamError, StreamId, Write};
 use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -45,7 +45,17 @@ impl Stream {
     /// # Errors
     /// When the stream was reset or the carrier is gone.
     pub fn poll_read_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        self.poll_take(cx, READ_BYTES_MAX)
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.prefix))));
+        }
+        self.locked(cx, Core::wait_readable, |mux, id| {
+            match mux.read(id, READ_BYTES_MAX) {
+                Ok(Read::Data(data)) => Ok(Some(Some(data))),
+                Ok(Read::Eof) => Ok(Some(None)),
+                Ok(Read::Pending) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
     }
 
     /// Queues `data` without a copy, as far as the send gate takes it; the rest stays in `data`.
@@ -62,13 +72,15 @@ impl Stream {
             return Poll::Ready(Ok(()));
         }
         let all = std::mem::take(data);
-        self.write_with(cx, |core, id| match core.mux.write(id, all) {
-            Ok(Write::Accepted) => Ok(Some(())),
-            Ok(Write::Blocked(rest)) => {
-                *data = rest;
-                Ok(None)
+        self.locked(cx, Core::wait_writable, |mux, id| {
+            match mux.write(id, all) {
+                Ok(Write::Accepted) => Ok(Some(())),
+                Ok(Write::Blocked(rest)) => {
+                    *data = rest;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
         })
     }
 
@@ -77,50 +89,27 @@ impl Stream {
         self.shared.cut(self.id, reason);
     }
 
-    fn poll_take(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Option<Bytes>>> {
-        if !self.prefix.is_empty() {
-            let bytes = self.prefix.len().min(max);
-            return Poll::Ready(Ok(Some(self.prefix.split_to(bytes))));
-        }
-        let mut core = self.shared.lock();
-        if let Some(reason) = core.ended() {
-            return Poll::Ready(Err(to_io(reason)));
-        }
-        let result = match core.mux.read(self.id, max) {
-            Ok(Read::Data(data)) => Poll::Ready(Ok(Some(data))),
-            Ok(Read::Eof) => Poll::Ready(Ok(None)),
-            Ok(Read::Pending) => {
-                core.wait_readable(self.id, cx.waker());
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(to_io(core.error(self.id, error)))),
-        };
-        // Credit may be due.
-        let driver = core.unpark();
-        drop(core);
-        wake(driver);
-        result
-    }
-
-    /// Runs a write under the lock; `None` = blocked.
-    fn write_with<R>(
+    /// Runs a read or a write under the lock; `None` = not yet, and `wait` says who asked.
+    fn locked<R>(
         &self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(&mut Core, StreamId) -> Result<Option<R>, StreamError>,
+        wait: fn(&mut Core, StreamId, &Waker),
+        act: impl FnOnce(&mut Mux, StreamId) -> Result<Option<R>, StreamError>,
     ) -> Poll<io::Result<R>> {
         let mut core = self.shared.lock();
         if let Some(reason) = core.ended() {
             return Poll::Ready(Err(to_io(reason)));
         }
-        let result = match write(&mut core, self.id) {
+        let result = match act(&mut core.mux, self.id) {
             Ok(Some(done)) => Poll::Ready(Ok(done)),
             Ok(None) => {
-                core.wait_writable(self.id, cx.waker());
+                wait(&mut core, self.id, cx.waker());
                 Poll::Pending
             }
             Err(StreamError::Finished) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Err(error) => Poll::Ready(Err(to_io(core.error(self.id, error)))),
         };
+        // Bytes wait to be sent, or credit.
         let driver = core.unpark();
         drop(core);
         wake(driver);
@@ -137,12 +126,15 @@ impl AsyncRead for Stream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        // One copy, from the carrier's buffer to the caller's.
-        self.poll_take(cx, buf.remaining()).map_ok(|data| {
-            if let Some(data) = data {
-                buf.put_slice(data.chunk());
-            }
-        })
+        if !self.prefix.is_empty() {
+            let bytes = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
+        // One copy, from the carrier's buffers to the caller's; as many buffers as fit, under one
+        // lock.
+        self.locked(cx, Core::wait_readable, |mux, id| mux.read_buf(id, buf))
+            .map_ok(|_| ())
     }
 }
 
@@ -164,10 +156,10 @@ impl AsyncWrite for Stream {
         if total == 0 {
             return Poll::Ready(Ok(0));
         }
-        self.write_with(cx, |core, id| {
+        self.locked(cx, Core::wait_writable, |mux, id| {
             let mut written = 0;
             for slice in slices.iter().filter(|slice| !slice.is_empty()) {
-                let taken = core.mux.write_slice(id, slice)?;
+                let taken = mux.write_slice(id, slice)?;
                 written += taken;
                 if taken < slice.len() {
                     break;
