@@ -1,6 +1,8 @@
 //! The agents that are connected: one registry behind one short lock, off the
 //! path of bytes.
 
+mod slot;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -18,6 +20,8 @@ use culvert_proto::registry::{Admission, Candidate, Refused, Registry, Standing}
 
 use crate::ingress::Refusal;
 use crate::metrics::{ClusterMetrics, Metrics};
+
+pub use slot::StreamSlot;
 
 /// Sessions tried for one request, when those picked end under our hands.
 const ATTEMPTS_MAX: usize = 4;
@@ -57,14 +61,6 @@ pub struct Sessions {
     registry: Mutex<Registry<Arc<Session>>>,
     clock: Instant,
     metrics: Arc<Metrics>,
-}
-
-/// One open stream in the load of its session.
-pub struct StreamSlot {
-    session: Arc<Session>,
-    cluster: Arc<ClusterMetrics>,
-    metrics: Arc<Metrics>,
-    told: bool,
 }
 
 impl Session {
@@ -323,37 +319,5 @@ impl Sessions {
             metrics: self.metrics.clone(),
             told: false,
         })
-    }
-}
-
-impl StreamSlot {
-    /// The session that carries the stream.
-    pub fn session(&self) -> &Session {
-        &self.session
-    }
-
-    /// The relay ended before its answer: what to tell the client.
-    pub fn failed(&mut self, reason: CloseReason) -> Refusal {
-        self.closed(reason);
-        Refusal::new(reason, "")
-    }
-
-    /// Counts why the relay ended; the first word counts.
-    pub fn closed(&mut self, reason: CloseReason) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.metrics
-                .relays_closed
-                .with_label_values(&[reason.as_str()])
-                .inc();
-        }
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        if self.session.live.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.session.idle.notify_waiters();
-        }
-        self.cluster.streams.dec();
     }
 }

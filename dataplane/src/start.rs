@@ -1,31 +1,27 @@
 //! From a configuration to running threads.
 
+mod listeners;
+mod main_thread;
+
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use culvert_net::listen::{ListenOptions, Listener};
-use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions, keep_fresh};
-use culvert_telemetry::admin::{Admin, serve};
-use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Phase, Shutdown};
+use culvert_net::listen::Listener;
+use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions};
+use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
-use culvert_telemetry::metrics::IntGauge;
 
-use crate::accept::{Port, Side, accept};
+use crate::accept::{Port, accept};
+use crate::admin;
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
-use crate::lobby::{LOBBY_MAX, Lobby};
-use crate::plane::{Plane, gauge, unix_ms};
+use crate::plane::Plane;
 use crate::runtime::{self, Backend, Runtime};
-use crate::subscribe::{ClustersFile, Subscriber};
-use crate::table::Source;
-use crate::{admin, drain};
-
-/// Descriptors kept for files, logs, control and the admin port.
-const DESCRIPTORS_KEPT: u64 = 128;
+use listeners::Listeners;
+use main_thread::Main;
 
 /// Why a data plane does not start. Nothing was bound when the configuration
 /// was at fault.
@@ -206,169 +202,6 @@ async fn session_thread(
         () = plane.exiting() => {}
     }
     Ok(())
-}
-
-/// What the main thread does.
-struct Main {
-    plane: Arc<Plane>,
-    backend: Backend,
-    admin: Arc<Admin>,
-    tls: Option<Arc<ServerTls>>,
-    file: Option<Clusters>,
-    signals: bool,
-}
-
-impl Main {
-    async fn run(self, listener: TcpListener, started: Started) -> Result<(), StartError> {
-        let plane = self.plane.clone();
-        let follow = self.follow_state()?;
-        if self.signals {
-            obey_signals(&plane)?;
-        }
-        tokio::spawn(serve(listener, self.admin));
-        if let Some(tls) = self.tls {
-            tokio::spawn(watch_certificates(plane.clone(), tls));
-        }
-        let _ = started.send(Ok(()));
-        tokio::select! {
-            () = follow => {}
-            () = refresh(&plane) => {}
-            () = plane.beat() => {}
-            () = drain::run(&plane) => {}
-        }
-        Ok(())
-    }
-
-    /// Takes the first state into use and returns what follows its changes.
-    fn follow_state(&self) -> Result<Box<dyn Future<Output = ()> + Unpin>, StartError> {
-        let config = |why: String| StartError::Config(why);
-        let plane = self.plane.clone();
-        let state = match &plane.config.state {
-            StateSource::Control(link) => {
-                let subscriber = Subscriber::start(plane.clone(), link, self.backend);
-                return Ok(Box::new(Box::pin(subscriber.map_err(config)?.run())));
-            }
-            StateSource::ClustersFile(_) | StateSource::ClustersText(_) => self.file.as_ref(),
-        };
-        let Some(read) = state else {
-            return Err(config("the clusters file was not read".to_owned()));
-        };
-        plane.adopt(&read.state, Source::File).map_err(config)?;
-        match &plane.config.state {
-            StateSource::ClustersFile(path) => {
-                let file = ClustersFile::new(plane.clone(), path.clone(), read.state.clone());
-                Ok(Box::new(Box::pin(file.run())))
-            }
-            _ => Ok(Box::new(Box::pin(std::future::pending()))),
-        }
-    }
-}
-
-fn obey_signals(plane: &Arc<Plane>) -> io::Result<()> {
-    let signals = lifecycle::signals()?;
-    let plane = plane.clone();
-    tokio::spawn(async move {
-        for phase in [Phase::Draining, Phase::Stopped] {
-            signals.reached(phase).await;
-            plane.shutdown.advance(phase);
-        }
-    });
-    Ok(())
-}
-
-async fn refresh(plane: &Plane) {
-    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-    loop {
-        tick.tick().await;
-        plane.refresh_metrics();
-        plane.shed();
-    }
-}
-
-async fn watch_certificates(plane: Arc<Plane>, tls: Arc<ServerTls>) {
-    keep_fresh(tls, move |reloaded| {
-        plane.metrics.reload_ok.set(i64::from(reloaded.is_ok()));
-        match reloaded {
-            Ok(()) => {
-                plane.metrics.reload_at.set(gauge(unix_ms() / 1000));
-                tracing::info!("certificates reloaded");
-            }
-            Err(why) => tracing::warn!(%why, "certificates are refused; the last ones are used"),
-        }
-    })
-    .await;
-}
-
-/// The bound sockets.
-struct Listeners {
-    public: Listener,
-    internal: Listener,
-    admin: TcpListener,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> Result<Self, StartError> {
-        let carrier = ListenOptions {
-            carrier: true,
-            ..ListenOptions::default()
-        };
-        Ok(Self {
-            public: bind(config.addr, carrier)?,
-            internal: bind(config.internal_addr, ListenOptions::default())?,
-            admin: TcpListener::bind(config.admin_addr).map_err(|why| {
-                io::Error::new(
-                    why.kind(),
-                    format!("cannot listen on {}: {why}", config.admin_addr),
-                )
-            })?,
-        })
-    }
-
-    fn addresses(&self) -> io::Result<Addresses> {
-        Ok(Addresses {
-            public: self.public.local_addr()?,
-            internal: self.internal.local_addr()?,
-            admin: self.admin.local_addr()?,
-        })
-    }
-
-    fn ports(
-        &self,
-        tls: Option<&Arc<ServerTls>>,
-        admin: &Arc<Admin>,
-        waiting: &IntGauge,
-    ) -> [Arc<Port>; 2] {
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let share = descriptors
-            .unwrap_or(u64::MAX)
-            .saturating_sub(DESCRIPTORS_KEPT)
-            / 2;
-        let connections_max = usize::try_from(share).unwrap_or(usize::MAX).max(16);
-        [Side::Public, Side::Internal].map(|side| {
-            Arc::new(Port {
-                side,
-                tls: tls.cloned(),
-                lobby: Lobby::new((connections_max / 2).min(LOBBY_MAX), waiting.clone()),
-                admin: admin.clone(),
-                connections_max,
-                connections: AtomicUsize::new(0),
-            })
-        })
-    }
-}
-
-/// All addresses of both families where the host has both, else of the one it has.
-fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
-    match Listener::bind(addr, options) {
-        Err(_) if addr.is_ipv6() && addr.ip().is_unspecified() && !has_ipv6() => {
-            Listener::bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), options)
-        }
-        bound => bound,
-    }
-}
-
-fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/net/if_inet6").exists()
 }
 
 fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {

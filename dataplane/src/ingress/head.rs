@@ -3,17 +3,20 @@
 //! What may pass is decided by `culvert_proto::head`; here its verdicts are
 //! applied to what hyper parsed.
 
+mod answer;
+
 use bytes::{BufMut as _, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
 
 use culvert_proto::head::{
-    ConnectionTokens, HeadError, HeadFacts, RequestRules, ResponseRules, RouteKind, Verdict,
-    check_request, impersonation_value, request_field, request_trailer, response_field,
-    response_trailer,
+    ConnectionTokens, HeadError, HeadFacts, RequestRules, RouteKind, Verdict, check_request,
+    impersonation_value, request_field, request_trailer,
 };
 use culvert_proto::limits::{COOKIES_MAX, HEAD_FIELD_BYTES_MAX};
+
+pub use answer::{keep_response_fields, response_trailer_passes, trailer_names};
 
 use super::refuse::Refusal;
 use super::upload::Framing;
@@ -221,50 +224,6 @@ fn itoa(mut number: u64) -> Digits {
     }
 }
 
-const RESPONSE: ResponseRules = ResponseRules {
-    hub_origin: false,
-    from_agent: true,
-};
-
-/// Keeps what may travel to the client; `culvert` when the answer comes from an
-/// agent of ours, whose own refusals carry `Culvert-Error`.
-pub fn keep_response_fields(headers: &mut HeaderMap, culvert: bool) {
-    let rules = ResponseRules {
-        from_agent: culvert,
-        ..RESPONSE
-    };
-    let lines = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .map(HeaderValue::as_bytes);
-    let connection = ConnectionTokens::parse(lines).unwrap_or_default();
-    let dropped: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| response_field(name.as_str(), &rules, &connection) == Verdict::Drop)
-        .cloned()
-        .collect();
-    for name in dropped {
-        headers.remove(name);
-    }
-}
-
-/// The trailers that the service announces and that may travel: hyper sends none
-/// that is not announced.
-pub fn trailer_names(headers: &HeaderMap) -> Option<HeaderValue> {
-    let lines = headers.get_all(header::TRAILER).iter();
-    let names = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','));
-    let kept: Vec<&str> = names
-        .map(str::trim)
-        .filter(|name| !name.is_empty() && response_trailer_passes(name))
-        .collect();
-    let text = kept.join(", ");
-    (!kept.is_empty())
-        .then(|| HeaderValue::try_from(text).ok())
-        .flatten()
-}
-
 /// Whether a request trailer may travel.
 pub fn request_trailer_passes(name: &str, kind: RouteKind) -> bool {
     let rules = RequestRules {
@@ -273,11 +232,6 @@ pub fn request_trailer_passes(name: &str, kind: RouteKind) -> bool {
         pass_cookies: false,
     };
     request_trailer(name, &rules) == Verdict::Pass
-}
-
-/// Whether a response trailer may travel.
-pub fn response_trailer_passes(name: &str) -> bool {
-    response_trailer(name, &RESPONSE) == Verdict::Pass
 }
 
 #[cfg(test)]
@@ -455,31 +409,5 @@ mod tests {
         );
         let head = built(&parts, RouteKind::Http, false);
         assert!(head.contains("te: trailers\r\n"), "{head}");
-    }
-
-    #[test]
-    fn answers_keep_what_may_travel() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("content-type", "a/b"),
-            ("connection", "x-hop"),
-            ("x-hop", "1"),
-            ("transfer-encoding", "chunked"),
-            ("x-forwarded-user", "root"),
-            ("culvert-error", "dial_refused"),
-            ("set-cookie", "a=b"),
-        ] {
-            headers.append(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
-        }
-        let mut foreign = headers.clone();
-        keep_response_fields(&mut headers, true);
-        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["content-type", "culvert-error", "set-cookie"]);
-        keep_response_fields(&mut foreign, false);
-        assert!(!foreign.contains_key("culvert-error"));
     }
 }

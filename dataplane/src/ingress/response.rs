@@ -5,9 +5,15 @@
 //! carries exactly one answer and anything odd can only be an error or an
 //! attack. Body bytes are slices of what came in: nothing is copied.
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{StatusCode, Version};
+mod fields;
+mod input;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::HeaderMap;
+
+use fields::{chunked, content_length};
+use input::{Input, RawHead};
 
 /// Longest response head and trailer section in bytes (contract, section 16).
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -92,11 +98,7 @@ enum State {
 /// Reads one answer.
 pub struct ResponseReader {
     state: State,
-    input: Bytes,
-    /// A head, chunk line or trailer section that came in pieces.
-    carry: BytesMut,
-    /// Where in `carry` no blank line was looked for yet.
-    unsearched: usize,
+    input: Input,
     to_head_request: bool,
     upgrade_asked: bool,
 }
@@ -106,9 +108,7 @@ impl ResponseReader {
     pub fn new(to_head_request: bool, upgrade_asked: bool) -> Self {
         Self {
             state: State::Head { informational: 0 },
-            input: Bytes::new(),
-            carry: BytesMut::new(),
-            unsearched: 0,
+            input: Input::default(),
             to_head_request,
             upgrade_asked,
         }
@@ -116,15 +116,7 @@ impl ResponseReader {
 
     /// Takes bytes from the stream. Call [`next`](Self::next) until it needs more first.
     pub fn push(&mut self, data: Bytes) {
-        if self.carry.is_empty() && self.input.is_empty() {
-            self.input = data;
-            return;
-        }
-        if !self.input.is_empty() {
-            let input = std::mem::take(&mut self.input);
-            self.carry.extend_from_slice(&input);
-        }
-        self.carry.extend_from_slice(&data);
+        self.input.push(data);
     }
 
     /// The next step.
@@ -135,7 +127,7 @@ impl ResponseReader {
         loop {
             match self.state {
                 State::Head { informational } => {
-                    let Some(head) = self.head()? else {
+                    let Some(head) = self.input.head()? else {
                         return Ok(Step::NeedMore);
                     };
                     if head.status.is_informational()
@@ -152,7 +144,7 @@ impl ResponseReader {
                     return self.final_head(head);
                 }
                 State::Length(left) => {
-                    let Some(data) = self.body(left) else {
+                    let Some(data) = self.input.body(left) else {
                         return Ok(Step::NeedMore);
                     };
                     self.state = match left - data.len() as u64 {
@@ -161,13 +153,13 @@ impl ResponseReader {
                     };
                     return Ok(Step::Data(data));
                 }
-                State::ChunkSize => match self.chunk_size()? {
+                State::ChunkSize => match self.input.chunk_size()? {
                     None => return Ok(Step::NeedMore),
                     Some(0) => self.state = State::Trailers,
                     Some(size) => self.state = State::ChunkData(size),
                 },
                 State::ChunkData(left) => {
-                    let Some(data) = self.body(left) else {
+                    let Some(data) = self.input.body(left) else {
                         return Ok(Step::NeedMore);
                     };
                     self.state = match left - data.len() as u64 {
@@ -177,13 +169,13 @@ impl ResponseReader {
                     return Ok(Step::Data(data));
                 }
                 State::ChunkEnd => {
-                    if !self.take_line_end()? {
+                    if !self.input.take_line_end()? {
                         return Ok(Step::NeedMore);
                     }
                     self.state = State::ChunkSize;
                 }
                 State::Trailers => {
-                    let Some(trailers) = self.trailers()? else {
+                    let Some(trailers) = self.input.trailers()? else {
                         return Ok(Step::NeedMore);
                     };
                     self.state = State::Done;
@@ -192,11 +184,10 @@ impl ResponseReader {
                     }
                 }
                 State::UntilEof | State::Raw => {
-                    self.join();
-                    if self.input.is_empty() {
-                        return Ok(Step::NeedMore);
-                    }
-                    return Ok(Step::Data(std::mem::take(&mut self.input)));
+                    return Ok(match self.input.rest() {
+                        rest if rest.is_empty() => Step::NeedMore,
+                        rest => Step::Data(rest),
+                    });
                 }
                 State::Done => return Ok(Step::End),
             }
@@ -226,8 +217,7 @@ impl ResponseReader {
 
     /// Bytes read beyond the head of a 101.
     pub fn rest(mut self) -> Bytes {
-        self.join();
-        self.input
+        self.input.rest()
     }
 
     fn final_head(&mut self, head: RawHead) -> Result<Step, BadResponse> {
@@ -271,405 +261,7 @@ impl ResponseReader {
             length,
         }))
     }
-
-    /// Makes `input` hold every byte at hand.
-    fn join(&mut self) {
-        if !self.carry.is_empty() {
-            let mut whole = std::mem::take(&mut self.carry);
-            whole.extend_from_slice(&self.input);
-            self.input = whole.freeze();
-        }
-    }
-
-    /// Puts what could not be parsed yet aside, at most `max` bytes.
-    fn keep(&mut self, what: &'static str, max: usize) -> Result<(), BadResponse> {
-        if self.input.len() > max {
-            return Err(BadResponse::TooLarge { what, max });
-        }
-        let input = std::mem::take(&mut self.input);
-        self.carry = input
-            .try_into_mut()
-            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        Ok(())
-    }
-
-    /// Whether the carried bytes may hold a whole section, so that a peer that
-    /// sends single bytes does not make us parse from the start each time.
-    fn blank_line_at_hand(&mut self) -> bool {
-        let carry = &self.carry[..];
-        let short = carry.len() <= 4;
-        let fresh = &carry[self.unsearched.min(carry.len())..];
-        let ends = |window: &[u8]| window.starts_with(b"\n\n") || window == b"\n\r\n";
-        let found = short || fresh.windows(3).any(ends) || fresh.ends_with(b"\n\n");
-        self.unsearched = if found { 0 } else { carry.len() - 2 };
-        found
-    }
-
-    fn body(&mut self, left: u64) -> Option<Bytes> {
-        self.join();
-        if self.input.is_empty() {
-            return None;
-        }
-        let take =
-            usize::try_from(left).map_or(self.input.len(), |left| left.min(self.input.len()));
-        Some(self.input.split_to(take))
-    }
-
-    fn head(&mut self) -> Result<Option<RawHead>, BadResponse> {
-        if !self.blank_line_at_hand() {
-            if self.carry.len() > HEAD_BYTES_MAX {
-                return Err(too_large_head());
-            }
-            return Ok(None);
-        }
-        self.join();
-        let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS_MAX];
-        let mut parsed = httparse::Response::new(&mut []);
-        let done = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            &self.input,
-            &mut fields,
-        );
-        match done {
-            Ok(httparse::Status::Complete(length)) => {
-                if length > HEAD_BYTES_MAX {
-                    return Err(too_large_head());
-                }
-                let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-                let status = status.ok_or(BadResponse::Head(httparse::Error::Status))?;
-                let version = match parsed.version {
-                    Some(0) => Version::HTTP_10,
-                    _ => Version::HTTP_11,
-                };
-                let headers = fields_of(&self.input, parsed.headers)?;
-                self.input.advance(length);
-                Ok(Some(RawHead {
-                    status,
-                    headers,
-                    version,
-                }))
-            }
-            Ok(httparse::Status::Partial) => {
-                self.keep("the head size in bytes", HEAD_BYTES_MAX)?;
-                Ok(None)
-            }
-            Err(httparse::Error::TooManyHeaders) => Err(BadResponse::TooLarge {
-                what: "the number of fields",
-                max: FIELDS_MAX,
-            }),
-            Err(why) => Err(BadResponse::Head(why)),
-        }
-    }
-
-    fn chunk_size(&mut self) -> Result<Option<u64>, BadResponse> {
-        self.join();
-        match httparse::parse_chunk_size(&self.input) {
-            Ok(httparse::Status::Complete((used, size))) => {
-                if used > CHUNK_LINE_BYTES_MAX {
-                    return Err(too_long_chunk_line());
-                }
-                self.input.advance(used);
-                Ok(Some(size))
-            }
-            Ok(httparse::Status::Partial) => {
-                self.keep("a chunk line in bytes", CHUNK_LINE_BYTES_MAX)?;
-                Ok(None)
-            }
-            Err(_) => Err(BadResponse::Chunk),
-        }
-    }
-
-    fn take_line_end(&mut self) -> Result<bool, BadResponse> {
-        self.join();
-        match &self.input[..] {
-            [b'\r', b'\n', ..] => {
-                self.input.advance(2);
-                Ok(true)
-            }
-            [] => Ok(false),
-            [b'\r'] => {
-                self.keep("a chunk line in bytes", CHUNK_LINE_BYTES_MAX)?;
-                Ok(false)
-            }
-            _ => Err(BadResponse::Chunk),
-        }
-    }
-
-    fn trailers(&mut self) -> Result<Option<HeaderMap>, BadResponse> {
-        if !self.blank_line_at_hand() {
-            if self.carry.len() > HEAD_BYTES_MAX {
-                return Err(too_large_head());
-            }
-            return Ok(None);
-        }
-        self.join();
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        match httparse::parse_headers(&self.input, &mut fields) {
-            Ok(httparse::Status::Complete((used, fields))) => {
-                let headers = fields_of(&self.input, fields)?;
-                self.input.advance(used);
-                Ok(Some(headers))
-            }
-            Ok(httparse::Status::Partial) => {
-                self.keep("the trailer size in bytes", HEAD_BYTES_MAX)?;
-                Ok(None)
-            }
-            Err(why) => Err(BadResponse::Head(why)),
-        }
-    }
-}
-
-struct RawHead {
-    status: StatusCode,
-    headers: HeaderMap,
-    version: Version,
-}
-
-fn too_large_head() -> BadResponse {
-    BadResponse::TooLarge {
-        what: "the head size in bytes",
-        max: HEAD_BYTES_MAX,
-    }
-}
-
-fn too_long_chunk_line() -> BadResponse {
-    BadResponse::TooLarge {
-        what: "a chunk line in bytes",
-        max: CHUNK_LINE_BYTES_MAX,
-    }
-}
-
-/// Fields as shared slices of the input: names are interned or copied, values
-/// are not.
-fn fields_of(input: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadResponse> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        if field.value.len() > FIELD_BYTES_MAX {
-            return Err(BadResponse::TooLarge {
-                what: "a field size in bytes",
-                max: FIELD_BYTES_MAX,
-            });
-        }
-        let bad = |_| BadResponse::Head(httparse::Error::HeaderName);
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(bad)?;
-        let value = if field.value.is_empty() {
-            HeaderValue::from_static("")
-        } else {
-            HeaderValue::from_maybe_shared(input.slice_ref(field.value))
-                .map_err(|_| BadResponse::Head(httparse::Error::HeaderValue))?
-        };
-        headers.append(name, value);
-    }
-    Ok(headers)
-}
-
-fn chunked(headers: &HeaderMap, version: Version) -> Result<bool, BadResponse> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return Ok(false);
-    };
-    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Err(BadResponse::Framing(
-            "Transfer-Encoding other than one `chunked`",
-        ));
-    }
-    if version == Version::HTTP_10 {
-        return Err(BadResponse::Framing("Transfer-Encoding in HTTP/1.0"));
-    }
-    Ok(true)
-}
-
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadResponse> {
-    let mut found = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let digits = value.as_bytes();
-        let odd = digits.is_empty() || !digits.iter().all(u8::is_ascii_digit);
-        let length = value.to_str().ok().and_then(|text| text.parse().ok());
-        let (false, Some(length)) = (odd, length) else {
-            return Err(BadResponse::Framing("a Content-Length that is no number"));
-        };
-        if found.is_some_and(|before: u64| before != length) {
-            return Err(BadResponse::Framing("two Content-Lengths that differ"));
-        }
-        found = Some(length);
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Feeds `wire` in pieces of `step` bytes and returns head, body, trailers.
-    fn read(
-        wire: &[u8],
-        step: usize,
-        to_head: bool,
-        upgrade: bool,
-    ) -> Result<(Head, Vec<u8>, Option<HeaderMap>), BadResponse> {
-        let mut reader = ResponseReader::new(to_head, upgrade);
-        let (mut head, mut body, mut trailers) = (None, Vec::new(), None);
-        let mut pieces = wire.chunks(step.max(1));
-        loop {
-            match reader.next()? {
-                Step::NeedMore => match pieces.next() {
-                    Some(piece) => reader.push(Bytes::copy_from_slice(piece)),
-                    None => {
-                        reader.end()?;
-                        break;
-                    }
-                },
-                Step::Head(found) => head = Some(found),
-                Step::Data(data) => body.extend_from_slice(&data),
-                Step::Trailers(found) => trailers = Some(found),
-                Step::End => break,
-            }
-        }
-        Ok((head.expect("a head before the end"), body, trailers))
-    }
-
-    const CHUNKED: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\n\
-        Transfer-Encoding: chunked\r\nX-A: 1\r\n\r\n5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nx-sum: 9\r\n\r\n";
-
-    #[test]
-    fn chunked_with_trailers_reads_the_same_at_every_split() {
-        for step in 1..CHUNKED.len() {
-            let (head, body, trailers) = read(CHUNKED, step, false, false).unwrap();
-            assert_eq!(head.status, 200, "pieces of {step}");
-            assert_eq!(head.length, None);
-            assert_eq!(body, b"hello!", "pieces of {step}");
-            assert_eq!(trailers.unwrap()["x-sum"], "9");
-        }
-    }
-
-    #[test]
-    fn every_early_end_of_a_chunked_answer_is_an_error() {
-        for cut in 1..CHUNKED.len() {
-            let got = read(&CHUNKED[..cut], 7, false, false);
-            assert!(
-                matches!(got, Err(BadResponse::Truncated(_))),
-                "cut at {cut}: {:?}",
-                got.map(|(head, ..)| head.status)
-            );
-        }
-    }
-
-    #[test]
-    fn content_length_is_exact() {
-        let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloTRAILING";
-        let (head, body, _) = read(wire, 9, false, false).unwrap();
-        assert_eq!((head.length, &body[..]), (Some(5), &b"hello"[..]));
-        let short = &wire[..wire.len() - 9];
-        assert_eq!(
-            read(short, 9, false, false).unwrap_err(),
-            BadResponse::Truncated("body")
-        );
-    }
-
-    #[test]
-    fn answers_without_a_body_end_with_the_head() {
-        for (status, to_head) in [
-            ("204 No Content", false),
-            ("304 Not Modified", false),
-            ("200 OK", true),
-        ] {
-            let wire = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
-            let (head, body, _) = read(wire.as_bytes(), 100, to_head, false).unwrap();
-            assert_eq!((head.length, body.len()), (Some(5), 0), "{status}");
-        }
-    }
-
-    #[test]
-    fn without_a_length_the_clean_end_of_the_stream_ends_the_body() {
-        let (head, body, _) = read(b"HTTP/1.0 200 OK\r\n\r\nall of it", 4, false, false).unwrap();
-        assert_eq!((head.length, &body[..]), (None, &b"all of it"[..]));
-    }
-
-    #[test]
-    fn ambiguous_framing_is_refused() {
-        for fields in [
-            "Transfer-Encoding: chunked\r\nContent-Length: 3",
-            "Transfer-Encoding: gzip, chunked",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-            "Transfer-Encoding: identity",
-            "Content-Length: 3\r\nContent-Length: 4",
-            "Content-Length: +3",
-            "Content-Length: 3, 3",
-            "Content-Length: ",
-            "Content-Length: 99999999999999999999999",
-        ] {
-            let wire = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nabc");
-            let got = read(wire.as_bytes(), 1000, false, false);
-            assert!(matches!(got, Err(BadResponse::Framing(_))), "{fields}");
-        }
-        let wire = b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-        assert!(read(wire, 1000, false, false).is_err());
-        let wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
-        assert_eq!(
-            read(wire, 1000, false, false).unwrap_err(),
-            BadResponse::Chunk
-        );
-        let wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n";
-        assert_eq!(
-            read(wire, 1000, false, false).unwrap_err(),
-            BadResponse::Chunk
-        );
-    }
-
-    #[test]
-    fn upgrades_only_when_asked_and_the_rest_is_raw() {
-        let wire = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nraw";
-        assert_eq!(
-            read(wire, 1000, false, false).unwrap_err(),
-            BadResponse::UnaskedUpgrade
-        );
-        let mut reader = ResponseReader::new(false, true);
-        reader.push(Bytes::from_static(wire));
-        assert!(matches!(reader.next().unwrap(), Step::Head(head) if head.status == 101));
-        assert_eq!(reader.rest(), "raw");
-    }
-
-    #[test]
-    fn limits_hold_at_their_edge() {
-        let informational = |n: usize| "HTTP/1.1 100 Continue\r\n\r\n".repeat(n);
-        let last = "HTTP/1.1 204 No Content\r\n\r\n";
-        let max = usize::from(INFORMATIONAL_MAX);
-        assert!(read((informational(max) + last).as_bytes(), 50, false, false).is_ok());
-        assert_eq!(
-            read((informational(max + 1) + last).as_bytes(), 50, false, false).unwrap_err(),
-            BadResponse::Informational
-        );
-        let fields = |n: usize| format!("HTTP/1.1 204 No\r\n{}\r\n", "a: b\r\n".repeat(n));
-        assert!(read(fields(FIELDS_MAX).as_bytes(), 9999, false, false).is_ok());
-        assert!(read(fields(FIELDS_MAX + 1).as_bytes(), 9999, false, false).is_err());
-        let field = |n: usize| format!("HTTP/1.1 204 No\r\na: {}\r\n\r\n", "b".repeat(n));
-        assert!(read(field(FIELD_BYTES_MAX).as_bytes(), 9999, false, false).is_ok());
-        assert!(read(field(FIELD_BYTES_MAX + 1).as_bytes(), 9999, false, false).is_err());
-        let endless = "HTTP/1.1 200 OK\r\na: ".to_owned() + &"b".repeat(HEAD_BYTES_MAX);
-        assert!(matches!(
-            read(endless.as_bytes(), 1000, false, false).unwrap_err(),
-            BadResponse::TooLarge { .. }
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics_and_never_invents_bytes(
-            wire in proptest::collection::vec(any::<u8>(), 0..400),
-            step in 1usize..50,
-            prefix in 0usize..4,
-        ) {
-            let starts: [&[u8]; 4] = [
-                b"",
-                b"HTTP/1.1 200 OK\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n",
-            ];
-            let whole = [starts[prefix], &wire].concat();
-            if let Ok((_, body, _)) = read(&whole, step, false, true) {
-                prop_assert!(body.len() <= whole.len());
-            }
-        }
-    }
-}
+mod tests;

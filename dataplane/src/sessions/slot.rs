@@ -1,0 +1,50 @@
+//! The place of an open stream in its session's load.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use culvert_proto::close::CloseReason;
+
+use super::Session;
+use crate::ingress::Refusal;
+use crate::metrics::{ClusterMetrics, Metrics};
+
+/// One open stream in the load of its session.
+pub struct StreamSlot {
+    pub(super) session: Arc<Session>,
+    pub(super) cluster: Arc<ClusterMetrics>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) told: bool,
+}
+
+impl StreamSlot {
+    /// The session that carries the stream.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The relay ended before its answer: what to tell the client.
+    pub fn failed(&mut self, reason: CloseReason) -> Refusal {
+        self.closed(reason);
+        Refusal::new(reason, "")
+    }
+
+    /// Counts why the relay ended; the first word counts.
+    pub fn closed(&mut self, reason: CloseReason) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.metrics
+                .relays_closed
+                .with_label_values(&[reason.as_str()])
+                .inc();
+        }
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        if self.session.live.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.session.idle.notify_waiters();
+        }
+        self.cluster.streams.dec();
+    }
+}
