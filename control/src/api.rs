@@ -9,6 +9,7 @@
 
 mod access;
 mod agents;
+mod audit;
 mod body;
 mod clusters;
 mod companion;
@@ -71,6 +72,7 @@ pub fn router(context: Shared) -> Router {
             "/api/v1/openapi.json",
             get(async move || axum::Json(document)),
         )
+        .route_layer(from_fn_with_state(context.clone(), audit::refusals))
         .route_layer(from_fn_with_state(context.clone(), access::admin_only));
     let open = Router::new()
         .route("/", get(page::show))
@@ -94,6 +96,7 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(tokens::remove))
         .routes(routes!(tokens::rotate))
         .routes(routes!(agents::list))
+        .routes(routes!(audit::list))
         .routes(routes!(status::dataplanes))
         .routes(routes!(status::show))
 }

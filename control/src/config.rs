@@ -7,11 +7,13 @@ mod settings;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use culvert_config::{Layers, Sourced};
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
+use crate::audit::Retention;
 use crate::store::Dsn;
 
 pub use settings::PROGRAM;
@@ -39,6 +41,8 @@ pub struct Config {
     pub peer_uid: Option<u32>,
     /// Where people and agents find the hub.
     pub public_url: Option<String>,
+    /// How long audit rows are kept.
+    pub retention: Retention,
     /// Log filter.
     pub log_level: String,
     /// Log lines.
@@ -99,6 +103,7 @@ impl Config {
                 text.parse().map_err(|_| "is no user id".to_owned())
             }),
             public_url: checks.parsed("public-url", public_url),
+            retention: checks.retention(),
             log_level: checks
                 .parsed("log-level", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
@@ -157,6 +162,23 @@ impl Checks {
         path
     }
 
+    fn retention(&mut self) -> Retention {
+        let capped = |most: u64| {
+            move |text: &str| match text.parse::<u64>() {
+                Ok(number) if number <= most => Ok(number),
+                _ => Err(format!("is {text:?}, no number from 0 to {most}")),
+            }
+        };
+        let days = self.parsed("audit-retention-days", capped(36_500));
+        let mebibytes = self.parsed("audit-max-size-mb", capped(1 << 24));
+        let every = self.parsed("audit-vacuum-interval", interval);
+        Retention {
+            age_ms: days.filter(|days| *days > 0).map(|days| days * 86_400_000),
+            bytes: mebibytes.filter(|size| *size > 0).map(|size| size << 20),
+            every: every.unwrap_or_default(),
+        }
+    }
+
     fn state_tls(&mut self) -> Option<(SocketAddr, ServerTlsOptions)> {
         let addr = self.parsed("state-addr", address);
         let files = ["state-tls-cert", "state-tls-key", "state-tls-client-ca"];
@@ -207,6 +229,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let full = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
     let parsed = full.as_deref().unwrap_or(text).parse();
     parsed.map_err(|_| format!("{text:?} is no address; write 127.0.0.1:9900 or :9900"))
+}
+
+/// A number and `s`, `m`, `h` or `d`, from a minute to thirty days.
+fn interval(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(['s', 'm', 'h', 'd']);
+    let seconds = match &text[number.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => 0,
+    };
+    let all = number.parse::<u64>().ok();
+    let all = all.and_then(|number| number.checked_mul(seconds));
+    all.filter(|all| (60..=30 * 86_400).contains(all))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("is {text:?}; wanted 1m to 30d, for example 24h"))
 }
 
 /// A loopback address; a bare port is one on 127.0.0.1.

@@ -3,12 +3,13 @@
 //! The store is written first: what data planes see survives a crash. Reads
 //! come from memory and never wait for a decision.
 
+mod audit;
 mod commit;
 mod error;
 mod in_use;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,6 +22,7 @@ use culvert_rpc::{Feed, LinkId};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, Notify};
 
+use crate::audit::{Cause, Entry, Verb};
 use crate::cluster::{Cluster, Spec};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -51,6 +53,8 @@ pub struct Hub {
     acknowledged: Notify,
     /// A data plane reported.
     followed: Notify,
+    /// Rows of refused changes that the store could not take yet.
+    waiting: Mutex<VecDeque<Entry>>,
     metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
@@ -103,6 +107,7 @@ impl Hub {
             writer: Turn::new(Writer::at(loaded.generation)),
             acknowledged: Notify::new(),
             followed: Notify::new(),
+            waiting: Mutex::default(),
             metrics,
             clock,
             started_unix_ms: now_ms,
@@ -157,7 +162,12 @@ impl Hub {
     ///
     /// # Errors
     /// When it exists, breaks a rule, or cannot be recorded.
-    pub async fn create(&self, id: ClusterId, spec: Spec) -> Result<Arc<Cluster>, HubError> {
+    pub async fn create(
+        &self,
+        cause: &Cause,
+        id: ClusterId,
+        spec: Spec,
+    ) -> Result<Arc<Cluster>, HubError> {
         let mut writer = self.turn().await?;
         let clusters = self.clusters.load();
         if clusters.contains_key(&id) {
@@ -166,8 +176,10 @@ impl Hub {
         if clusters.len() >= CLUSTERS_MAX {
             return Err(HubError::TooManyClusters);
         }
+        let entry = cause.did(Verb::ClusterCreate, &id, id.as_str(), self.now_ms());
         let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
-        self.commit(&mut writer, Step::Put(cluster.clone())).await?;
+        self.commit(&mut writer, Step::Put(cluster.clone()), Some(entry))
+            .await?;
         drop(writer);
         tracing::info!(cluster = %cluster.id, "cluster registered");
         self.in_use().await;
@@ -180,11 +192,13 @@ impl Hub {
     /// When the cluster is unknown, breaks a rule, or cannot be recorded.
     pub async fn update(
         &self,
+        cause: &Cause,
         id: &ClusterId,
         change: impl FnOnce(&mut Spec),
     ) -> Result<Arc<Cluster>, HubError> {
+        let entry = cause.did(Verb::ClusterUpdate, id, id.as_str(), self.now_ms());
         let cluster = self
-            .decide(id, |cluster, now_ms| {
+            .decide(id, Some(entry), |cluster, now_ms| {
                 let mut spec = cluster.spec.clone();
                 change(&mut spec);
                 registry::update(cluster, spec, now_ms)
@@ -199,10 +213,12 @@ impl Hub {
     ///
     /// # Errors
     /// When the cluster is unknown or the removal cannot be recorded.
-    pub async fn remove(&self, id: &ClusterId) -> Result<(), HubError> {
+    pub async fn remove(&self, cause: &Cause, id: &ClusterId) -> Result<(), HubError> {
         let mut writer = self.turn().await?;
         self.cluster(id)?;
-        self.commit(&mut writer, Step::Remove(id.clone())).await?;
+        let entry = cause.did(Verb::ClusterDelete, id, id.as_str(), self.now_ms());
+        self.commit(&mut writer, Step::Remove(id.clone()), Some(entry))
+            .await?;
         self.feed.withdraw(id);
         self.fleet.lock().remove(id);
         drop(writer);
@@ -215,9 +231,14 @@ impl Hub {
     ///
     /// # Errors
     /// When the cluster is unknown, has too many tokens, or the token cannot be recorded.
-    pub async fn mint(&self, id: &ClusterId, life_ms: Option<u64>) -> Result<Minted, HubError> {
+    pub async fn mint(
+        &self,
+        cause: &Cause,
+        id: &ClusterId,
+        life_ms: Option<u64>,
+    ) -> Result<Minted, HubError> {
         let minted = self
-            .with_new(id, |cluster, new, now_ms| {
+            .with_new((cause, Verb::TokenMint), id, |cluster, new, now_ms| {
                 registry::add_token(
                     cluster,
                     new,
@@ -235,9 +256,14 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::mint`].
-    pub async fn rotate(&self, id: &ClusterId, overlap_ms: u64) -> Result<Minted, HubError> {
+    pub async fn rotate(
+        &self,
+        cause: &Cause,
+        id: &ClusterId,
+        overlap_ms: u64,
+    ) -> Result<Minted, HubError> {
         let minted = self
-            .with_new(id, |cluster, new, now_ms| {
+            .with_new((cause, Verb::TokenRotate), id, |cluster, new, now_ms| {
                 registry::rotate(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
             })
             .await?;
@@ -254,6 +280,7 @@ impl Hub {
     /// As [`Hub::mint`], and when no connected agent can take a token that way.
     pub async fn rotate_through_tunnel(
         &self,
+        cause: &Cause,
         id: &ClusterId,
         overlap_ms: u64,
     ) -> Result<Arc<Cluster>, HubError> {
@@ -267,7 +294,7 @@ impl Hub {
             return Err(HubError::NobodyToDeliverTo(id.clone()));
         }
         let minted = self
-            .with_new(id, |cluster, new, now_ms| {
+            .with_new((cause, Verb::TokenRotate), id, |cluster, new, now_ms| {
                 registry::rotate_delivered(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
             })
             .await?;
@@ -291,11 +318,13 @@ impl Hub {
     /// When the cluster or the token is unknown, or the removal cannot be recorded.
     pub async fn remove_token(
         &self,
+        cause: &Cause,
         id: &ClusterId,
         token_id: &str,
     ) -> Result<Arc<Cluster>, HubError> {
+        let entry = cause.did(Verb::TokenRevoke, id, token_id, self.now_ms());
         let cluster = self
-            .decide(id, |cluster, now| {
+            .decide(id, Some(entry), |cluster, now| {
                 registry::remove_token(cluster, token_id, now)
             })
             .await?;
@@ -315,10 +344,11 @@ impl Hub {
     ///
     /// # Errors
     /// When the cluster is unknown or the revocation cannot be recorded.
-    pub async fn revoke(&self, id: &ClusterId) -> Result<Arc<Cluster>, HubError> {
+    pub async fn revoke(&self, cause: &Cause, id: &ClusterId) -> Result<Arc<Cluster>, HubError> {
         let highest = self.fleet.lock().highest_epoch(id);
+        let entry = cause.did(Verb::TokenRevoke, id, "", self.now_ms());
         let cluster = self
-            .decide(id, |cluster, now| {
+            .decide(id, Some(entry), |cluster, now| {
                 Ok(registry::revoke(cluster, highest, now))
             })
             .await?;
@@ -340,13 +370,17 @@ impl Hub {
 
     async fn with_new(
         &self,
+        (cause, verb): (&Cause, Verb),
         id: &ClusterId,
         decide: impl FnOnce(&Cluster, registry::NewToken, u64) -> Result<Cluster, Refused>,
     ) -> Result<Minted, HubError> {
         let (text, new) = token::mint();
         let token_id = new.id.clone();
+        let entry = cause.did(verb, id, &token_id, self.now_ms());
         let cluster = self
-            .decide(id, |cluster, now_ms| decide(cluster, new, now_ms))
+            .decide(id, Some(entry), |cluster, now_ms| {
+                decide(cluster, new, now_ms)
+            })
             .await?;
         Ok(Minted {
             text,
@@ -358,12 +392,14 @@ impl Hub {
     async fn decide(
         &self,
         id: &ClusterId,
+        entry: Option<Entry>,
         decide: impl FnOnce(&Cluster, u64) -> Result<Cluster, Refused>,
     ) -> Result<Arc<Cluster>, HubError> {
         let mut writer = self.turn().await?;
         let cluster = self.seen(&*self.cluster(id)?);
         let next = Arc::new(decide(&cluster, self.now_ms())?);
-        self.commit(&mut writer, Step::Put(next.clone())).await?;
+        self.commit(&mut writer, Step::Put(next.clone()), entry)
+            .await?;
         Ok(next)
     }
 

@@ -6,6 +6,8 @@ use culvert_telemetry::metrics::{
     HistogramVec, IntCounterVec, IntGauge, Metrics as Registry, SECONDS,
 };
 
+use crate::audit::Entry;
+
 /// The instruments.
 pub struct Metrics {
     /// Renders everything.
@@ -20,6 +22,7 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     store_seconds: HistogramVec,
     store_errors: IntCounterVec,
+    audit_rows: IntCounterVec,
 }
 
 impl Metrics {
@@ -56,6 +59,11 @@ impl Metrics {
                 "Calls of the store that failed.",
                 &["operation"],
             ),
+            audit_rows: registry.counter_vec(
+                "culvert_audit_rows_total",
+                "Rows of the audit log.",
+                &["verb", "outcome"],
+            ),
             registry,
         }
     }
@@ -68,6 +76,13 @@ impl Metrics {
         self.request_seconds
             .with_label_values(&[route])
             .observe(took.as_secs_f64());
+    }
+
+    /// One row of the audit log.
+    pub fn audited(&self, entry: &Entry) {
+        self.audit_rows
+            .with_label_values(&[entry.verb.as_str(), entry.outcome.as_str()])
+            .inc();
     }
 
     /// One call of the store.

@@ -132,11 +132,14 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
     let kept = hub.clone();
     let upkeep = tokio::spawn(async move { kept.upkeep().await });
+    let (kept, retention) = (hub.clone(), config.retention);
+    let pruning = tokio::spawn(async move { kept.keep_audit(retention).await });
 
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(STOP_GRACE, finished).await;
     upkeep.abort();
+    pruning.abort();
     hub.record_uses().await;
     hub.close().await;
     shutdown.advance(Phase::Stopped);

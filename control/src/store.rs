@@ -3,6 +3,7 @@
 //! Everything is read once at start; afterwards the store only records what
 //! was decided. Each change raises the generation in the same transaction.
 
+mod audit;
 mod error;
 mod lock;
 mod rows;
@@ -17,6 +18,7 @@ use sqlx::sqlite::{
 };
 use tokio::time::timeout;
 
+use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
 
 pub use error::StoreError;
@@ -25,6 +27,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// A call that takes longer fails.
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// Reads at once.
+const READERS_MAX: u32 = 2;
 /// How long SQLite waits for a lock that another connection holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ pub struct Dsn(PathBuf);
 /// The open store. One process at a time holds it.
 pub struct Store {
     pool: SqlitePool,
+    /// Apart, so that a long read delays no decision.
+    readers: SqlitePool,
     path: PathBuf,
     _lock: lock::Lock,
 }
@@ -120,6 +126,10 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(CALL_DEADLINE)
+            .connect_lazy_with(options.clone().read_only(true));
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(CALL_DEADLINE)
@@ -128,10 +138,15 @@ impl Store {
             .map_err(fail)?;
         let store = Self {
             pool,
+            readers,
             path: path.clone(),
             _lock: lock,
         };
         store.migrate().await?;
+        if let Err(why) = audit::reclaimable(&store.pool).await {
+            let error = why.at(&path);
+            tracing::warn!(%error, "pruned audit rows will not give their space back");
+        }
         let loaded = rows::load(&store.pool, now_ms)
             .await
             .map_err(|why| why.at(&path))?;
@@ -158,21 +173,62 @@ impl Store {
         }
     }
 
-    /// Records `cluster` as it is now, as part of `generation`.
+    /// Records `cluster` as it is now, as part of `generation`, and who made it so.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was recorded.
-    pub async fn save(&self, cluster: &Cluster, generation: Generation) -> Result<(), StoreError> {
-        self.bounded(rows::save(&self.pool, cluster, generation))
+    pub async fn save(
+        &self,
+        cluster: &Cluster,
+        generation: Generation,
+        entry: Option<&Entry>,
+    ) -> Result<(), StoreError> {
+        self.bounded(rows::save(&self.pool, cluster, generation, entry))
             .await
     }
 
-    /// Forgets a cluster and its tokens, as part of `generation`.
+    /// Forgets a cluster and its tokens, as part of `generation`, and who made it so.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was forgotten.
-    pub async fn remove(&self, id: &ClusterId, generation: Generation) -> Result<(), StoreError> {
-        self.bounded(rows::remove(&self.pool, id, generation)).await
+    pub async fn remove(
+        &self,
+        id: &ClusterId,
+        generation: Generation,
+        entry: Option<&Entry>,
+    ) -> Result<(), StoreError> {
+        self.bounded(rows::remove(&self.pool, id, generation, entry))
+            .await
+    }
+
+    /// Records a row of the audit log that belongs to no change.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn append_audit(&self, entry: &Entry) -> Result<(), StoreError> {
+        self.bounded(audit::append(&self.pool, entry)).await
+    }
+
+    /// Rows of the audit log, newest first, and how many match.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit(&self, filter: &Filter) -> Result<(Vec<Recorded>, u64), StoreError> {
+        self.bounded(audit::read(&self.readers, filter)).await
+    }
+
+    /// Deletes some audit rows that are older than `before_unix_ms`, or else the
+    /// oldest while the store holds more than `bytes_max`. 0 = nothing is left to delete.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn prune_audit(
+        &self,
+        before_unix_ms: Option<u64>,
+        bytes_max: Option<u64>,
+    ) -> Result<u64, StoreError> {
+        self.bounded(audit::prune(&self.pool, before_unix_ms, bytes_max))
+            .await
     }
 
     /// Records when clusters and tokens were last used. Not part of the history.
@@ -185,6 +241,7 @@ impl Store {
 
     /// Closes the file; what was recorded is on disk already.
     pub async fn close(&self) {
+        self.readers.close().await;
         self.pool.close().await;
     }
 

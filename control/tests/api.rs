@@ -86,6 +86,16 @@ impl Api {
         parts(send(stream, request.body(Full::from(text)).unwrap()).await).await
     }
 
+    async fn post_over_tcp(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let stream = tokio::net::TcpStream::connect(self.tcp).await.unwrap();
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).unwrap();
+        send(stream, request).await.status().as_u16()
+    }
+
     async fn over_tcp(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
         let stream = tokio::net::TcpStream::connect(self.tcp).await.unwrap();
         let mut request = Request::builder().uri(path);
@@ -369,8 +379,160 @@ async fn the_document_names_every_route_once() {
     ids.sort_unstable();
     let all = ids.len();
     ids.dedup();
-    assert_eq!((ids.len(), all), (13, 13), "{ids:?}");
+    assert_eq!((ids.len(), all), (14, 14), "{ids:?}");
     assert!(paths.contains_key("/api/v1/clusters/{id}/rotate-token"));
+}
+
+/// Verb, outcome, cluster, name and reason of rows, oldest first.
+fn told(page: &Value) -> Vec<[String; 5]> {
+    let row = |row: &Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let name = text(&row["resource"]["name"]);
+        let [verb, outcome, cluster, reason] =
+            ["verb", "outcome", "cluster", "reason"].map(|key| text(&row[key]));
+        [verb, outcome, cluster, name, reason]
+    };
+    let rows = page["items"].as_array().unwrap();
+    rows.iter().rev().map(row).collect()
+}
+
+#[tokio::test]
+async fn every_change_leaves_its_row_and_so_does_a_refused_one() {
+    let api = Api::start().await;
+    let clusters = "/api/v1/clusters";
+    api.ask("POST", clusters, json!({"id": "prod"})).await;
+    api.ask("POST", "/api/clusters", json!({"id": "prod"}))
+        .await;
+    api.ask("POST", clusters, json!({"id": "other", "bogus": 1}))
+        .await;
+    let prod = "/api/v1/clusters/prod";
+    api.ask("PATCH", prod, json!({"enabled": false})).await;
+    api.ask("PATCH", prod, json!({"streams_max": 0})).await;
+    let path = |end: &str| format!("{prod}/{end}");
+    let (_, minted) = api.ask("POST", &path("tokens"), Value::Null).await;
+    let (_, rotated) = api.ask("POST", &path("rotate-token"), Value::Null).await;
+    let [first, second] = [&minted, &rotated].map(|it| it["token_id"].as_str().unwrap());
+    api.ask("DELETE", &path(&format!("tokens/{first}")), Value::Null)
+        .await;
+    api.ask("DELETE", &path("tokens/none"), Value::Null).await;
+    api.ask("POST", &path("rotate-token?deliver=true"), Value::Null)
+        .await;
+    api.ask("POST", &path("revoke"), Value::Null).await;
+    api.ask("DELETE", prod, Value::Null).await;
+    api.ask("DELETE", "/api/v1/clusters/%0aNO", Value::Null)
+        .await;
+    api.ask("GET", prod, Value::Null).await;
+    let (status, page) = api.ask("GET", "/api/v1/audit", Value::Null).await;
+    assert_eq!(
+        (status, &page["total"], &page["limit"]),
+        (200, &json!(13), &json!(100))
+    );
+    let wanted = [
+        ["cluster_create", "success", "prod", "prod", ""],
+        ["cluster_create", "denied", "prod", "prod", "cluster_exists"],
+        ["cluster_create", "denied", "other", "other", "bad_field"],
+        ["cluster_update", "success", "prod", "prod", ""],
+        ["cluster_update", "denied", "prod", "prod", "bad_field"],
+        ["token_mint", "success", "prod", first, ""],
+        ["token_rotate", "success", "prod", second, ""],
+        ["token_revoke", "success", "prod", first, ""],
+        ["token_revoke", "denied", "prod", "none", "unknown_token"],
+        ["token_rotate", "denied", "prod", "", "nobody_to_deliver_to"],
+        ["token_revoke", "success", "prod", "", ""],
+        ["cluster_delete", "success", "prod", "prod", ""],
+        ["cluster_delete", "denied", "NO", "NO", "bad_field"],
+    ];
+    assert_eq!(told(&page), wanted.map(|row| row.map(str::to_owned)));
+    let row = &page["items"][12];
+    let uid = format!("uid:{}", rustix::process::geteuid().as_raw());
+    assert_eq!(row["actor"], json!({"sub": uid, "email": "", "groups": []}));
+    assert_eq!(row["time"], "2025-11-21T00:00:00Z");
+    assert_eq!(
+        (&row["route"], &row["transport"]),
+        (&json!("POST /api/v1/clusters"), &json!("unix"))
+    );
+    assert_eq!(row["request_id"].as_str().unwrap().len(), 36);
+    assert!(!page.to_string().contains("rhc_"), "a token is in the log");
+}
+
+#[tokio::test]
+async fn audit_rows_are_filtered_paged_and_attributed() {
+    let api = Api::start().await;
+    for id in ["a", "b", "c"] {
+        api.ask("POST", "/api/clusters", json!({"id": id})).await;
+    }
+    let host = api.tcp.to_string();
+    let secret = std::fs::read_to_string(api.dir.path().join("admin-token")).unwrap();
+    let bearer = format!("Bearer {secret}");
+    let id = "0192e1c8-0000-7000-8000-000000000001";
+    let admin = [
+        ("host", host.as_str()),
+        ("authorization", bearer.as_str()),
+        ("x-request-id", id),
+    ];
+    assert_eq!(
+        api.post_over_tcp("/api/clusters/a/revoke", &admin).await,
+        200
+    );
+    // Nobody is known here, so there is no row.
+    assert_eq!(
+        api.post_over_tcp("/api/clusters/b/revoke", &admin[..1])
+            .await,
+        401
+    );
+    let found = async |query: &str| {
+        let (status, page) = api
+            .ask("GET", &format!("/api/audit?{query}"), Value::Null)
+            .await;
+        assert_eq!(status, 200, "{page}");
+        let names = told(&page).into_iter().map(|[_, _, cluster, ..]| cluster);
+        (
+            page["total"].as_u64().unwrap(),
+            names.collect::<Vec<_>>().join(" "),
+        )
+    };
+    let all = |total, names: &str| (total, names.to_owned());
+    assert_eq!(found("").await, all(4, "a b c a"));
+    assert_eq!(found("limit=2").await, all(4, "c a"));
+    assert_eq!(found("limit=2&offset=2").await, all(4, "a b"));
+    assert_eq!(found("cluster=a").await, all(2, "a a"));
+    assert_eq!(
+        found("verb=token_revoke&outcome=success").await,
+        all(1, "a")
+    );
+    assert_eq!(found("actor=admin-token").await, all(1, "a"));
+    assert_eq!(found(&format!("request_id={id}")).await, all(1, "a"));
+    assert_eq!(found("name=b&namespace=").await, all(1, "b"));
+    assert_eq!(found("outcome=failure").await, all(0, ""));
+    assert_eq!(
+        found("from=2025-11-21T00:00:00Z&to=2025-11-21T00:00:01Z")
+            .await
+            .0,
+        4
+    );
+    assert_eq!(found("to=2025-11-21T00:00:00Z").await.0, 0);
+    for (query, field) in [
+        ("limit=501", "limit"),
+        ("limit=0", "limit"),
+        ("verb=nap", "verb"),
+        ("outcome=x", "outcome"),
+        ("from=monday", "from"),
+        ("user=x", "user"),
+    ] {
+        let (status, said) = api
+            .ask("GET", &format!("/api/audit?{query}"), Value::Null)
+            .await;
+        assert_eq!(
+            (status, &said["fields"][0]["field"]),
+            (422, &json!(field)),
+            "{said}"
+        );
+    }
+    let stream = tokio::net::UnixStream::connect(api.socket()).await.unwrap();
+    let request = Request::get("/api/audit").header("host", "x");
+    let answer = send(stream, request.body(Full::default()).unwrap()).await;
+    assert_eq!(answer.headers()["x-audit-scope"], "all");
+    assert_eq!(api.over_tcp("/api/audit", &admin[..1]).await.0, 401);
 }
 
 #[tokio::test]

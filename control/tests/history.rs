@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use culvert_control::audit::{Actor, Cause, Entry, Filter, Outcome, Verb};
 use culvert_control::cluster::Spec;
 use culvert_control::hub::{Hub, HubError};
 use culvert_control::metrics::Metrics;
@@ -27,6 +28,20 @@ struct Site {
     dir: tempfile::TempDir,
     hub: Arc<Hub>,
     clock: Arc<AtomicU64>,
+}
+
+fn cause() -> Cause {
+    let actor = Actor {
+        sub: "test".to_owned(),
+        email: String::new(),
+        groups: Vec::new(),
+    };
+    Cause {
+        actor,
+        request_id: String::new(),
+        route: "test".to_owned(),
+        transport: "unix",
+    }
 }
 
 async fn hub(dir: &Path, clock: &Arc<AtomicU64>) -> Hub {
@@ -152,9 +167,12 @@ async fn decisions_reach_every_data_plane_and_outlive_control() {
     let site = Site::new().await;
     let (mut a, mut b) = (site.subscribe(), site.subscribe());
     let id: ClusterId = "prod".parse().unwrap();
-    site.hub.create(id.clone(), Spec::default()).await.unwrap();
-    let minted = site.hub.mint(&id, None).await.unwrap();
-    let rotated = site.hub.rotate(&id, DAY).await.unwrap();
+    site.hub
+        .create(&cause(), id.clone(), Spec::default())
+        .await
+        .unwrap();
+    let minted = site.hub.mint(&cause(), &id, None).await.unwrap();
+    let rotated = site.hub.rotate(&cause(), &id, DAY).await.unwrap();
     for mirror in [&mut a, &mut b] {
         mirror
             .until("both tokens", &site.hub, |mirror| {
@@ -182,7 +200,7 @@ async fn decisions_reach_every_data_plane_and_outlive_control() {
         site.hub.fleet(|fleet| fleet.highest_epoch(&id) > 0)
     })
     .await;
-    let revoked = site.hub.revoke(&id).await.unwrap();
+    let revoked = site.hub.revoke(&cause(), &id).await.unwrap();
     assert!(revoked.epoch_floor > NOW + 500);
     b.until("the revocation", &site.hub, |mirror| {
         mirror.tokens("prod") == 0
@@ -211,9 +229,12 @@ async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
     let site = Site::new().await;
     let mut dataplane = site.subscribe();
     let id: ClusterId = "prod".parse().unwrap();
-    site.hub.create(id.clone(), Spec::default()).await.unwrap();
-    let old = site.hub.mint(&id, None).await.unwrap();
-    let nobody = site.hub.rotate_through_tunnel(&id, DAY).await;
+    site.hub
+        .create(&cause(), id.clone(), Spec::default())
+        .await
+        .unwrap();
+    let old = site.hub.mint(&cause(), &id, None).await.unwrap();
+    let nobody = site.hub.rotate_through_tunnel(&cause(), &id, DAY).await;
     assert!(matches!(nobody, Err(HubError::NobodyToDeliverTo(_))));
     let sessions = || {
         vec![
@@ -232,7 +253,10 @@ async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
     })
     .await;
 
-    site.hub.rotate_through_tunnel(&id, DAY).await.unwrap();
+    site.hub
+        .rotate_through_tunnel(&cause(), &id, DAY)
+        .await
+        .unwrap();
     dataplane
         .until("the offer", &site.hub, |mirror| mirror.offered.is_some())
         .await;
@@ -302,7 +326,7 @@ async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
     let mut late = site.subscribe();
     late.until("the state", &site.hub, |mirror| mirror.tokens("prod") == 2)
         .await;
-    site.hub.revoke(&id).await.unwrap();
+    site.hub.revoke(&cause(), &id).await.unwrap();
     late.until("the revocation", &site.hub, |mirror| {
         mirror.tokens("prod") == 0
     })
@@ -315,7 +339,7 @@ async fn a_caller_that_goes_away_leaves_memory_and_disk_agreed() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(AtomicU64::new(NOW));
     let hub = hub(dir.path(), &clock).await;
-    let mut cut = 0;
+    let (who, mut cut) = (cause(), 0);
     for turns in 0..120_u32 {
         let id: ClusterId = format!("c{turns}").parse().unwrap();
         let gone = async {
@@ -325,13 +349,15 @@ async fn a_caller_that_goes_away_leaves_memory_and_disk_agreed() {
         };
         tokio::select! {
             biased;
-            made = hub.create(id, Spec::default()) => drop(made.unwrap()),
+            made = hub.create(&who, id, Spec::default()) => drop(made.unwrap()),
             () = gone => cut += 1,
         }
     }
     assert!(cut > 0, "every call was seen to its end");
     let last: ClusterId = "last".parse().unwrap();
-    hub.create(last.clone(), Spec::default()).await.unwrap();
+    hub.create(&cause(), last.clone(), Spec::default())
+        .await
+        .unwrap();
     let (generation, known) = (hub.generation(), hub.clusters().len());
     hub.close().await;
     drop(hub);
@@ -340,4 +366,42 @@ async fn a_caller_that_goes_away_leaves_memory_and_disk_agreed() {
         (again.generation(), again.clusters().len()),
         (generation, known)
     );
+}
+
+#[tokio::test]
+async fn the_row_of_a_failed_change_waits_for_the_store() {
+    use sqlx::Connection as _;
+    let site = Site::new().await;
+    let path = site.dir.path().join("control.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut other = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let id: ClusterId = "prod".parse().unwrap();
+    let failed = site.hub.create(&cause(), id.clone(), Spec::default()).await;
+    assert!(matches!(failed, Err(HubError::Store(_))));
+    let row = cause().did(Verb::ClusterCreate, &id, "prod", NOW);
+    let row = Entry {
+        outcome: Outcome::Failure,
+        ..row
+    };
+    site.hub.refused(row).await;
+    held.rollback().await.unwrap();
+    let filter = Filter {
+        limit: 10,
+        ..Filter::default()
+    };
+    let written = async {
+        loop {
+            let (rows, _) = site.hub.audit(&filter).await.unwrap();
+            if let [row] = &rows[..] {
+                return row.outcome.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // A round that failed meanwhile rests for 30 s.
+    let outcome = timeout(3 * DEADLINE, written).await.unwrap();
+    assert_eq!(outcome, "failure");
 }

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use culvert_control::audit::{Actor, Cause, Entry, Filter, Verb};
 use culvert_control::cluster::{Cluster, Policy, Spec};
 use culvert_control::registry::{self, NewToken};
 use culvert_control::store::{Dsn, Store, StoreError, Touch};
@@ -48,16 +49,16 @@ async fn what_is_saved_is_loaded() {
     let (store, fresh) = open(&path).await.unwrap();
     assert_eq!((fresh.generation, fresh.clusters.len()), (Generation(1), 0));
     let mut saved = cluster("prod", 2);
-    store.save(&saved, Generation(2)).await.unwrap();
+    store.save(&saved, Generation(2), None).await.unwrap();
     saved.epoch_floor = 77;
     saved.tokens.remove(0);
-    store.save(&saved, Generation(3)).await.unwrap();
+    store.save(&saved, Generation(3), None).await.unwrap();
     store
-        .save(&cluster("gone", 1), Generation(4))
+        .save(&cluster("gone", 1), Generation(4), None)
         .await
         .unwrap();
     store
-        .remove(&"gone".parse().unwrap(), Generation(5))
+        .remove(&"gone".parse().unwrap(), Generation(5), None)
         .await
         .unwrap();
     let touch = Touch {
@@ -96,13 +97,16 @@ async fn a_change_that_does_not_follow_changes_nothing() {
     let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
     for wrong in [1, 3] {
         let refused = store
-            .save(&cluster("a", 1), Generation(wrong))
+            .save(&cluster("a", 1), Generation(wrong), None)
             .await
             .unwrap_err();
         assert_eq!(refused.code(), "store_damaged");
     }
     assert_eq!(store.generation().await.unwrap(), Generation(1));
-    store.save(&cluster("a", 1), Generation(2)).await.unwrap();
+    store
+        .save(&cluster("a", 1), Generation(2), None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -110,12 +114,12 @@ async fn two_clusters_never_share_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
     let first = cluster("a", 1);
-    store.save(&first, Generation(2)).await.unwrap();
+    store.save(&first, Generation(2), None).await.unwrap();
     let second = Cluster {
         tokens: first.tokens.clone(),
         ..cluster("b", 0)
     };
-    assert!(store.save(&second, Generation(3)).await.is_err());
+    assert!(store.save(&second, Generation(3), None).await.is_err());
     assert_eq!(store.generation().await.unwrap(), Generation(2));
 }
 
@@ -155,6 +159,132 @@ async fn other_files_and_missing_directories_are_named() {
     let said = open(&nowhere).await.err().unwrap();
     assert_eq!(said.code(), "store_no_directory");
     assert!(said.to_string().contains("no/such"), "{said}");
+}
+
+fn entry(name: &str, time_unix_ms: u64) -> Entry {
+    let actor = Actor {
+        sub: "test".to_owned(),
+        email: String::new(),
+        groups: vec!["admins".to_owned()],
+    };
+    let cause = Cause {
+        actor,
+        request_id: String::new(),
+        route: "test".to_owned(),
+        transport: "unix",
+    };
+    let id = "prod".parse().unwrap();
+    cause.did(Verb::TokenMint, &id, name, time_unix_ms)
+}
+
+async fn rows(store: &Store) -> Vec<String> {
+    let filter = Filter {
+        limit: 500,
+        ..Filter::default()
+    };
+    let (rows, total) = store.audit(&filter).await.unwrap();
+    assert!(rows.len() == 500 || rows.len() as u64 == total);
+    rows.into_iter().map(|row| row.name).collect()
+}
+
+#[tokio::test]
+async fn a_row_is_recorded_with_its_change_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
+    let prod = cluster("prod", 1);
+    let row = entry("t0", NOW);
+    store
+        .save(&prod, Generation(9), Some(&row))
+        .await
+        .unwrap_err();
+    assert!(rows(&store).await.is_empty());
+    store.save(&prod, Generation(2), Some(&row)).await.unwrap();
+    let gone = entry("gone", NOW);
+    store
+        .remove(&prod.id, Generation(9), Some(&gone))
+        .await
+        .unwrap_err();
+    assert_eq!(rows(&store).await, ["t0"]);
+    store
+        .remove(&prod.id, Generation(3), Some(&gone))
+        .await
+        .unwrap();
+    assert_eq!(rows(&store).await, ["gone", "t0"]);
+}
+
+#[tokio::test]
+async fn audit_rows_go_by_age_then_by_size_and_give_their_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    let (store, _) = open(&path).await.unwrap();
+    for n in 0..4_u64 {
+        let row = entry(&format!("r{n}"), NOW + n);
+        store.append_audit(&row).await.unwrap();
+    }
+    assert_eq!(store.prune_audit(None, None).await.unwrap(), 0);
+    assert_eq!(store.prune_audit(Some(NOW + 2), None).await.unwrap(), 2);
+    assert_eq!(rows(&store).await, ["r3", "r2"]);
+    assert_eq!(store.prune_audit(None, Some(1 << 30)).await.unwrap(), 0);
+    let long = "x".repeat(4_000);
+    for _ in 0..500 {
+        store.append_audit(&entry(&long, NOW)).await.unwrap();
+    }
+    const MOST: u64 = 512 << 10;
+    let mut gone = 0;
+    loop {
+        match store.prune_audit(None, Some(MOST)).await.unwrap() {
+            0 => break,
+            rows => gone += rows,
+        }
+    }
+    assert_eq!(gone, 502, "a chunk holds all of them");
+    store.close().await;
+    assert!(std::fs::metadata(&path).unwrap().len() < MOST);
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_schema_is_brought_forward() {
+    use sqlx::Connection as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    let all = sqlx::migrate!("./migrations");
+    let first = all.migrations.iter().filter(|it| it.version == 1).cloned();
+    let first = sqlx::migrate::Migrator {
+        migrations: first.collect::<Vec<_>>().into(),
+        ..sqlx::migrate::Migrator::DEFAULT
+    };
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    first.run(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    sql(
+        &path,
+        "INSERT INTO hub VALUES (1, 'hub', 41, '0.1.0', 7);
+         INSERT INTO clusters VALUES ('prod', '{\"name\":\"P\"}', 5, 1, 2, NULL);
+         INSERT INTO tokens VALUES (zeroblob(32), 't', 'prod', 1, NULL, NULL, NULL)",
+    )
+    .await;
+    let (store, loaded) = open(&path).await.unwrap();
+    assert_eq!(
+        (loaded.hub_id.as_str(), loaded.generation),
+        ("hub", Generation(41))
+    );
+    let [held] = &loaded.clusters[..] else {
+        panic!("one cluster was there")
+    };
+    assert_eq!(
+        (held.spec.name.as_str(), held.epoch_floor, held.tokens.len()),
+        ("P", 5, 1)
+    );
+    store
+        .save(held, Generation(42), Some(&entry("t", NOW)))
+        .await
+        .unwrap();
+    assert_eq!(rows(&store).await, ["t"]);
 }
 
 /// A file system of the test's own; needs root.
@@ -204,7 +334,10 @@ async fn a_full_disk_is_said_and_leaves_the_store_sound() {
     let full = loop {
         generation += 1;
         let id = format!("c{generation}");
-        if let Err(why) = store.save(&cluster(&id, 10), Generation(generation)).await {
+        if let Err(why) = store
+            .save(&cluster(&id, 10), Generation(generation), None)
+            .await
+        {
             break why;
         }
         assert!(generation < 2_000, "1 MiB never fills");
@@ -213,7 +346,7 @@ async fn a_full_disk_is_said_and_leaves_the_store_sound() {
     assert!(full.to_string().contains("disk is full"), "{full}");
     disk.remount("remount,size=8m");
     store
-        .save(&cluster("later", 1), Generation(generation))
+        .save(&cluster("later", 1), Generation(generation), None)
         .await
         .unwrap();
     store.close().await;

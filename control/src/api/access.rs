@@ -1,5 +1,6 @@
 //! Who may ask: request ids, the `Host` allow-list, the admin token.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -10,6 +11,7 @@ use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
 use super::{Problem, Shared};
+use crate::audit::{Actor, Cause};
 use crate::token;
 
 /// A request that takes longer is answered 503.
@@ -20,15 +22,22 @@ const REQUEST_ID: &str = "x-request-id";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// The Unix socket: the peer's uid was checked.
-    Socket,
+    Socket {
+        /// Of the peer.
+        uid: u32,
+    },
     /// TCP: nothing is known yet.
     Tcp,
 }
 
+/// The id of a request, which its log line, its answer and its audit row carry.
+#[derive(Clone)]
+struct RequestId(String);
+
 /// Gives every request an id and a deadline, writes its errors, logs it.
 pub(super) async fn traced(
     State(context): State<Shared>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let own = request
@@ -39,6 +48,7 @@ pub(super) async fn traced(
         .and_then(|id| Uuid::try_parse(id).ok())
         .unwrap_or_else(Uuid::now_v7)
         .to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
@@ -84,7 +94,7 @@ pub(super) async fn known_host(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if caller(&request) == Caller::Socket {
+    if matches!(caller(&request), Caller::Socket { .. }) {
         return Ok(next.run(request).await);
     }
     let host = request
@@ -113,18 +123,23 @@ pub(super) async fn known_host(
     ))
 }
 
-/// Lets in the Unix socket, and TCP with the admin token.
+/// Lets in the Unix socket, and TCP with the admin token; says further on who it is.
 pub(super) async fn admin_only(
     State(context): State<Shared>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let admin = caller(&request) == Caller::Socket
-        || match (&context.admin, bearer(request.headers())) {
-            (Some(admin), Some(given)) => constant_time_eq(&admin.0, &token::digest(given).0),
-            _ => false,
-        };
-    if admin {
+    let is_admin = match (&context.admin, bearer(request.headers())) {
+        (Some(admin), Some(given)) => constant_time_eq(&admin.0, &token::digest(given).0),
+        _ => false,
+    };
+    let actor = match caller(&request) {
+        Caller::Socket { uid } => Some((format!("uid:{uid}"), "unix")),
+        Caller::Tcp => is_admin.then(|| ("admin-token".to_owned(), "tcp")),
+    };
+    if let Some((sub, transport)) = actor {
+        let cause = cause(&request, sub, transport);
+        request.extensions_mut().insert(Arc::new(cause));
         return Ok(next.run(request).await);
     }
     let seen = match bearer(request.headers()) {
@@ -134,6 +149,25 @@ pub(super) async fn admin_only(
     let fix = "send the token of admin-token in control's state directory, or use the Unix socket";
     let (status, title) = (StatusCode::UNAUTHORIZED, "the admin token is required");
     Err(Problem::client(status, "unauthenticated", title, seen, fix))
+}
+
+fn cause(request: &Request, sub: String, transport: &'static str) -> Cause {
+    let id = request.extensions().get::<RequestId>();
+    let route = request.extensions().get::<MatchedPath>();
+    Cause {
+        actor: Actor {
+            sub,
+            email: String::new(),
+            groups: Vec::new(),
+        },
+        request_id: id.map_or_else(String::new, |id| id.0.clone()),
+        route: format!(
+            "{} {}",
+            request.method(),
+            route.map_or("", MatchedPath::as_str)
+        ),
+        transport,
+    }
 }
 
 /// The bearer token of a request.

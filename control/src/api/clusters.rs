@@ -1,9 +1,10 @@
 //! `/clusters`: the registered private sites.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json as Answer;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use super::body::{Id, Json, Page, PageParams, Params, cluster_id, of_data};
 use super::problem::ProblemBody;
 use super::times::rfc3339;
 use super::{Problem, Shared};
+use crate::audit::Cause;
 use crate::cluster::{Cluster, Policy, Spec, TargetKind};
 use crate::hub::Hub;
 
@@ -152,6 +154,7 @@ pub(super) async fn list(
     responses((status = CREATED, body = ClusterView), (status = "default", body = ProblemBody)))]
 pub(super) async fn create(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Json(mut body): Json<serde_json::Map<String, Value>>,
 ) -> Result<(StatusCode, Answer<ClusterView>), Problem> {
     let id = match body.remove("id") {
@@ -159,11 +162,12 @@ pub(super) async fn create(
         Some(_) => return Err(Problem::field("id", "is not a text")),
         None => return Err(Problem::field("id", "is missing")),
     };
-    let patch: Patch =
-        serde_json::from_value(Value::Object(body)).map_err(|why| of_data(&why.to_string()))?;
+    let patch: Patch = serde_json::from_value(Value::Object(body))
+        .map_err(|why| of_data(&why.to_string()).about(&id))?;
     let mut spec = Spec::default();
     patch.apply(&mut spec);
-    let cluster = context.hub.create(id, spec).await?;
+    let made = context.hub.create(&cause, id.clone(), spec).await;
+    let cluster = made.map_err(|why| Problem::from(why).about(&id))?;
     Ok((
         StatusCode::CREATED,
         Answer(ClusterView::of(&context.hub, &cluster)),
@@ -189,10 +193,14 @@ pub(super) async fn show(
     responses((status = OK, body = ClusterView), (status = "default", body = ProblemBody)))]
 pub(super) async fn update(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Id(id): Id,
     Json(patch): Json<Patch>,
 ) -> Result<Answer<ClusterView>, Problem> {
-    let cluster = context.hub.update(&id, |spec| patch.apply(spec)).await?;
+    let cluster = context
+        .hub
+        .update(&cause, &id, |spec| patch.apply(spec))
+        .await?;
     Ok(Answer(ClusterView::of(&context.hub, &cluster)))
 }
 
@@ -201,9 +209,10 @@ pub(super) async fn update(
     responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
 pub(super) async fn remove(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
-    context.hub.remove(&id).await?;
+    context.hub.remove(&cause, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -212,9 +221,10 @@ pub(super) async fn remove(
     responses((status = OK, body = Revoked), (status = "default", body = ProblemBody)))]
 pub(super) async fn revoke(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Id(id): Id,
 ) -> Result<Answer<Revoked>, Problem> {
-    let cluster = context.hub.revoke(&id).await?;
+    let cluster = context.hub.revoke(&cause, &id).await?;
     Ok(Answer(Revoked {
         cluster: id.to_string(),
         epoch_floor: cluster.epoch_floor,

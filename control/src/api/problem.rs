@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use culvert_proto::id::ClusterId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -22,6 +23,7 @@ struct Facts {
     seen: String,
     fix: String,
     fields: Vec<Field>,
+    cluster: Option<String>,
 }
 
 /// A field of the request that breaks its rule.
@@ -70,6 +72,7 @@ impl Problem {
             seen: seen.into(),
             fix: fix.into(),
             fields: Vec::new(),
+            cluster: None,
         }))
     }
 
@@ -111,6 +114,17 @@ impl Problem {
     /// The stable word.
     pub(super) fn code(&self) -> &'static str {
         self.0.code
+    }
+
+    /// Says which cluster it is about, where the path does not.
+    pub(super) fn about(mut self, cluster: &ClusterId) -> Self {
+        self.0.cluster = Some(cluster.to_string());
+        self
+    }
+
+    /// The cluster it is about.
+    pub(super) fn cluster(&self) -> Option<&str> {
+        self.0.cluster.as_deref()
     }
 
     /// What was observed.

@@ -30,7 +30,6 @@ pub async fn serve_unix(
     router: Router,
     shutdown: Shutdown,
 ) {
-    let router = router.layer(axum::Extension(Caller::Socket));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(slot) = slots.clone().acquire_owned().await {
         let accepted = tokio::select! {
@@ -45,7 +44,10 @@ pub async fn serve_unix(
             }
         };
         match check.check(&stream) {
-            Ok(()) => spawn(stream, router.clone(), slot, shutdown.clone()),
+            Ok(uid) => {
+                let caller = axum::Extension(Caller::Socket { uid });
+                spawn(stream, router.clone().layer(caller), slot, shutdown.clone());
+            }
             Err(why) => tracing::warn!(%why, "admin API refused a peer"),
         }
     }

@@ -1,8 +1,10 @@
 //! `/clusters/{id}/tokens` and rotation. A token's text appears once, in the
 //! answer that made it.
 
+use std::sync::Arc;
+
 use axum::Json as Answer;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -11,6 +13,7 @@ use super::body::{Id, Json, Page, PageParams, Params};
 use super::problem::ProblemBody;
 use super::times::rfc3339;
 use super::{Problem, Shared};
+use crate::audit::Cause;
 use crate::cluster::Token;
 use crate::hub::{LIFE_MS_MAX, Minted};
 
@@ -129,6 +132,7 @@ pub(super) async fn list(
     responses((status = CREATED, body = MintedView), (status = "default", body = ProblemBody)))]
 pub(super) async fn mint(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Id(id): Id,
     Json(body): Json<MintBody>,
 ) -> Result<(StatusCode, Answer<MintedView>), Problem> {
@@ -142,7 +146,7 @@ pub(super) async fn mint(
             "is 0; leave it out for no end",
         ));
     }
-    let minted = context.hub.mint(&id, life).await?;
+    let minted = context.hub.mint(&cause, &id, life).await?;
     let view = MintedView {
         cluster: id.to_string(),
         expires_at: expiry(&minted),
@@ -158,10 +162,11 @@ pub(super) async fn mint(
     responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
 pub(super) async fn remove(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Path((id, token_id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let id = super::body::cluster_id(&id)?;
-    context.hub.remove_token(&id, &token_id).await?;
+    context.hub.remove_token(&cause, &id, &token_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -171,6 +176,7 @@ pub(super) async fn remove(
     responses((status = OK, body = Rotated), (status = "default", body = ProblemBody)))]
 pub(super) async fn rotate(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
     Id(id): Id,
     Params(params): Params<RotateParams>,
     Json(body): Json<RotateBody>,
@@ -187,7 +193,7 @@ pub(super) async fn rotate(
     let overlap_ms = milliseconds("overlap_seconds", overlap)?;
     let hub = &context.hub;
     if params.deliver {
-        let cluster = hub.rotate_through_tunnel(&id, overlap_ms).await?;
+        let cluster = hub.rotate_through_tunnel(&cause, &id, overlap_ms).await?;
         let fresh = cluster
             .tokens
             .iter()
@@ -201,7 +207,7 @@ pub(super) async fn rotate(
             deliver: true,
         }));
     }
-    let minted = hub.rotate(&id, overlap_ms).await?;
+    let minted = hub.rotate(&cause, &id, overlap_ms).await?;
     let old = minted
         .cluster
         .tokens

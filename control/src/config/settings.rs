@@ -98,6 +98,36 @@ const SETTINGS: &[Setting] = &[
             "Where people and agents find the hub, for example https://hub.example.com:8443",
         )
     },
+    Setting {
+        env_aliases: &[
+            "PERISCOPE_AUDIT_RETENTION_DAYS",
+            "RADAR_HUB_AUDIT_RETENTION_DAYS",
+        ],
+        ..row(
+            "audit-retention-days",
+            Text,
+            "30",
+            "Days that rows of the audit log are kept; 0 = no end",
+        )
+    },
+    Setting {
+        env_aliases: &["PERISCOPE_AUDIT_MAX_SIZE_MB"],
+        ..row(
+            "audit-max-size-mb",
+            Text,
+            "1024",
+            "MiB of the store above which the oldest rows of the audit log go; 0 = no cap",
+        )
+    },
+    Setting {
+        env_aliases: &["PERISCOPE_AUDIT_VACUUM_INTERVAL"],
+        ..row(
+            "audit-vacuum-interval",
+            Text,
+            "24h",
+            "Time between two prunings of the audit log, 1m to 30d",
+        )
+    },
     row("log-level", Text, "info", "error, warn, info, debug, trace"),
     row("log-format", Text, "auto", "auto, logfmt, json"),
 ];

@@ -7,6 +7,7 @@ use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::update::{Change, Update};
 
 use super::{Clusters, Hub, HubError};
+use crate::audit::Entry;
 use crate::cluster::Cluster;
 use crate::store::StoreError;
 
@@ -47,14 +48,20 @@ impl Hub {
         Ok(writer)
     }
 
-    pub(super) async fn commit(&self, writer: &mut Writer, step: Step) -> Result<(), HubError> {
+    /// Records the step and the row that says who made it, as one, and publishes it.
+    pub(super) async fn commit(
+        &self,
+        writer: &mut Writer,
+        step: Step,
+        entry: Option<Entry>,
+    ) -> Result<(), HubError> {
         let next = Generation(writer.generation.0 + 1);
         let started = Instant::now();
         // A caller that goes away drops this future at the wait: the next turn asks the disk.
         writer.uncertain = Some(step.clone());
         let (operation, recorded) = match &step {
-            Step::Put(cluster) => ("save", self.store.save(cluster, next).await),
-            Step::Remove(id) => ("remove", self.store.remove(id, next).await),
+            Step::Put(cluster) => ("save", self.store.save(cluster, next, entry.as_ref()).await),
+            Step::Remove(id) => ("remove", self.store.remove(id, next, entry.as_ref()).await),
         };
         self.metrics
             .store(operation, recorded.is_ok(), started.elapsed());
@@ -62,6 +69,9 @@ impl Hub {
             writer.uncertain = None;
         }
         recorded?;
+        if let Some(entry) = &entry {
+            self.metrics.audited(entry);
+        }
         self.publish(writer, step);
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Hub {
             }
             rest = match self.expire_and_deliver().await {
                 Err(HubError::Store(error)) => {
-                    tracing::warn!(%error, "expiry or delivery cannot be recorded; trying again");
+                    tracing::warn!(%error, "expiry, delivery or audit cannot be recorded; trying again");
                     FAILED_ROUND
                 }
                 // Another decision came between; the next round sees what it left.
@@ -52,7 +52,7 @@ impl Hub {
 
     async fn abandon(&self, id: &ClusterId, why: &str) {
         let result = self
-            .decide(id, |cluster, _| {
+            .decide(id, None, |cluster, _| {
                 Ok(registry::abandon_delivery(cluster).unwrap_or_else(|| cluster.clone()))
             })
             .await;
@@ -68,9 +68,10 @@ impl Hub {
     }
 
     async fn expire_and_deliver(&self) -> Result<(), HubError> {
+        self.write_waiting().await?;
         let now_ms = self.now_ms();
         for id in self.with(|token| !token.is_live(now_ms)) {
-            self.decide(&id, |cluster, now_ms| {
+            self.decide(&id, None, |cluster, now_ms| {
                 Ok(registry::expire(cluster, now_ms).unwrap_or_else(|| cluster.clone()))
             })
             .await?;
@@ -97,7 +98,7 @@ impl Hub {
             return Ok(());
         }
         let digest = token.digest;
-        self.decide(id, |cluster, now| {
+        self.decide(id, None, |cluster, now| {
             registry::acknowledge(cluster, &digest, now)
         })
         .await?;

@@ -10,7 +10,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Transaction};
 
-use super::{Loaded, StoreError, Touch};
+use super::{Loaded, StoreError, Touch, audit};
+use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -42,20 +43,20 @@ impl RowError {
 /// The one connection, for one transaction. Unless that was committed the
 /// connection is thrown away: after some errors (a full disk) SQLite has rolled
 /// back by itself, and sqlx would refuse every later transaction on it.
-struct Lease(Option<PoolConnection<Sqlite>>);
+pub(super) struct Lease(Option<PoolConnection<Sqlite>>);
 
 impl Lease {
-    async fn take(pool: &SqlitePool) -> Result<Self> {
+    pub(super) async fn take(pool: &SqlitePool) -> Result<Self> {
         Ok(Self(Some(pool.acquire().await?)))
     }
 
-    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>> {
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>> {
         let connection = self.0.as_mut().expect("held until the lease ends");
         Ok(connection.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     /// The transaction was committed: the connection is sound.
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -68,7 +69,7 @@ impl Drop for Lease {
     }
 }
 
-type Result<T> = std::result::Result<T, RowError>;
+pub(super) type Result<T> = std::result::Result<T, RowError>;
 type ClusterRow = (String, String, i64, i64, i64, Option<i64>);
 type TokenRow = (
     Vec<u8>,
@@ -165,12 +166,16 @@ pub(super) async fn save(
     pool: &SqlitePool,
     cluster: &Cluster,
     generation: Generation,
+    entry: Option<&Entry>,
 ) -> Result<()> {
     let spec = serde_json::to_string(&cluster.spec)
         .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
+    if let Some(entry) = entry {
+        audit::insert(&mut transaction, entry).await?;
+    }
     sqlx::query(
         "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms)
          VALUES (?, ?, ?, ?, ?)
@@ -213,10 +218,14 @@ pub(super) async fn remove(
     pool: &SqlitePool,
     id: &ClusterId,
     generation: Generation,
+    entry: Option<&Entry>,
 ) -> Result<()> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
+    if let Some(entry) = entry {
+        audit::insert(&mut transaction, entry).await?;
+    }
     sqlx::query("DELETE FROM clusters WHERE id = ?")
         .bind(id.as_str())
         .execute(&mut *transaction)
@@ -286,7 +295,7 @@ async fn raise(connection: &mut SqliteConnection, generation: Generation) -> Res
     )))
 }
 
-fn signed(value: u64) -> Result<i64> {
+pub(super) fn signed(value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| RowError::Damaged(format!("{value} does not fit a column")))
 }
 

@@ -82,18 +82,18 @@ impl fmt::Display for Address {
 }
 
 impl PeerCheck {
-    /// Checks the user at the other end of `stream`.
+    /// Checks the user at the other end of `stream` and answers its uid.
     ///
     /// # Errors
     /// A sentence naming the uid seen and the uids wanted.
-    pub fn check(self, stream: &tokio::net::UnixStream) -> Result<(), String> {
+    pub fn check(self, stream: &tokio::net::UnixStream) -> Result<u32, String> {
         let own = rustix::process::geteuid().as_raw();
         let seen = match stream.peer_cred() {
             Ok(cred) => cred.uid(),
             Err(why) => return Err(format!("the peer's uid cannot be read: {why}")),
         };
         if seen == own || self.uid == Some(seen) {
-            return Ok(());
+            return Ok(seen);
         }
         let also = self.uid.map_or(String::new(), |uid| format!(" or {uid}"));
         Err(format!("the peer runs as uid {seen}, wanted {own}{also}"))

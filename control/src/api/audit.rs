@@ -1,0 +1,248 @@
+//! `/audit`: who did what (P-07); and the rows of changes that the API refused.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::{Extension, MatchedPath, RawPathParams, Request, State};
+use axum::http::{HeaderName, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::Params;
+use super::problem::ProblemBody;
+use super::times::{rfc3339, unix_ms};
+use super::{Problem, Shared};
+use crate::audit::{Cause, Entry, Filter, Outcome, Recorded, Verb};
+
+const LIMIT_MAX: u32 = 500;
+const LIMIT_DEFAULT: u32 = 100;
+/// Everybody who may ask here is an administrator and sees every row.
+const SCOPE: [(HeaderName, &str); 1] = [(HeaderName::from_static("x-audit-scope"), "all")];
+
+/// Rows of the audit log.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AuditPage {
+    items: Vec<AuditRow>,
+    /// Rows that match in all.
+    total: u64,
+    limit: u32,
+    offset: u64,
+}
+
+/// One row of the audit log.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AuditRow {
+    id: i64,
+    time: String,
+    request_id: String,
+    /// Method and pattern of the route.
+    route: String,
+    /// unix, tcp or file.
+    transport: String,
+    actor: ActorView,
+    verb: String,
+    /// success, denied (refused by a rule) or failure.
+    outcome: String,
+    /// Empty where no cluster is known.
+    cluster: String,
+    resource: ResourceView,
+    /// The error's code; empty on success.
+    reason: String,
+}
+
+/// Who did it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Actor)]
+pub(super) struct ActorView {
+    /// admin-token, uid:<number> or registry-file.
+    sub: String,
+    email: String,
+    groups: Vec<String>,
+}
+
+/// What it was done to.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditedResource)]
+pub(super) struct ResourceView {
+    group: String,
+    version: String,
+    resource: String,
+    namespace: String,
+    /// Id of the token or cluster; empty for all tokens of the cluster.
+    name: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditParams {
+    /// `sub` or `email`.
+    actor: Option<String>,
+    verb: Option<String>,
+    /// success, denied or failure.
+    outcome: Option<String>,
+    cluster: Option<String>,
+    namespace: Option<String>,
+    /// Name of the resource.
+    name: Option<String>,
+    request_id: Option<String>,
+    /// Not before; RFC 3339.
+    from: Option<String>,
+    /// Before; RFC 3339.
+    to: Option<String>,
+    /// Rows at most, 1 to 500; 100 by default.
+    limit: Option<u32>,
+    /// Rows to leave out, from the newest.
+    offset: Option<u64>,
+}
+
+impl AuditParams {
+    fn filter(self) -> Result<Filter, Problem> {
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            let why = format!("is {limit}; 1 to {LIMIT_MAX} are allowed");
+            return Err(Problem::field("limit", why));
+        }
+        let time = |field, text: Option<String>| {
+            let parsed = text.map(|text| unix_ms(&text));
+            parsed.transpose().map_err(|why| Problem::field(field, why))
+        };
+        let verbs: Vec<_> = Verb::ALL.iter().map(|verb| verb.as_str()).collect();
+        let outcomes: Vec<_> = Outcome::ALL.iter().map(|it| it.as_str()).collect();
+        Ok(Filter {
+            actor: self.actor,
+            verb: one_of("verb", self.verb, &verbs)?,
+            outcome: one_of("outcome", self.outcome, &outcomes)?,
+            cluster: self.cluster,
+            namespace: self.namespace,
+            name: self.name,
+            request_id: self.request_id,
+            from_unix_ms: time("from", self.from)?,
+            to_unix_ms: time("to", self.to)?,
+            limit,
+            offset: self.offset.unwrap_or(0),
+        })
+    }
+}
+
+fn one_of(field: &str, word: Option<String>, known: &[&str]) -> Result<Option<String>, Problem> {
+    match word {
+        Some(word) if !known.contains(&word.as_str()) => {
+            let why = format!("is {word:?}; one of {} is wanted", known.join(", "));
+            Err(Problem::field(field, why))
+        }
+        word => Ok(word),
+    }
+}
+
+impl From<Recorded> for AuditRow {
+    fn from(row: Recorded) -> Self {
+        Self {
+            id: row.seq,
+            time: rfc3339(u64::try_from(row.time_unix_ms).unwrap_or_default()),
+            request_id: row.request_id,
+            route: row.route,
+            transport: row.transport,
+            actor: ActorView {
+                sub: row.actor_sub,
+                email: row.actor_email,
+                groups: serde_json::from_str(&row.actor_groups).unwrap_or_default(),
+            },
+            verb: row.verb,
+            outcome: row.outcome,
+            cluster: row.cluster,
+            resource: ResourceView {
+                group: row.resource_group,
+                version: row.resource_version,
+                resource: row.resource,
+                namespace: row.namespace,
+                name: row.name,
+            },
+            reason: row.reason,
+        }
+    }
+}
+
+/// Who did what, newest first.
+#[utoipa::path(get, operation_id = "list_audit", path = "/audit", params(AuditParams), tag = "audit",
+    responses(
+        (status = OK, body = AuditPage, headers(("X-Audit-Scope" = String, description = "all: every row can be seen"))),
+        (status = "default", body = ProblemBody)))]
+pub(super) async fn list(
+    State(context): State<Shared>,
+    Params(params): Params<AuditParams>,
+) -> Result<([(HeaderName, &'static str); 1], Answer<AuditPage>), Problem> {
+    let filter = params.filter()?;
+    let (rows, total) = context.hub.audit(&filter).await?;
+    let page = AuditPage {
+        items: rows.into_iter().map(Into::into).collect(),
+        total,
+        limit: filter.limit,
+        offset: filter.offset,
+    };
+    Ok((SCOPE, Answer(page)))
+}
+
+/// A change that was refused leaves a row too. The row of a change that was
+/// made is recorded with it.
+pub(super) async fn refusals(
+    State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
+    route: MatchedPath,
+    params: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(verb) = verb(request.method(), route.as_str()) else {
+        return next.run(request).await;
+    };
+    let param = |name| params.iter().find(|(key, _)| *key == name);
+    let cluster = param("id").map(|(_, id)| id.to_owned());
+    let token = param("token_id").map(|(_, id)| id.to_owned());
+    let response = next.run(request).await;
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        let cluster = cluster.or_else(|| problem.cluster().map(str::to_owned));
+        let cluster = cluster.unwrap_or_default();
+        let name = match verb.resource() {
+            "clusters" => cluster.clone(),
+            _ => token.unwrap_or_default(),
+        };
+        let is_ours = response.status().is_server_error();
+        let entry = Entry {
+            time_unix_ms: context.hub.now_ms(),
+            cause: Cause::clone(&cause),
+            verb,
+            outcome: if is_ours {
+                Outcome::Failure
+            } else {
+                Outcome::Denied
+            },
+            cluster: bounded(&cluster),
+            name: bounded(&name),
+            reason: problem.code().to_owned(),
+        };
+        context.hub.refused(entry).await;
+    }
+    response
+}
+
+/// What a route changes.
+fn verb(method: &Method, route: &str) -> Option<Verb> {
+    let (_, below) = route.split_once("/clusters")?;
+    match (method.as_str(), below) {
+        ("POST", "") => Some(Verb::ClusterCreate),
+        ("PATCH", "/{id}") => Some(Verb::ClusterUpdate),
+        ("DELETE", "/{id}") => Some(Verb::ClusterDelete),
+        ("POST", "/{id}/tokens") => Some(Verb::TokenMint),
+        ("POST", "/{id}/rotate-token") => Some(Verb::TokenRotate),
+        ("POST", "/{id}/revoke") | ("DELETE", "/{id}/tokens/{token_id}") => Some(Verb::TokenRevoke),
+        _ => None,
+    }
+}
+
+/// What a caller wrote, cut to the length of an id.
+fn bounded(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
