@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use culvert_proto::id::{ClusterId, Epoch};
 use culvert_proto::limits::{LABEL_BYTES_MAX, LABELS_MAX, STREAMS_MAX};
-use culvert_proto::token::Digest;
+use culvert_proto::token::{Digest, TokenEntry};
 use culvert_proto::update::{self, ClusterState, TokenHash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -148,6 +148,16 @@ impl Spec {
 }
 
 impl Cluster {
+    /// Its tokens, for an index over those of all clusters.
+    pub fn token_entries(&self) -> impl Iterator<Item = TokenEntry> {
+        self.tokens.iter().map(|token| TokenEntry {
+            digest: token.digest,
+            cluster: self.id.clone(),
+            token_id: token.id.as_str().into(),
+            not_after_unix_ms: token.not_after_unix_ms,
+        })
+    }
+
     /// What data planes learn about it. Nothing but the record decides it, so
     /// that one generation has one content, also after a restart of control.
     #[must_use]

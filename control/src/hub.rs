@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use culvert_net::crypto::SigningKey;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::limits::CLUSTERS_MAX;
-use culvert_proto::token::TokenText;
+use culvert_proto::token::{Digest, TokenIndex, TokenText};
 use culvert_proto::update::{Report, Rotation, State};
 use culvert_rpc::{Feed, LinkId};
 use parking_lot::Mutex;
@@ -30,7 +30,7 @@ use crate::registry::{self, Refused};
 use crate::store::{Loaded, Store};
 use crate::token;
 
-use commit::{Step, Writer, gauge};
+use commit::{Step, Writer, gauge, index};
 pub use error::HubError;
 pub use upkeep::DELIVERY_MS_MAX;
 
@@ -49,6 +49,8 @@ pub struct Hub {
     feed: Feed,
     fleet: Mutex<Fleet>,
     clusters: ArcSwap<Clusters>,
+    /// Whose token is which.
+    tokens: ArcSwap<TokenIndex>,
     writer: Turn<Writer>,
     acknowledged: Notify,
     /// A data plane reported.
@@ -103,6 +105,7 @@ impl Hub {
             store,
             feed: Feed::new(key, state),
             fleet: Mutex::default(),
+            tokens: ArcSwap::from_pointee(index(&clusters)),
             clusters: ArcSwap::from_pointee(clusters),
             writer: Turn::new(Writer::at(loaded.generation)),
             acknowledged: Notify::new(),
@@ -151,6 +154,15 @@ impl Hub {
     pub fn cluster(&self, id: &ClusterId) -> Result<Arc<Cluster>, HubError> {
         let found = self.clusters.load().get(id).cloned();
         found.ok_or_else(|| HubError::NoCluster(id.clone()))
+    }
+
+    /// The cluster that a token opens now. Unknown and wrong tokens cost the same
+    /// search as right ones, however many there are.
+    #[must_use]
+    pub fn owner(&self, presented: &Digest) -> Option<Arc<Cluster>> {
+        let tokens = self.tokens.load();
+        let entry = tokens.find(presented, self.now_ms()).ok()?;
+        self.clusters.load().get(&entry.cluster).cloned()
     }
 
     /// Reads the facts about data planes and agents.

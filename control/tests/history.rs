@@ -173,6 +173,16 @@ async fn decisions_reach_every_data_plane_and_outlive_control() {
         .unwrap();
     let minted = site.hub.mint(&cause(), &id, None).await.unwrap();
     let rotated = site.hub.rotate(&cause(), &id, DAY).await.unwrap();
+    let owner = |text: &str| {
+        let cluster = site.hub.owner(&token::digest(text));
+        cluster.map(|cluster| cluster.id.to_string())
+    };
+    let (old, new) = (minted.text.expose(), rotated.text.expose());
+    assert_eq!(
+        (owner(old), owner(new)),
+        (Some("prod".into()), Some("prod".into()))
+    );
+    assert_eq!((owner(""), owner(&old[1..])), (None, None));
     for mirror in [&mut a, &mut b] {
         mirror
             .until("both tokens", &site.hub, |mirror| {
@@ -191,6 +201,7 @@ async fn decisions_reach_every_data_plane_and_outlive_control() {
         );
     }
     site.pass(DAY);
+    assert_eq!((owner(old), owner(new)), (None, Some("prod".into())));
     a.until("the expiry", &site.hub, |mirror| mirror.tokens("prod") == 1)
         .await;
     a.link
@@ -202,6 +213,7 @@ async fn decisions_reach_every_data_plane_and_outlive_control() {
     .await;
     let revoked = site.hub.revoke(&cause(), &id).await.unwrap();
     assert!(revoked.epoch_floor > NOW + 500);
+    assert_eq!(owner(new), None);
     b.until("the revocation", &site.hub, |mirror| {
         mirror.tokens("prod") == 0
     })

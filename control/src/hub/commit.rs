@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::token::TokenIndex;
 use culvert_proto::update::{Change, Update};
 
 use super::{Clusters, Hub, HubError};
@@ -101,9 +102,17 @@ impl Hub {
             .expect("one writer raises the generation by one");
         self.metrics.generation.set(gauge(generation.0));
         self.metrics.clusters.set(gauge(clusters.len() as u64));
+        self.tokens.store(Arc::new(index(&clusters)));
         self.clusters.store(Arc::new(clusters));
         writer.generation = generation;
     }
+}
+
+pub(super) fn index(clusters: &Clusters) -> TokenIndex {
+    let entries = clusters
+        .values()
+        .flat_map(|cluster| cluster.token_entries());
+    TokenIndex::build(entries).expect("the store holds a digest once")
 }
 
 pub(super) fn gauge(value: u64) -> i64 {
