@@ -26,6 +26,8 @@ pub struct Cluster {
     pub updated_unix_ms: u64,
     /// When an agent was last seen connected, milliseconds since 1970.
     pub last_connected_unix_ms: Option<u64>,
+    /// The registry file made it, and takes it away.
+    pub from_file: bool,
 }
 
 /// One token, by its digest.
@@ -71,6 +73,33 @@ pub struct Spec {
     pub allow_impersonation: bool,
 }
 
+/// What may be changed; what is absent stays.
+#[derive(Clone, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = ClusterPatch)]
+pub struct Patch {
+    /// Name for people.
+    pub name: Option<String>,
+    /// Whether agents are let in.
+    pub enabled: Option<bool>,
+    /// What a second agent does.
+    pub policy: Option<Policy>,
+    /// What speaks behind the agent.
+    pub target_kind: Option<TargetKind>,
+    /// An empty text removes it.
+    pub target_addr: Option<String>,
+    /// Free labels.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Streams of one session at once.
+    pub streams_max: Option<u32>,
+    /// Requests in flight at once.
+    pub requests_max: Option<u32>,
+    /// Requests per second.
+    pub rate_per_second: Option<u32>,
+    /// Whether clients may impersonate users.
+    pub allow_impersonation: Option<bool>,
+}
+
 /// What a second agent of a cluster does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +138,31 @@ impl Default for Spec {
             rate_per_second: 0,
             allow_impersonation: false,
         }
+    }
+}
+
+impl Patch {
+    /// Changes `spec` so.
+    pub fn apply(self, spec: &mut Spec) {
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        set(&mut spec.name, self.name);
+        set(&mut spec.enabled, self.enabled);
+        set(&mut spec.policy, self.policy);
+        set(&mut spec.target_kind, self.target_kind);
+        set(
+            &mut spec.target_addr,
+            self.target_addr
+                .map(|addr| Some(addr).filter(|addr| !addr.is_empty())),
+        );
+        set(&mut spec.labels, self.labels);
+        set(&mut spec.streams_max, self.streams_max);
+        set(&mut spec.requests_max, self.requests_max);
+        set(&mut spec.rate_per_second, self.rate_per_second);
+        set(&mut spec.allow_impersonation, self.allow_impersonation);
     }
 }
 

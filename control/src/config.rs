@@ -27,6 +27,8 @@ pub struct Config {
     pub dsn: Dsn,
     /// Directory of keys.
     pub state_dir: PathBuf,
+    /// Registry file.
+    pub clusters: Option<PathBuf>,
     /// Admin API.
     pub socket: PathBuf,
     /// Admin API over TCP; loopback.
@@ -92,6 +94,7 @@ impl Config {
         let dsn = checks.parsed("db-dsn", Dsn::parse);
         let config = Self {
             dsn: dsn.unwrap_or_else(|| Dsn::at(&state_dir)),
+            clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),
             socket: checks.socket("socket", &state_dir, "api.sock"),
             state_socket: checks.socket("state-socket", &state_dir, "state.sock"),
             listen: checks.parsed("listen", loopback),

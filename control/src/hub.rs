@@ -6,6 +6,7 @@
 mod audit;
 mod commit;
 mod error;
+mod file;
 mod in_use;
 mod upkeep;
 
@@ -26,11 +27,12 @@ use crate::audit::{Cause, Entry, Verb};
 use crate::cluster::{Cluster, Spec};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::registry::{self, Refused};
-use crate::store::{Loaded, Store};
+use crate::registry;
+use crate::registry::file::Listing;
+use crate::store::{Loaded, Step, Store};
 use crate::token;
 
-use commit::{Step, Writer, gauge, index};
+use commit::{Writer, gauge, index};
 pub use error::HubError;
 pub use upkeep::DELIVERY_MS_MAX;
 
@@ -49,6 +51,8 @@ pub struct Hub {
     feed: Feed,
     fleet: Mutex<Fleet>,
     clusters: ArcSwap<Clusters>,
+    /// What the registry file says.
+    listing: ArcSwap<Listing>,
     /// Whose token is which.
     tokens: ArcSwap<TokenIndex>,
     writer: Turn<Writer>,
@@ -105,6 +109,7 @@ impl Hub {
             store,
             feed: Feed::new(key, state),
             fleet: Mutex::default(),
+            listing: ArcSwap::default(),
             tokens: ArcSwap::from_pointee(index(&clusters)),
             clusters: ArcSwap::from_pointee(clusters),
             writer: Turn::new(Writer::at(loaded.generation)),
@@ -190,7 +195,7 @@ impl Hub {
         }
         let entry = cause.did(Verb::ClusterCreate, &id, id.as_str(), self.now_ms());
         let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
-        self.commit(&mut writer, Step::Put(cluster.clone()), Some(entry))
+        self.commit(&mut writer, vec![Step::Put(cluster.clone())], vec![entry])
             .await?;
         drop(writer);
         tracing::info!(cluster = %cluster.id, "cluster registered");
@@ -213,7 +218,11 @@ impl Hub {
             .decide(id, Some(entry), |cluster, now_ms| {
                 let mut spec = cluster.spec.clone();
                 change(&mut spec);
-                registry::update(cluster, spec, now_ms)
+                let contradicted = self.listing.load().contradicted(id, &spec);
+                if !contradicted.is_empty() {
+                    return Err(self.owned_by_file(id, &contradicted.join(", ")));
+                }
+                Ok(registry::update(cluster, spec, now_ms)?)
             })
             .await?;
         tracing::info!(cluster = %id, "cluster changed");
@@ -228,8 +237,11 @@ impl Hub {
     pub async fn remove(&self, cause: &Cause, id: &ClusterId) -> Result<(), HubError> {
         let mut writer = self.turn().await?;
         self.cluster(id)?;
+        if self.is_listed(id) {
+            return Err(self.owned_by_file(id, "the cluster"));
+        }
         let entry = cause.did(Verb::ClusterDelete, id, id.as_str(), self.now_ms());
-        self.commit(&mut writer, Step::Remove(id.clone()), Some(entry))
+        self.commit(&mut writer, vec![Step::Remove(id.clone())], vec![entry])
             .await?;
         self.feed.withdraw(id);
         self.fleet.lock().remove(id);
@@ -251,12 +263,8 @@ impl Hub {
     ) -> Result<Minted, HubError> {
         let minted = self
             .with_new((cause, Verb::TokenMint), id, |cluster, new, now_ms| {
-                registry::add_token(
-                    cluster,
-                    new,
-                    life_ms.map(|life| life.min(LIFE_MS_MAX)),
-                    now_ms,
-                )
+                let life_ms = life_ms.map(|life| life.min(LIFE_MS_MAX));
+                Ok(registry::add_token(cluster, new, life_ms, now_ms)?)
             })
             .await?;
         tracing::info!(cluster = %id, token = minted.id, "token minted");
@@ -276,7 +284,9 @@ impl Hub {
     ) -> Result<Minted, HubError> {
         let minted = self
             .with_new((cause, Verb::TokenRotate), id, |cluster, new, now_ms| {
-                registry::rotate(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
+                self.free_tokens(cluster)?;
+                let overlap_ms = overlap_ms.min(LIFE_MS_MAX);
+                Ok(registry::rotate(cluster, new, overlap_ms, now_ms)?)
             })
             .await?;
         self.end_delivery(id);
@@ -307,7 +317,11 @@ impl Hub {
         }
         let minted = self
             .with_new((cause, Verb::TokenRotate), id, |cluster, new, now_ms| {
-                registry::rotate_delivered(cluster, new, overlap_ms.min(LIFE_MS_MAX), now_ms)
+                self.free_tokens(cluster)?;
+                let overlap_ms = overlap_ms.min(LIFE_MS_MAX);
+                Ok(registry::rotate_delivered(
+                    cluster, new, overlap_ms, now_ms,
+                )?)
             })
             .await?;
         self.fleet.lock().delivery_over(id);
@@ -337,7 +351,8 @@ impl Hub {
         let entry = cause.did(Verb::TokenRevoke, id, token_id, self.now_ms());
         let cluster = self
             .decide(id, Some(entry), |cluster, now| {
-                registry::remove_token(cluster, token_id, now)
+                self.free_token(id, token_id)?;
+                Ok(registry::remove_token(cluster, token_id, now)?)
             })
             .await?;
         if !cluster
@@ -361,6 +376,7 @@ impl Hub {
         let entry = cause.did(Verb::TokenRevoke, id, "", self.now_ms());
         let cluster = self
             .decide(id, Some(entry), |cluster, now| {
+                self.free_tokens(cluster)?;
                 Ok(registry::revoke(cluster, highest, now))
             })
             .await?;
@@ -384,7 +400,7 @@ impl Hub {
         &self,
         (cause, verb): (&Cause, Verb),
         id: &ClusterId,
-        decide: impl FnOnce(&Cluster, registry::NewToken, u64) -> Result<Cluster, Refused>,
+        decide: impl FnOnce(&Cluster, registry::NewToken, u64) -> Result<Cluster, HubError>,
     ) -> Result<Minted, HubError> {
         let (text, new) = token::mint();
         let token_id = new.id.clone();
@@ -405,13 +421,17 @@ impl Hub {
         &self,
         id: &ClusterId,
         entry: Option<Entry>,
-        decide: impl FnOnce(&Cluster, u64) -> Result<Cluster, Refused>,
+        decide: impl FnOnce(&Cluster, u64) -> Result<Cluster, HubError>,
     ) -> Result<Arc<Cluster>, HubError> {
         let mut writer = self.turn().await?;
         let cluster = self.seen(&*self.cluster(id)?);
         let next = Arc::new(decide(&cluster, self.now_ms())?);
-        self.commit(&mut writer, Step::Put(next.clone()), entry)
-            .await?;
+        self.commit(
+            &mut writer,
+            vec![Step::Put(next.clone())],
+            entry.into_iter().collect(),
+        )
+        .await?;
         Ok(next)
     }
 

@@ -1,6 +1,8 @@
 //! What becomes of a cluster: pure decisions. Time and digests are arguments;
 //! the caller stores and publishes the result.
 
+pub mod file;
+
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::TOKENS_PER_CLUSTER_MAX as TOKENS_MAX;
 use culvert_proto::token::Digest;
@@ -46,6 +48,7 @@ pub fn create(id: ClusterId, spec: Spec, now_ms: u64) -> Result<Cluster, Refused
         created_unix_ms: now_ms,
         updated_unix_ms: now_ms,
         last_connected_unix_ms: None,
+        from_file: false,
     })
 }
 

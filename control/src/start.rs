@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Context};
 use crate::config::Config;
-use crate::hub::Hub;
+use crate::hub::{Hub, HubError};
 use crate::metrics::Metrics;
+use crate::registry::file::{FileError, Listing};
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -40,6 +41,12 @@ pub enum StartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The registry file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The registry file cannot be applied.
+    #[error(transparent)]
+    Apply(#[from] HubError),
     /// A key of ours cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -114,6 +121,10 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         metrics.clone(),
         Box::new(unix_ms),
     ));
+    if let Some(path) = &config.clusters {
+        let changes = hub.apply_file(Listing::read(path)?).await?;
+        tracing::info!(path = %path.display(), changes, "registry file applied");
+    }
     let bound = Bound::bind(&config, tls)?;
     started(&config, &hub, &bound);
 
@@ -135,11 +146,19 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     let (kept, retention) = (hub.clone(), config.retention);
     let pruning = tokio::spawn(async move { kept.keep_audit(retention).await });
 
+    let kept = hub.clone();
+    let following = config
+        .clusters
+        .map(|path| tokio::spawn(async move { kept.follow_file(&path).await }));
+
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(STOP_GRACE, finished).await;
     upkeep.abort();
     pruning.abort();
+    if let Some(following) = following {
+        following.abort();
+    }
     hub.record_uses().await;
     hub.close().await;
     shutdown.advance(Phase::Stopped);

@@ -9,6 +9,7 @@ mod lock;
 mod rows;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_proto::id::{ClusterId, Generation};
@@ -45,6 +46,15 @@ pub struct Store {
     _lock: lock::Lock,
 }
 
+/// A change from one generation to the next.
+#[derive(Clone)]
+pub enum Step {
+    /// The cluster as it is now.
+    Put(Arc<Cluster>),
+    /// It is gone.
+    Remove(ClusterId),
+}
+
 /// What the store held when it was opened.
 pub struct Loaded {
     /// Names this hub; made with the store.
@@ -63,6 +73,17 @@ pub struct Touch {
     pub last_connected_unix_ms: Option<u64>,
     /// Ids of tokens and when they were last used.
     pub tokens: Vec<(String, u64)>,
+}
+
+impl Step {
+    /// Which cluster changes.
+    #[must_use]
+    pub fn id(&self) -> &ClusterId {
+        match self {
+            Self::Put(cluster) => &cluster.id,
+            Self::Remove(id) => id,
+        }
+    }
 }
 
 impl Dsn {
@@ -173,31 +194,17 @@ impl Store {
         }
     }
 
-    /// Records `cluster` as it is now, as part of `generation`, and who made it so.
+    /// Records `generation`: what changed, and the rows that say who changed it.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was recorded.
-    pub async fn save(
+    pub async fn record(
         &self,
-        cluster: &Cluster,
+        steps: &[Step],
         generation: Generation,
-        entry: Option<&Entry>,
+        entries: &[Entry],
     ) -> Result<(), StoreError> {
-        self.bounded(rows::save(&self.pool, cluster, generation, entry))
-            .await
-    }
-
-    /// Forgets a cluster and its tokens, as part of `generation`, and who made it so.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was forgotten.
-    pub async fn remove(
-        &self,
-        id: &ClusterId,
-        generation: Generation,
-        entry: Option<&Entry>,
-    ) -> Result<(), StoreError> {
-        self.bounded(rows::remove(&self.pool, id, generation, entry))
+        self.bounded(rows::record(&self.pool, steps, generation, entries))
             .await
     }
 

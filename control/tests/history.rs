@@ -10,6 +10,7 @@ use culvert_control::audit::{Actor, Cause, Entry, Filter, Outcome, Verb};
 use culvert_control::cluster::Spec;
 use culvert_control::hub::{Hub, HubError};
 use culvert_control::metrics::Metrics;
+use culvert_control::registry::file::Listing;
 use culvert_control::store::{Dsn, Store};
 use culvert_control::token;
 use culvert_net::crypto::SigningKey;
@@ -416,4 +417,127 @@ async fn the_row_of_a_failed_change_waits_for_the_store() {
     // A round that failed meanwhile rests for 30 s.
     let outcome = timeout(3 * DEADLINE, written).await.unwrap();
     assert_eq!(outcome, "failure");
+}
+
+#[tokio::test]
+async fn the_registry_file_wins_is_followed_and_outlives_control() {
+    let site = Site::new().await;
+    let path = site.dir.path().join("clusters.yaml");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    let (id, own): (ClusterId, ClusterId) = ("filed".parse().unwrap(), "own".parse().unwrap());
+    site.hub
+        .create(&cause(), own.clone(), Spec::default())
+        .await
+        .unwrap();
+    write("- id: filed\n  token: 0123456789abcdef\n  name: From the file\n");
+    site.hub
+        .apply_file(Listing::read(&path).unwrap())
+        .await
+        .unwrap();
+    let (kept, followed) = (site.hub.clone(), path.clone());
+    tokio::spawn(async move { kept.follow_file(&followed).await });
+    let owner = |text: &str| {
+        site.hub
+            .owner(&token::digest(text))
+            .map(|it| it.id.to_string())
+    };
+    assert_eq!(owner("0123456789abcdef"), Some("filed".into()));
+
+    let who = cause();
+    let renamed = site
+        .hub
+        .update(&who, &id, |spec| spec.name = "x".to_owned());
+    let said = renamed.await.err().unwrap().to_string();
+    assert!(
+        said.contains("name") && said.contains("clusters.yaml"),
+        "{said}"
+    );
+    let limited = site.hub.update(&who, &id, |spec| spec.requests_max = 3);
+    assert_eq!(
+        limited.await.unwrap().spec.requests_max,
+        3,
+        "the file does not say"
+    );
+    let minted = site.hub.mint(&cause(), &id, None).await.unwrap();
+    let filed = site.hub.cluster(&id).unwrap().tokens[0].id.clone();
+    for refused in [
+        site.hub.remove(&cause(), &id).await.err(),
+        site.hub.rotate(&cause(), &id, DAY).await.err(),
+        site.hub.revoke(&cause(), &id).await.err(),
+        site.hub.remove_token(&cause(), &id, &filed).await.err(),
+    ] {
+        assert!(
+            matches!(refused, Some(HubError::OwnedByFile { .. })),
+            "{refused:?}"
+        );
+    }
+
+    let mut dataplane = site.subscribe();
+    write("- id: filed\n  token: fedcba9876543210\n  name: Second\n- id: third\n");
+    dataplane
+        .until("the change", &site.hub, |mirror| {
+            mirror.state.clusters.contains_key("third")
+        })
+        .await;
+    assert_eq!(
+        dataplane.state.clusters["filed"].name.as_deref(),
+        Some("Second")
+    );
+    assert_eq!(
+        (owner("0123456789abcdef"), owner("fedcba9876543210")),
+        (None, Some("filed".into()))
+    );
+    assert_eq!(owner(minted.text.expose()), Some("filed".into()));
+
+    // A file that is wrong changes nothing, and a later right one is taken.
+    let generation = site.hub.generation();
+    write("- id: filed\n- id: UPPER\n");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(site.hub.generation(), generation);
+    write("- id: third\n");
+    dataplane
+        .until("the removal", &site.hub, |mirror| {
+            !mirror.state.clusters.contains_key("filed")
+        })
+        .await;
+    assert!(
+        dataplane.state.clusters.contains_key("own"),
+        "the API made it"
+    );
+
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(site.dir.path()).unwrap() {
+        let from = entry.unwrap().path();
+        if from.is_file() {
+            std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
+        }
+    }
+    let again = hub(copy.path(), &site.clock).await;
+    assert!(again.cluster(&"third".parse().unwrap()).unwrap().from_file);
+    write("- id: other\n");
+    again
+        .apply_file(Listing::read(&path).unwrap())
+        .await
+        .unwrap();
+    let known: Vec<_> = again.clusters().keys().map(ToString::to_string).collect();
+    assert_eq!(known, ["other", "own"]);
+    let filter = Filter {
+        actor: Some("registry-file".to_owned()),
+        limit: 100,
+        ..Filter::default()
+    };
+    let (rows, _) = again.audit(&filter).await.unwrap();
+    let told = rows
+        .iter()
+        .rev()
+        .map(|row| format!("{} {}", row.verb, row.cluster));
+    let wanted = [
+        "cluster_create filed",
+        "cluster_update filed",
+        "cluster_create third",
+        "cluster_delete filed",
+        "cluster_delete third",
+        "cluster_create other",
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), wanted);
 }

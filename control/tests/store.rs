@@ -8,12 +8,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use culvert_control::audit::{Actor, Cause, Entry, Filter, Verb};
 use culvert_control::cluster::{Cluster, Policy, Spec};
 use culvert_control::registry::{self, NewToken};
-use culvert_control::store::{Dsn, Store, StoreError, Touch};
-use culvert_proto::id::Generation;
+use culvert_control::store::{Dsn, Step, Store, StoreError, Touch};
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::Digest;
 
 const NOW: u64 = 1_763_683_200_000;
@@ -38,6 +39,29 @@ fn cluster(id: &str, tokens: u8) -> Cluster {
     cluster
 }
 
+async fn save(
+    store: &Store,
+    cluster: &Cluster,
+    generation: Generation,
+    entry: Option<&Entry>,
+) -> Result<(), StoreError> {
+    let steps = [Step::Put(Arc::new(cluster.clone()))];
+    let rows: Vec<_> = entry.into_iter().cloned().collect();
+    store.record(&steps, generation, &rows).await
+}
+
+async fn remove(
+    store: &Store,
+    id: &ClusterId,
+    generation: Generation,
+    entry: Option<&Entry>,
+) -> Result<(), StoreError> {
+    let rows: Vec<_> = entry.into_iter().cloned().collect();
+    store
+        .record(&[Step::Remove(id.clone())], generation, &rows)
+        .await
+}
+
 async fn open(path: &Path) -> Result<(Store, culvert_control::store::Loaded), StoreError> {
     Store::open(&Dsn::parse(path.to_str().unwrap()).unwrap(), NOW).await
 }
@@ -49,16 +73,14 @@ async fn what_is_saved_is_loaded() {
     let (store, fresh) = open(&path).await.unwrap();
     assert_eq!((fresh.generation, fresh.clusters.len()), (Generation(1), 0));
     let mut saved = cluster("prod", 2);
-    store.save(&saved, Generation(2), None).await.unwrap();
+    save(&store, &saved, Generation(2), None).await.unwrap();
     saved.epoch_floor = 77;
     saved.tokens.remove(0);
-    store.save(&saved, Generation(3), None).await.unwrap();
-    store
-        .save(&cluster("gone", 1), Generation(4), None)
+    save(&store, &saved, Generation(3), None).await.unwrap();
+    save(&store, &cluster("gone", 1), Generation(4), None)
         .await
         .unwrap();
-    store
-        .remove(&"gone".parse().unwrap(), Generation(5), None)
+    remove(&store, &"gone".parse().unwrap(), Generation(5), None)
         .await
         .unwrap();
     let touch = Touch {
@@ -96,15 +118,13 @@ async fn a_change_that_does_not_follow_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
     for wrong in [1, 3] {
-        let refused = store
-            .save(&cluster("a", 1), Generation(wrong), None)
+        let refused = save(&store, &cluster("a", 1), Generation(wrong), None)
             .await
             .unwrap_err();
         assert_eq!(refused.code(), "store_damaged");
     }
     assert_eq!(store.generation().await.unwrap(), Generation(1));
-    store
-        .save(&cluster("a", 1), Generation(2), None)
+    save(&store, &cluster("a", 1), Generation(2), None)
         .await
         .unwrap();
 }
@@ -114,12 +134,12 @@ async fn two_clusters_never_share_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
     let first = cluster("a", 1);
-    store.save(&first, Generation(2), None).await.unwrap();
+    save(&store, &first, Generation(2), None).await.unwrap();
     let second = Cluster {
         tokens: first.tokens.clone(),
         ..cluster("b", 0)
     };
-    assert!(store.save(&second, Generation(3), None).await.is_err());
+    assert!(save(&store, &second, Generation(3), None).await.is_err());
     assert_eq!(store.generation().await.unwrap(), Generation(2));
 }
 
@@ -193,20 +213,19 @@ async fn a_row_is_recorded_with_its_change_or_not_at_all() {
     let (store, _) = open(&dir.path().join("control.db")).await.unwrap();
     let prod = cluster("prod", 1);
     let row = entry("t0", NOW);
-    store
-        .save(&prod, Generation(9), Some(&row))
+    save(&store, &prod, Generation(9), Some(&row))
         .await
         .unwrap_err();
     assert!(rows(&store).await.is_empty());
-    store.save(&prod, Generation(2), Some(&row)).await.unwrap();
+    save(&store, &prod, Generation(2), Some(&row))
+        .await
+        .unwrap();
     let gone = entry("gone", NOW);
-    store
-        .remove(&prod.id, Generation(9), Some(&gone))
+    remove(&store, &prod.id, Generation(9), Some(&gone))
         .await
         .unwrap_err();
     assert_eq!(rows(&store).await, ["t0"]);
-    store
-        .remove(&prod.id, Generation(3), Some(&gone))
+    remove(&store, &prod.id, Generation(3), Some(&gone))
         .await
         .unwrap();
     assert_eq!(rows(&store).await, ["gone", "t0"]);
@@ -280,8 +299,7 @@ async fn a_store_of_the_first_schema_is_brought_forward() {
         (held.spec.name.as_str(), held.epoch_floor, held.tokens.len()),
         ("P", 5, 1)
     );
-    store
-        .save(held, Generation(42), Some(&entry("t", NOW)))
+    save(&store, held, Generation(42), Some(&entry("t", NOW)))
         .await
         .unwrap();
     assert_eq!(rows(&store).await, ["t"]);
@@ -334,10 +352,7 @@ async fn a_full_disk_is_said_and_leaves_the_store_sound() {
     let full = loop {
         generation += 1;
         let id = format!("c{generation}");
-        if let Err(why) = store
-            .save(&cluster(&id, 10), Generation(generation), None)
-            .await
-        {
+        if let Err(why) = save(&store, &cluster(&id, 10), Generation(generation), None).await {
             break why;
         }
         assert!(generation < 2_000, "1 MiB never fills");
@@ -345,8 +360,7 @@ async fn a_full_disk_is_said_and_leaves_the_store_sound() {
     assert_eq!(full.code(), "store_full", "{full}");
     assert!(full.to_string().contains("disk is full"), "{full}");
     disk.remount("remount,size=8m");
-    store
-        .save(&cluster("later", 1), Generation(generation), None)
+    save(&store, &cluster("later", 1), Generation(generation), None)
         .await
         .unwrap();
     store.close().await;

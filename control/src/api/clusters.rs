@@ -1,12 +1,11 @@
 //! `/clusters`: the registered private sites.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -15,7 +14,7 @@ use super::problem::ProblemBody;
 use super::times::rfc3339;
 use super::{Problem, Shared};
 use crate::audit::Cause;
-use crate::cluster::{Cluster, Policy, Spec, TargetKind};
+use crate::cluster::{Cluster, Patch, Spec};
 use crate::hub::Hub;
 
 /// A cluster.
@@ -33,6 +32,8 @@ pub(super) struct ClusterView {
     agents: usize,
     /// RFC 3339; null when no agent was ever seen.
     last_connected_at: Option<String>,
+    /// The registry file lists it; what the file says cannot be changed here.
+    in_file: bool,
     /// Sessions below it are dead.
     epoch_floor: u64,
     created_at: String,
@@ -47,24 +48,6 @@ pub(super) struct NewCluster {
     id: String,
     #[schema(inline)]
     spec: Patch,
-}
-
-/// What may be changed; what is absent stays.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schema(as = ClusterPatch)]
-pub(super) struct Patch {
-    name: Option<String>,
-    enabled: Option<bool>,
-    policy: Option<Policy>,
-    target_kind: Option<TargetKind>,
-    /// An empty text removes it.
-    target_addr: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-    streams_max: Option<u32>,
-    requests_max: Option<u32>,
-    rate_per_second: Option<u32>,
-    allow_impersonation: Option<bool>,
 }
 
 /// What a revocation did.
@@ -104,34 +87,11 @@ impl ClusterView {
                 .count(),
             agents,
             last_connected_at: last_connected.map(rfc3339),
+            in_file: hub.is_listed(&cluster.id),
             epoch_floor: cluster.epoch_floor,
             created_at: rfc3339(cluster.created_unix_ms),
             updated_at: rfc3339(cluster.updated_unix_ms),
         }
-    }
-}
-
-impl Patch {
-    fn apply(self, spec: &mut Spec) {
-        fn set<T>(field: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *field = value;
-            }
-        }
-        set(&mut spec.name, self.name);
-        set(&mut spec.enabled, self.enabled);
-        set(&mut spec.policy, self.policy);
-        set(&mut spec.target_kind, self.target_kind);
-        set(
-            &mut spec.target_addr,
-            self.target_addr
-                .map(|addr| Some(addr).filter(|addr| !addr.is_empty())),
-        );
-        set(&mut spec.labels, self.labels);
-        set(&mut spec.streams_max, self.streams_max);
-        set(&mut spec.requests_max, self.requests_max);
-        set(&mut spec.rate_per_second, self.rate_per_second);
-        set(&mut spec.allow_impersonation, self.allow_impersonation);
     }
 }
 

@@ -208,6 +208,16 @@ impl From<HubError> for Problem {
                     "connect a culvert/1 agent, or rotate without delivery: culvert token rotate {id}"
                 ),
             ),
+            HubError::OwnedByFile { path, .. } => conflict(
+                "owned_by_file",
+                "the registry file says otherwise, and wins",
+                format!("change {path}; it is read again at once"),
+            ),
+            HubError::File(_) => conflict(
+                "bad_file",
+                "the registry file cannot be used",
+                "mend it; it is read again at once".into(),
+            ),
             HubError::Refused(refused) => Self::of_refused(refused, seen),
             HubError::Store(why) => Self::control(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -32,6 +32,15 @@ const SETTINGS: &[Setting] = &[
             "Directory of the signing key and the admin token, mode 0700",
         )
     },
+    Setting {
+        env_aliases: &["CLUSTERS", "PERISCOPE_CLUSTERS_FILE"],
+        ..row(
+            "clusters",
+            Text,
+            "",
+            "Registry file, YAML or JSON: clusters kept in it win over the API; read again when it changes",
+        )
+    },
     row(
         "socket",
         Text,

@@ -3,27 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::id::Generation;
 use culvert_proto::token::TokenIndex;
 use culvert_proto::update::{Change, Update};
 
 use super::{Clusters, Hub, HubError};
 use crate::audit::Entry;
-use crate::cluster::Cluster;
-use crate::store::StoreError;
+use crate::store::{Step, StoreError};
 
 /// Held by the one decision that is being made.
 pub(super) struct Writer {
     generation: Generation,
     /// A change whose recording was not seen to its end: it may or may not be on disk.
-    uncertain: Option<Step>,
-}
-
-/// The change from one generation to the next.
-#[derive(Clone)]
-pub(super) enum Step {
-    Put(Arc<Cluster>),
-    Remove(ClusterId),
+    uncertain: Option<Vec<Step>>,
 }
 
 impl Writer {
@@ -39,49 +31,46 @@ impl Hub {
     /// The right to decide, once memory and disk are known to agree.
     pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Writer>, HubError> {
         let mut writer = self.writer.lock().await;
-        if let Some(step) = writer.uncertain.clone() {
+        if let Some(steps) = writer.uncertain.clone() {
             let on_disk = self.store.generation().await?;
             if on_disk.0 == writer.generation.0 + 1 {
-                self.publish(&mut writer, step);
+                self.publish(&mut writer, steps);
             }
             writer.uncertain = None;
         }
         Ok(writer)
     }
 
-    /// Records the step and the row that says who made it, as one, and publishes it.
+    /// Records the steps and the rows that say who made them as one, and publishes them.
     pub(super) async fn commit(
         &self,
         writer: &mut Writer,
-        step: Step,
-        entry: Option<Entry>,
+        steps: Vec<Step>,
+        entries: Vec<Entry>,
     ) -> Result<(), HubError> {
         let next = Generation(writer.generation.0 + 1);
         let started = Instant::now();
         // A caller that goes away drops this future at the wait: the next turn asks the disk.
-        writer.uncertain = Some(step.clone());
-        let (operation, recorded) = match &step {
-            Step::Put(cluster) => ("save", self.store.save(cluster, next, entry.as_ref()).await),
-            Step::Remove(id) => ("remove", self.store.remove(id, next, entry.as_ref()).await),
-        };
+        writer.uncertain = Some(steps.clone());
+        let recorded = self.store.record(&steps, next, &entries).await;
         self.metrics
-            .store(operation, recorded.is_ok(), started.elapsed());
+            .store("record", recorded.is_ok(), started.elapsed());
         if !matches!(recorded, Err(StoreError::Slow { .. })) {
             writer.uncertain = None;
         }
         recorded?;
-        if let Some(entry) = &entry {
+        for entry in &entries {
             self.metrics.audited(entry);
         }
-        self.publish(writer, step);
+        self.publish(writer, steps);
         Ok(())
     }
 
-    fn publish(&self, writer: &mut Writer, step: Step) {
+    fn publish(&self, writer: &mut Writer, steps: Vec<Step>) {
         let now_ms = self.now_ms();
         let generation = Generation(writer.generation.0 + 1);
         let mut clusters = Clusters::clone(&self.clusters.load());
-        let change = match step {
+        let changes = steps.into_iter().map(|step| match step {
             Step::Put(cluster) => {
                 let state = Arc::new(cluster.to_state());
                 clusters.insert(cluster.id.clone(), cluster);
@@ -91,11 +80,12 @@ impl Hub {
                 clusters.remove(&id);
                 Change::Remove(id)
             }
-        };
+        });
+        let changes = changes.collect();
         let update = Update {
             generation,
             issued_unix_ms: now_ms,
-            changes: vec![change],
+            changes,
         };
         self.feed
             .publish(&update)

@@ -4,6 +4,7 @@ use culvert_proto::id::ClusterId;
 use culvert_proto::limits::CLUSTERS_MAX;
 
 use crate::registry::Refused;
+use crate::registry::file::FileError;
 use crate::store::StoreError;
 
 /// Why the hub did not do it.
@@ -18,6 +19,19 @@ pub enum HubError {
     /// The hub is full.
     #[error("{CLUSTERS_MAX} clusters are registered")]
     TooManyClusters,
+    /// The registry file says otherwise, and wins.
+    #[error("cluster {cluster}: {what} is set by the registry file {path}")]
+    OwnedByFile {
+        /// Which.
+        cluster: ClusterId,
+        /// Fields, or all of it.
+        what: String,
+        /// The file.
+        path: String,
+    },
+    /// The registry file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A rule forbids it.
     #[error(transparent)]
     Refused(#[from] Refused),

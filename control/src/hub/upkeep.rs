@@ -99,7 +99,7 @@ impl Hub {
         }
         let digest = token.digest;
         self.decide(id, None, |cluster, now| {
-            registry::acknowledge(cluster, &digest, now)
+            Ok(registry::acknowledge(cluster, &digest, now)?)
         })
         .await?;
         self.end_delivery(id);

@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Transaction};
 
-use super::{Loaded, StoreError, Touch, audit};
+use super::{Loaded, Step, StoreError, Touch, audit};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 
@@ -70,7 +70,7 @@ impl Drop for Lease {
 }
 
 pub(super) type Result<T> = std::result::Result<T, RowError>;
-type ClusterRow = (String, String, i64, i64, i64, Option<i64>);
+type ClusterRow = (String, String, i64, i64, i64, Option<i64>, bool);
 type TokenRow = (
     Vec<u8>,
     String,
@@ -99,7 +99,8 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
         .await?;
     let mut tokens = load_tokens(&mut transaction).await?;
     let rows: Vec<ClusterRow> = sqlx::query_as(
-        "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms
+        "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms,
+                from_file
          FROM clusters ORDER BY id",
     )
     .fetch_all(&mut *transaction)
@@ -146,7 +147,7 @@ async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String
 }
 
 fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
-    let (id, spec, epoch_floor, created, updated, last_connected) = row;
+    let (id, spec, epoch_floor, created, updated, last_connected, from_file) = row;
     let damaged = |why: String| RowError::Damaged(format!("cluster {id:?}: {why}"));
     let spec: Spec = serde_json::from_str(&spec).map_err(|why| damaged(why.to_string()))?;
     Ok(Cluster {
@@ -156,29 +157,48 @@ fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
         created_unix_ms: unsigned(created)?,
         updated_unix_ms: unsigned(updated)?,
         last_connected_unix_ms: last_connected.map(unsigned).transpose()?,
+        from_file,
         id: id
             .parse::<ClusterId>()
             .map_err(|why| damaged(why.to_string()))?,
     })
 }
 
-pub(super) async fn save(
+/// One generation: all of its steps and the rows that say who made them, or nothing.
+pub(super) async fn record(
     pool: &SqlitePool,
-    cluster: &Cluster,
+    steps: &[Step],
     generation: Generation,
-    entry: Option<&Entry>,
+    entries: &[Entry],
 ) -> Result<()> {
-    let spec = serde_json::to_string(&cluster.spec)
-        .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
-    if let Some(entry) = entry {
+    for step in steps {
+        match step {
+            Step::Put(cluster) => put(&mut transaction, cluster).await?,
+            Step::Remove(id) => {
+                sqlx::query("DELETE FROM clusters WHERE id = ?")
+                    .bind(id.as_str())
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+        }
+    }
+    for entry in entries {
         audit::insert(&mut transaction, entry).await?;
     }
+    transaction.commit().await?;
+    lease.keep();
+    Ok(())
+}
+
+async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()> {
+    let spec = serde_json::to_string(&cluster.spec)
+        .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
     sqlx::query(
-        "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms)
-         VALUES (?, ?, ?, ?, ?)
+        "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms, from_file)
+         VALUES (?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET spec = excluded.spec,
              epoch_floor = excluded.epoch_floor, updated_unix_ms = excluded.updated_unix_ms",
     )
@@ -187,11 +207,12 @@ pub(super) async fn save(
     .bind(signed(cluster.epoch_floor)?)
     .bind(signed(cluster.created_unix_ms)?)
     .bind(signed(cluster.updated_unix_ms)?)
-    .execute(&mut *transaction)
+    .bind(cluster.from_file)
+    .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM tokens WHERE cluster_id = ?")
         .bind(cluster.id.as_str())
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
     for token in &cluster.tokens {
         sqlx::query(
@@ -206,32 +227,9 @@ pub(super) async fn save(
         .bind(token.not_after_unix_ms.map(signed).transpose()?)
         .bind(token.last_used_unix_ms.map(signed).transpose()?)
         .bind(token.pending_overlap_ms.map(signed).transpose()?)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
     }
-    transaction.commit().await?;
-    lease.keep();
-    Ok(())
-}
-
-pub(super) async fn remove(
-    pool: &SqlitePool,
-    id: &ClusterId,
-    generation: Generation,
-    entry: Option<&Entry>,
-) -> Result<()> {
-    let mut lease = Lease::take(pool).await?;
-    let mut transaction = lease.begin().await?;
-    raise(&mut transaction, generation).await?;
-    if let Some(entry) = entry {
-        audit::insert(&mut transaction, entry).await?;
-    }
-    sqlx::query("DELETE FROM clusters WHERE id = ?")
-        .bind(id.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    lease.keep();
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 //! other crate of ours.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "clusters")]
+pub mod clusters;
 mod command;
 mod file;
 mod setting;
