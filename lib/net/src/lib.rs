@@ -8,6 +8,7 @@ pub mod carrier;
 pub mod crypto;
 pub mod dial;
 pub mod hangup;
+pub mod interject;
 pub mod listen;
 pub mod socket;
 pub mod tls;
