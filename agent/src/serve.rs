@@ -7,10 +7,11 @@ mod tunnel;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_net::interject::{Interject, Interjected};
 use culvert_proto::close::CloseReason;
 use culvert_proto::limits;
 use culvert_proto::open::{DialAnswer, DialCode, StreamHeader, StreamKind};
@@ -88,12 +89,15 @@ impl Service {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
+        let interject = Arc::<Interject>::default();
+        let stream = Interjected::new(stream, interject.clone());
         let dial_limit = header
             .dial_deadline_ms
             .map_or(DIAL_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let handle = service_fn(|request| {
             let refused = refused.as_ref();
             let upgrade = &upgrade;
+            let interject = &interject;
             async move {
                 Ok::<_, Infallible>(match refused {
                     Some(why) => {
@@ -101,7 +105,12 @@ impl Service {
                         *upgrade.lock() = Some(Upgrade::NotAccepted(hub));
                         self.refuse(header, why)
                     }
-                    None => self.forward(header, request, dial_limit, upgrade).await,
+                    None => {
+                        let (response, target) =
+                            self.forward(header, request, dial_limit, interject).await;
+                        *upgrade.lock() = Some(target);
+                        response
+                    }
                 })
             }
         });
@@ -130,19 +139,23 @@ impl Service {
         header: &StreamHeader,
         mut request: Request<Incoming>,
         dial_limit: Duration,
-        upgrade: &Mutex<Option<Upgrade>>,
-    ) -> Response<AnswerBody> {
+        interject: &Arc<Interject>,
+    ) -> (Response<AnswerBody>, Upgrade) {
         let hub = hyper::upgrade::on(&mut request);
-        let answered = self.upstream.forward(request, dial_limit).await;
+        let trailers = head::takes_trailers(&request).then(|| interject.clone());
+        let answered = self.upstream.forward(request, dial_limit, interject).await;
         let (response, target) = match answered {
-            Ok(answered) => (answered.response.map(AnswerBody::Target), answered.upgraded),
+            Ok(answered) => {
+                let body = |body| AnswerBody::Target { body, trailers };
+                (answered.response.map(body), answered.upgraded)
+            }
             Err(why) => (self.refuse(header, &why), None),
         };
-        *upgrade.lock() = Some(match target {
+        let upgrade = match target {
             Some(target) => Upgrade::Accepted(Tunnel { hub, target }),
             None => Upgrade::NotAccepted(hub),
-        });
-        response
+        };
+        (response, upgrade)
     }
 
     fn refuse(&self, header: &StreamHeader, why: &Failure) -> Response<AnswerBody> {
@@ -188,7 +201,12 @@ fn shown(header: &StreamHeader) -> impl std::fmt::Display {
 /// The body of what goes back to the hub.
 pub enum AnswerBody {
     /// The target's.
-    Target(ResponseBody),
+    Target {
+        /// As it comes.
+        body: ResponseBody,
+        /// Takes its trailers, if the hub does.
+        trailers: Option<Arc<Interject>>,
+    },
     /// Ours.
     Own(Full<Bytes>),
 }
@@ -202,7 +220,21 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Target(body) => Pin::new(body).poll_frame(cx),
+            Self::Target { body, trailers } => {
+                let frame = match ready!(Pin::new(body).poll_frame(cx)) {
+                    Some(Ok(frame)) => frame,
+                    other => return Poll::Ready(other),
+                };
+                let section = match frame.into_trailers() {
+                    Ok(section) => section,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                };
+                // hyper would write announced names only.
+                if let Some(interject) = trailers {
+                    interject.trailers(head::trailer_lines(&section));
+                }
+                Poll::Ready(None)
+            }
             Self::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
@@ -211,14 +243,14 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Target(body) => body.is_end_stream(),
+            Self::Target { body, .. } => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Target(body) => body.size_hint(),
+            Self::Target { body, .. } => body.size_hint(),
             Self::Own(body) => body.size_hint(),
         }
     }

@@ -140,7 +140,9 @@ fn shared(
     let allow = AllowList::new(&target, config.allow_addresses.clone());
     let dialer = TargetDialer::new(target.clone(), allow, Arc::new(SystemResolver), target_tls);
     let token = config.service_account_token.clone().map(TokenFile::new);
-    let upstream = Arc::new(Upstream::new(target, dialer, token, metrics.clone()));
+    let in_flight_max = config.streams_max as usize;
+    let upstream = Upstream::new(target, dialer, token, metrics.clone(), in_flight_max);
+    let upstream = Arc::new(upstream);
     Ok(Shared {
         service: Arc::new(Service::new(upstream, metrics.clone())),
         tokens: Arc::new(tokens),

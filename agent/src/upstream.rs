@@ -3,6 +3,7 @@
 pub mod allow;
 pub mod body;
 pub mod dial;
+pub mod early;
 pub mod http;
 pub mod kube;
 pub mod pool;

@@ -1,13 +1,14 @@
 //! Heads between hub and target. The hub built the request head; the agent
 //! takes out what belongs to one hop, and trusts no identity it would not give.
 
+use bytes::{Bytes, BytesMut};
 use culvert_proto::head as rules;
 use culvert_proto::limits::GROUPS_MAX;
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Uri, request, response};
+use http::{Method, Request, StatusCode, Uri, Version, request, response};
 use http_body::Frame;
 
 use crate::target::TargetKind;
@@ -88,15 +89,7 @@ pub fn request(
 pub fn response(head: &mut response::Parts, hop: &Hop, upgraded: Option<HeaderValue>) {
     let headers = &mut head.headers;
     let trailer = headers.remove(TRAILER).filter(|_| hop.trailers);
-    strip_hop(headers);
-    let own: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_ours(name.as_str()))
-        .cloned()
-        .collect();
-    for name in own {
-        headers.remove(name);
-    }
+    strip_response(headers);
     if let Some(protocol) = upgraded {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
@@ -106,7 +99,52 @@ pub fn response(head: &mut response::Parts, hop: &Hop, upgraded: Option<HeaderVa
     }
 }
 
-/// Drops trailers that would pass for something only a head may say.
+/// The target's informational answer as it is written to the hub.
+#[must_use]
+pub fn informational(status: StatusCode, headers: &HeaderMap) -> Bytes {
+    let mut headers = headers.clone();
+    strip_response(&mut headers);
+    headers.remove(CONTENT_LENGTH);
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut out = BytesMut::from(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
+    write_fields(&mut out, headers.iter());
+    out.extend_from_slice(b"\r\n");
+    out.freeze()
+}
+
+/// The fields of the target's trailer section that may travel, as lines.
+#[must_use]
+pub fn trailer_lines(trailers: &HeaderMap) -> Bytes {
+    let rules = rules::ResponseRules {
+        hub_origin: false,
+        from_agent: false,
+    };
+    let passes =
+        |name: &HeaderName| rules::response_trailer(name.as_str(), &rules) == rules::Verdict::Pass;
+    let mut out = BytesMut::new();
+    write_fields(&mut out, trailers.iter().filter(|(name, _)| passes(name)));
+    out.freeze()
+}
+
+fn write_fields<'a>(
+    out: &mut BytesMut,
+    fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) {
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether what comes back may carry trailers.
+#[must_use]
+pub fn takes_trailers<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && has_token(request.headers(), &TE, "trailers")
+}
+
+/// Drops trailers of a request that would pass for something only a head may say.
 pub fn clean_trailers<D>(frame: Frame<D>) -> Frame<D> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -213,6 +251,18 @@ fn strip_hop(headers: &mut HeaderMap) {
         "proxy-authenticate",
         "proxy-authentication-info",
     ] {
+        headers.remove(name);
+    }
+}
+
+fn strip_response(headers: &mut HeaderMap) {
+    strip_hop(headers);
+    let own: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in own {
         headers.remove(name);
     }
 }

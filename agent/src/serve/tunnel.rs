@@ -2,6 +2,7 @@
 
 use std::io;
 
+use culvert_net::interject::Interjected;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
@@ -28,9 +29,9 @@ impl Tunnel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let hub: Parts<TokioIo<IO>> = open(self.hub).await?;
+        let hub: Parts<TokioIo<Interjected<IO>>> = open(self.hub).await?;
         let target: Parts<TokioIo<TargetIo>> = open(self.target).await?;
-        let (mut stream, mut io) = (hub.io.into_inner(), target.io.into_inner());
+        let (mut stream, mut io) = (hub.io.into_inner().into_inner(), target.io.into_inner());
         io.arm_reset()?;
         relay(&mut stream, &hub.read_buf, &mut io, &target.read_buf).await?;
         io.disarm_reset()

@@ -1,4 +1,4 @@
-//! Bodies on their way: frames pass as they are, trailers lose protected names.
+//! Bodies on their way: frames pass as they are, trailers of requests lose protected names.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -109,9 +109,9 @@ const SHUT: u8 = 2;
 struct Withdrawn;
 
 impl Gate {
-    /// Lets the body go.
-    pub fn open(&self) {
-        self.settle(OPEN);
+    /// Lets the body go. `false`: it went before.
+    pub fn open(&self) -> bool {
+        self.settle(OPEN)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -123,13 +123,14 @@ impl Gate {
         self.settle(SHUT);
     }
 
-    fn settle(&self, to: u8) {
+    fn settle(&self, to: u8) -> bool {
         let settled = self
             .state
             .compare_exchange(CLOSED, to, Ordering::AcqRel, Ordering::Acquire);
         if settled.is_ok() {
             self.waker.wake();
         }
+        settled.is_ok()
     }
 
     fn poll(&self, cx: &mut Context<'_>, patience: Pin<&mut Sleep>) -> Poll<Result<(), Withdrawn>> {
@@ -186,10 +187,10 @@ impl Body for ResponseBody {
         match &frame {
             Some(Err(_)) => self.lease = None,
             None => self.finish(),
-            Some(Ok(_)) if self.inner.is_end_stream() => self.finish(),
+            Some(Ok(frame)) if frame.is_trailers() || self.inner.is_end_stream() => self.finish(),
             Some(Ok(_)) => {}
         }
-        Poll::Ready(frame.map(|frame| frame.map(head::clean_trailers)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

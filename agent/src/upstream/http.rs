@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_net::interject::Interject;
 use culvert_proto::close::CloseReason;
 use http::header::{AUTHORIZATION, HOST, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::body::{Gate, RequestBody, ResponseBody};
 use super::dial::Dialer;
+use super::early::Early;
 use super::kube::TokenFile;
 use super::pool::{Lease, Pool};
 use crate::metrics::AgentMetrics;
@@ -48,18 +50,19 @@ pub struct Answered {
 }
 
 impl Upstream {
-    /// An upstream; nothing is dialled yet.
+    /// An upstream for at most `in_flight_max` requests at once; nothing is dialled yet.
     #[must_use]
     pub fn new(
         target: Arc<Target>,
         dialer: Dialer,
         token: Option<TokenFile>,
         metrics: Arc<AgentMetrics>,
+        in_flight_max: usize,
     ) -> Self {
         Self {
             target,
             dialer,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(in_flight_max)),
             token,
             metrics,
         }
@@ -86,7 +89,8 @@ impl Upstream {
     }
 
     /// Sends `request` and waits for the head of the answer. A connection is
-    /// made within `dial_limit` when none is idle.
+    /// made within `dial_limit` when none is idle. Informational answers go to
+    /// `interject`.
     ///
     /// # Errors
     /// Why there is no answer; the request was not served.
@@ -94,9 +98,12 @@ impl Upstream {
         &self,
         request: Request<Incoming>,
         dial_limit: Duration,
+        interject: &Arc<Interject>,
     ) -> Result<Answered, Failure> {
         self.metrics.upstream_requests.inc();
-        let answered = self.exchange(request, dial_limit).await;
+        let answered = self.exchange(request, dial_limit, interject).await;
+        // None may follow the final head, ours neither.
+        interject.written().await;
         if let Err(why) = &answered {
             self.metrics.upstream_failed(why.reason);
         }
@@ -107,6 +114,7 @@ impl Upstream {
         &self,
         request: Request<Incoming>,
         dial_limit: Duration,
+        interject: &Arc<Interject>,
     ) -> Result<Answered, Failure> {
         let (mut parts, body) = request.into_parts();
         let hop = head::request(&mut parts, self.target.kind, body.is_end_stream())?;
@@ -122,14 +130,16 @@ impl Upstream {
             None => RequestBody::new(body),
         };
         let mut request = Request::from_parts(parts, body);
-        if let Some(gate) = gate.clone() {
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    gate.open();
-                }
-            });
-        }
-        let (sender, mut response) = self.send(request, dial_limit).await?;
+        let early = Early::new(interject.clone(), gate.clone());
+        let hears = early.clone();
+        hyper::ext::on_informational(&mut request, move |response| {
+            hears.hear(response.status(), response.headers());
+        });
+        let (sender, mut response) = tokio::select! {
+            biased;
+            why = early.overrun() => return Err(why),
+            sent = self.send(request, dial_limit) => sent?,
+        };
         let (upgraded, protocol) = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
                 let protocol = accepted_protocol(&response, hop.upgrade.as_ref())?;
@@ -237,6 +247,7 @@ fn spare(request: &Request<RequestBody>, idle: Duration) -> Option<Request<Reque
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
     Some(copy)
 }
 

@@ -10,15 +10,19 @@ use tokio::time::Instant;
 
 use super::body::{Gate, RequestBody};
 
-/// Idle connections kept.
+/// Idle connections kept, beside those used within [`GRACE`].
 pub const IDLE_MAX: usize = 32;
+/// A connection used this recently is part of the load, not idle: were only [`IDLE_MAX`] kept
+/// between two requests, a load of more would dial for each.
+pub const GRACE: Duration = Duration::from_secs(1);
 /// How long a connection may be idle.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The idle connections of one target.
-#[derive(Default)]
 pub struct Pool {
+    /// Oldest first.
     idle: Mutex<VecDeque<Idle>>,
+    kept_max: usize,
 }
 
 struct Idle {
@@ -27,6 +31,15 @@ struct Idle {
 }
 
 impl Pool {
+    /// An empty pool that never keeps more than `kept_max`.
+    #[must_use]
+    pub fn new(kept_max: usize) -> Self {
+        Self {
+            idle: Mutex::default(),
+            kept_max,
+        }
+    }
+
     /// The connection used last that can take a request now, and how long it was idle.
     pub(super) fn take(&self) -> Option<(SendRequest<RequestBody>, Duration)> {
         let mut idle = self.idle.lock();
@@ -52,7 +65,7 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.lock();
-        if idle.len() == IDLE_MAX {
+        if idle.len() >= self.kept_max {
             idle.pop_front();
         }
         idle.push_back(Idle {
@@ -61,11 +74,14 @@ impl Pool {
         });
     }
 
-    /// Closes connections that were idle for too long or that the target closed.
+    /// Closes connections that were idle for too long, that the target closed, or that are too
+    /// many. To be called every second.
     pub fn sweep(&self) {
-        self.idle
-            .lock()
-            .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
+        let mut idle = self.idle.lock();
+        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
+        let surplus = idle.len().saturating_sub(IDLE_MAX);
+        let rested = idle.partition_point(|idle| idle.since.elapsed() >= GRACE);
+        idle.drain(..surplus.min(rested));
     }
 
     /// Idle connections at this moment.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use culvert_agent::config::{Config, Refused};
+use culvert_agent::credential::Tokens;
+use culvert_agent::session::{Session, Shared};
 use culvert_mux::Budget;
 use culvert_net::carrier::{Carrier, CarrierConfig, SessionEvent, Stream, carrier};
 use culvert_net::transport::{hub_transport, websocket_accept};
@@ -199,10 +201,7 @@ impl Accepted {
     pub async fn http(&self, target: Option<&str>) -> SendRequest<Body> {
         let mut header = StreamHeader::new(StreamKind::Http);
         header.target = target.map(Arc::from);
-        let io = TokioIo::new(self.open(&header));
-        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        sender
+        http_on(&self.carrier, &header).await
     }
 
     /// One request on a stream of its own.
@@ -223,6 +222,68 @@ impl Accepted {
         })
         .await
     }
+}
+
+/// A session without a connector, on a carrier in memory: the hub believes what the test says.
+pub struct Direct {
+    pub carrier: Carrier,
+    _session: Session,
+}
+
+impl Direct {
+    /// A session that serves `streams_max` at once and says that it serves 1024.
+    pub async fn start(recipe: Recipe, streams_max: u32) -> Self {
+        let made = recipe.make();
+        let facts = AgentFacts {
+            streams_max: Some(1024),
+            ..AgentFacts::default()
+        };
+        let grant = Grant {
+            epoch: Epoch(1),
+            targets: Vec::new(),
+        };
+        let (hub_io, agent_io) = tokio::io::duplex(256 * 1024);
+        let budget = Arc::new(Budget::new(1 << 30));
+        let config = CarrierConfig::native(Role::Hub(grant), SessionConfig::default());
+        let (carrier_of_hub, driver) = carrier(hub_io, config, budget.clone());
+        tokio::spawn(driver);
+        let config = CarrierConfig::native(Role::Agent(facts), SessionConfig::default());
+        let (carrier_of_agent, driver) = carrier(agent_io, config, budget);
+        let shared = Shared {
+            service: made.service,
+            tokens: Arc::new(Tokens::load(None, false, None).unwrap()),
+            metrics: made.metrics,
+            streams_max,
+            established: AtomicUsize::new(0),
+        };
+        let mut session = Session::start(Arc::new(shared), carrier_of_agent, driver);
+        assert!(within(session.established()).await);
+        let event = within(carrier_of_hub.event()).await;
+        assert!(matches!(event, Some(SessionEvent::Established(_))));
+        Self {
+            carrier: carrier_of_hub,
+            _session: session,
+        }
+    }
+
+    /// A stream for one request.
+    pub async fn http(&self) -> SendRequest<Body> {
+        http_on(&self.carrier, &StreamHeader::new(StreamKind::Http)).await
+    }
+
+    /// One request on a stream of its own.
+    pub async fn ask(&self, request: Request<Body>) -> Response<Incoming> {
+        within(self.http().await.send_request(request))
+            .await
+            .unwrap()
+    }
+}
+
+async fn http_on(carrier: &Carrier, header: &StreamHeader) -> SendRequest<Body> {
+    let io = TokioIo::new(carrier.open(Some(header)).unwrap());
+    let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
 }
 
 /// A whole agent, run from its command line.

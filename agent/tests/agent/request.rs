@@ -125,34 +125,61 @@ async fn the_answer_to_head_keeps_its_length() {
     assert_eq!(response.headers()["content-length"], "42");
 }
 
-#[tokio::test]
-async fn idle_connections_are_bounded() {
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let opened = gate.clone();
-    let served = service(answer(move |_| {
-        let gate = gate.clone();
+/// A service that answers only when `crowd` requests wait for it.
+async fn crowded(crowd: usize) -> Served {
+    let barrier = Arc::new(tokio::sync::Barrier::new(crowd));
+    service(answer(move |_| {
+        let barrier = barrier.clone();
         async move {
-            gate.acquire().await.unwrap().forget();
+            barrier.wait().await;
             Response::new(full("x"))
         }
     }))
-    .await;
-    let made = Recipe::http(served.addr).make();
-    let waiting: Vec<_> = futures_util::future::join_all((0..40).map(|_| stream(&made))).await;
-    let asked = waiting.into_iter().map(|mut stream| async move {
-        let response = stream.send_request(get("/")).await.unwrap();
-        text(response.into_body()).await
-    });
-    let asked = tokio::spawn(futures_util::future::join_all(asked));
-    within(async {
-        while served.connections() < 40 {
-            tokio::task::yield_now().await;
+    .await
+}
+
+/// `crowd` requests at once, `rounds` times.
+async fn storm(made: &Made, crowd: usize, rounds: usize) {
+    let one = async || {
+        for _ in 0..rounds {
+            assert_eq!(text(ask(made, get("/")).await.into_body()).await, "x");
         }
-    })
-    .await;
-    opened.add_permits(40);
-    within(asked).await.unwrap();
-    assert_eq!(made.service.upstream().pool().idle(), 32);
+    };
+    futures_util::future::join_all((0..crowd).map(|_| one())).await;
+}
+
+#[tokio::test]
+async fn a_steady_load_dials_once_for_each_request_in_flight() {
+    let served = crowded(64).await;
+    let made = Recipe::http(served.addr).make();
+    storm(&made, 64, 100).await;
+    let dialled = served.connections();
+    assert!((64..=80).contains(&dialled), "{dialled} for 64 in flight");
+}
+
+#[tokio::test]
+async fn idle_connections_are_bounded_after_a_second_and_at_once_by_max_conns() {
+    for (in_flight_max, kept) in [(1024, 40), (36, 36)] {
+        let served = crowded(40).await;
+        let recipe = Recipe::http(served.addr);
+        let made = Recipe {
+            in_flight_max,
+            ..recipe
+        }
+        .make();
+        storm(&made, 40, 1).await;
+        let upstream = made.service.upstream();
+        upstream.sweep();
+        assert_eq!(upstream.pool().idle(), kept);
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        upstream.sweep();
+        assert_eq!(upstream.pool().idle(), 32);
+        tokio::time::advance(std::time::Duration::from_secs(29)).await;
+        upstream.sweep();
+        assert_eq!(upstream.pool().idle(), 0);
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]
@@ -257,6 +284,58 @@ async fn trailers_pass_both_ways_when_they_were_negotiated() {
             .trailers()
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn trailers_that_were_not_announced_pass_too() {
+    let script = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\
+        grpc-status: 0\r\nx-many: 1\r\nx-many: 2\r\nCulvert-Error: forged\r\n\
+        Content-Length: 9\r\nSet-Cookie: a=b\r\n\r\n";
+    for te in [true, false] {
+        let made = Recipe::http(scripted(script, false).await.addr).make();
+        let mut request = get("/");
+        if te {
+            let te = HeaderValue::from_static("trailers");
+            request.headers_mut().insert("te", te);
+        }
+        let body = ask(&made, request).await.into_body();
+        let collected = within(body.collect()).await.unwrap();
+        let trailers = collected.trailers().cloned();
+        assert_eq!(collected.to_bytes(), "body");
+        let mut expected = HeaderMap::new();
+        expected.insert("grpc-status", HeaderValue::from_static("0"));
+        expected.append("x-many", HeaderValue::from_static("1"));
+        expected.append("x-many", HeaderValue::from_static("2"));
+        assert_eq!(trailers, te.then_some(expected));
+        assert_eq!(made.service.upstream().pool().idle(), 1, "te {te}");
+    }
+}
+
+#[tokio::test]
+async fn informational_answers_pass_up_to_eight() {
+    const HINT: &str =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nCulvert-Error: forged\r\n\r\n";
+    const PASSED: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    for count in [1, 8, 9] {
+        let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let script: &'static str = (HINT.repeat(count) + last).leak();
+        let made = Recipe::http(scripted(script.as_bytes(), false).await.addr).make();
+        let mut hub = raw_stream(&made);
+        hub.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answered = String::new();
+        within(hub.read_to_string(&mut answered)).await.unwrap();
+        let hints = PASSED.repeat(count.min(8));
+        let rest = answered.strip_prefix(&hints).unwrap_or_default();
+        if count <= 8 {
+            assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+        } else {
+            assert!(rest.starts_with("HTTP/1.1 502 Bad Gateway"), "{answered}");
+            assert!(rest.contains("more than 8 informational"), "{answered}");
+            assert_eq!(made.service.upstream().pool().idle(), 0);
+        }
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
-use crate::hub::{Hub, Running};
+use crate::hub::{Direct, Hub, Running};
 use crate::support::*;
 
 async fn hello() -> Served {
@@ -134,8 +134,8 @@ async fn raw_streams_are_answered_in_their_own_way() {
     }
 }
 
-#[tokio::test]
-async fn one_stream_too_many_is_told_and_the_session_lives() {
+/// A service that holds every request until the test lets it go, and counts those that wait.
+async fn held() -> (Served, Arc<Semaphore>, Arc<AtomicUsize>) {
     let gate = Arc::new(Semaphore::new(0));
     let waiting = Arc::new(AtomicUsize::new(0));
     let (held, counted) = (gate.clone(), waiting.clone());
@@ -148,43 +148,77 @@ async fn one_stream_too_many_is_told_and_the_session_lives() {
         }
     }))
     .await;
+    (served, gate, waiting)
+}
+
+async fn reach(waiting: &AtomicUsize, count: usize) {
+    within(async {
+        while waiting.load(Ordering::SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn max_conns_is_told_and_a_hub_that_minds_it_opens_no_more() {
+    let (served, gate, waiting) = held().await;
     let mut hub = Hub::start().await;
     let _agent = Running::of(&hub, served.addr, &["--max-conns", "3"]);
     let session = hub.session().await;
     assert_eq!(session.facts.streams_max, Some(3));
     let mut live = Vec::new();
-    for n in 1..=3 {
+    for _ in 0..3 {
         let mut stream = session.http(None).await;
         live.push(tokio::spawn(async move {
             stream.send_request(get("/")).await.unwrap()
         }));
-        within(async {
-            while waiting.load(Ordering::SeqCst) < n {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
     }
-    // A hub that minds HELLO would not even open it: a raw SYN stands for one that does not.
-    match session
-        .carrier
-        .open(Some(&StreamHeader::new(StreamKind::Http)))
-    {
-        Err(why) => assert_eq!(why.reason, CloseReason::TooManyStreams),
-        Ok(mut stream) => {
-            stream
-                .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-                .await
-                .unwrap();
-            let mut said = String::new();
-            within(stream.read_to_string(&mut said)).await.unwrap();
-            assert!(said.starts_with("HTTP/1.1 503"), "{said}");
-            assert!(said.contains("culvert-error: too_many_streams"), "{said}");
-        }
-    }
+    reach(&waiting, 3).await;
+    let header = StreamHeader::new(StreamKind::Http);
+    let refused = session.carrier.open(Some(&header)).err().unwrap();
+    assert_eq!(refused.reason, CloseReason::TooManyStreams);
     gate.add_permits(4);
     for one in live {
-        assert_eq!(within(one).await.unwrap().status(), 200);
+        let response = within(one).await.unwrap();
+        assert_eq!(text(response.into_body()).await, "x");
+    }
+    within(async {
+        while session.carrier.open(Some(&header)).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_above_max_conns_is_answered_503_and_the_others_live() {
+    let (served, gate, waiting) = held().await;
+    // This hub was told of more streams than the agent serves.
+    let session = Direct::start(Recipe::http(served.addr), 3).await;
+    let mut live = Vec::new();
+    for n in 1..=3 {
+        let mut stream = session.http().await;
+        live.push(tokio::spawn(async move {
+            stream.send_request(get("/")).await.unwrap()
+        }));
+        reach(&waiting, n).await;
+    }
+    for _ in 0..2 {
+        let response = within(session.http().await.send_request(get("/"))).await;
+        let response = response.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), close_reason(&response)),
+            (503, "too_many_streams")
+        );
+        let said = text(response.into_body()).await;
+        assert!(said.contains("serves 3 streams already"), "{said}");
+    }
+    assert_eq!(waiting.load(Ordering::SeqCst), 3);
+    gate.add_permits(4);
+    for one in live {
+        let response = within(one).await.unwrap();
+        assert_eq!(text(response.into_body()).await, "x");
     }
     within(async {
         while session.ask(get("/")).await.status() != 200 {

@@ -179,6 +179,7 @@ pub struct Recipe {
     pub tls: Option<ClientTlsOptions>,
     pub resolver: Arc<dyn Resolve>,
     pub allow: Vec<ipnet::IpNet>,
+    pub in_flight_max: usize,
 }
 
 impl Recipe {
@@ -195,6 +196,7 @@ impl Recipe {
             tls: None,
             resolver,
             allow: Vec::new(),
+            in_flight_max: 1024,
         }
     }
 
@@ -207,7 +209,13 @@ impl Recipe {
             .map(|options| Arc::new(ClientTls::load(options).unwrap()));
         let allow = AllowList::new(&target, self.allow);
         let dialer = Dialer::new(target.clone(), allow, self.resolver, tls);
-        let upstream = Upstream::new(target, dialer, self.token, metrics.clone());
+        let upstream = Upstream::new(
+            target,
+            dialer,
+            self.token,
+            metrics.clone(),
+            self.in_flight_max,
+        );
         let service = Arc::new(Service::new(Arc::new(upstream), metrics.clone()));
         Made { service, metrics }
     }
