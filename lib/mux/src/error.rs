@@ -26,6 +26,9 @@ pub enum Event {
     Ended(StreamId, End),
     /// The peer sent GoAway. 0: draining, live streams go on; other codes: all of them ended.
     GoAway(u32),
+    /// After [`Mux::leave`](crate::Mux::leave): the peer knows. Every stream that it opened before
+    /// was told or waits in the queue of events.
+    Heard,
     /// The answer to a ping of ours.
     Pong {
         /// From the moment the ping left [`Mux::transmit`](crate::Mux::transmit), milliseconds.

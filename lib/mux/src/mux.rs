@@ -31,6 +31,7 @@ pub struct Mux {
     pub(crate) resets_in: Bucket,
     pub(crate) pings_in: Bucket,
     pub(crate) pinger: Pinger,
+    pub(crate) farewell: Farewell,
     /// The next id that we open; `None` when all are used.
     pub(crate) next_id: Option<u32>,
     /// Streams that are not over.
@@ -59,6 +60,16 @@ pub struct Mux {
     stream_events: Line,
     pub(crate) stall_check_ms: Option<u64>,
     pub(crate) stats: Stats,
+}
+
+/// The ping behind the GoAway of [`Mux::leave`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    None,
+    /// It leaves with the next ping.
+    Due,
+    /// The answer to this value is awaited.
+    Sent(u32),
 }
 
 /// How far the session is.
@@ -91,6 +102,7 @@ impl Mux {
             resets_in: Bucket::new(config.resets_per_second_max),
             pings_in: Bucket::new(config.pings_per_second_max),
             pinger: Pinger::default(),
+            farewell: Farewell::None,
             next_id: Some(if config.role == Role::Client { 1 } else { 2 }),
             live: 0,
             life: Life::Open,
@@ -140,6 +152,16 @@ impl Mux {
             self.shut(Life::Over, End::GoAway(code));
         }
         self.go_away_out = Some(code);
+    }
+
+    /// [`Mux::go_away`] with 0, and [`Event::Heard`] once nothing of the peer can be on its way
+    /// any more that was opened before it knew.
+    pub fn leave(&mut self) {
+        if self.life == Life::Open {
+            self.go_away(GO_AWAY_NORMAL);
+            self.farewell = Farewell::Due;
+            self.pinger.want();
+        }
     }
 
     /// The carrier is gone: every live stream ends with [`End::CarrierLost`].

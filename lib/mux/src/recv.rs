@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::frame::{ACK, FIN, HEADER_BYTES, Header, Kind, RST, SYN};
-use crate::mux::Life;
+use crate::mux::{Farewell, Life};
 use crate::stream::{Key, Stream, told};
 use crate::{End, Event, Mux, Role, Violation};
 
@@ -134,10 +134,14 @@ impl Mux {
                 return Err(Violation::PingRate(self.pings_in.per_second()));
             }
             self.pong_out = Some(header.length);
-        } else if header.has(ACK)
-            && let Some(rtt_ms) = self.pinger.answer(header.length, now_ms)
-        {
-            self.tell_session(Event::Pong { rtt_ms });
+        } else if header.has(ACK) {
+            if self.farewell == Farewell::Sent(header.length) {
+                self.farewell = Farewell::None;
+                self.tell_session(Event::Heard);
+            }
+            if let Some(rtt_ms) = self.pinger.answer(header.length, now_ms) {
+                self.tell_session(Event::Pong { rtt_ms });
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::{ACK, FIN, HEADER_BYTES, Header, Kind, RST, SYN, wire_length};
-use crate::mux::Life;
+use crate::mux::{Farewell, Life};
 use crate::stream::{Key, Place, Sending, told};
 use crate::window::Tuning;
 use crate::{Mux, StreamId};
@@ -92,12 +92,14 @@ impl Mux {
         if writer.staging.capacity() < STAGING_BYTES_MIN {
             writer.staging.reserve(STAGING_BYTES);
         }
+        self.write_pong(&mut writer);
         self.write_session(now_ms, &mut writer);
         if self.life == Life::Open {
             self.write_resets(&mut writer);
             self.write_notices(now_ms, &mut writer);
             self.write_first(&mut writer);
             self.write_in_turn(&mut writer);
+            self.write_pong(&mut writer);
         }
         writer.flush();
         let written = writer.written;
@@ -119,15 +121,31 @@ impl Mux {
             || !self.bulk.is_empty()
     }
 
-    fn write_session(&mut self, now_ms: u64, writer: &mut Writer<'_>) {
-        if let Some(value) = self.pong_out.take() {
+    /// A pong never overtakes the SYN of a stream: to a peer that leaves it says that nothing
+    /// opened before is on its way ([`Mux::leave`]).
+    fn write_pong(&mut self, writer: &mut Writer<'_>) {
+        let unannounced = |mux: &Mux| {
+            let mut streams = mux.table.iter();
+            streams.any(|(_, stream)| stream.end.is_none() && stream.flags & SYN != 0)
+        };
+        if let Some(value) = self.pong_out
+            && writer.room() > 0
+            && !unannounced(self)
+        {
             writer.header(Kind::Ping, ACK, 0, value);
+            self.pong_out = None;
+        }
+    }
+
+    fn write_session(&mut self, now_ms: u64, writer: &mut Writer<'_>) {
+        if let Some(code) = self.go_away_out.take() {
+            writer.header(Kind::GoAway, 0, 0, code);
         }
         if let Some(value) = self.pinger.transmit(now_ms) {
             writer.header(Kind::Ping, SYN, 0, value);
-        }
-        if let Some(code) = self.go_away_out.take() {
-            writer.header(Kind::GoAway, 0, 0, code);
+            if self.farewell == Farewell::Due {
+                self.farewell = Farewell::Sent(value);
+            }
         }
     }
 

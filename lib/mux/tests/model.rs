@@ -176,7 +176,7 @@ impl World {
                     handle.waits_to_read = false;
                     handle.waits_to_write = false;
                 }
-                Event::Pong { .. } => {}
+                Event::Pong { .. } | Event::Heard => {}
                 Event::GoAway(code) => panic!("GoAway {code}"),
             }
         }
