@@ -40,6 +40,7 @@ pub use error::{OpenError, close_reason, close_reason_in};
 pub use shared::Incoming;
 pub use stream::Stream;
 
+use self::core::Core;
 use crate::hangup::Hangup;
 use shared::Shared;
 
@@ -247,6 +248,18 @@ impl Carrier {
     /// [`SessionEvent::PeerDraining`], and what it opens from then on fails as draining.
     pub fn retire(&self) {
         self.shared.retire();
+    }
+
+    /// After [`Carrier::retire`]: the other end has heard of it, and every stream that it opened
+    /// before is here. One task may wait for this or [`Carrier::idle`]. Ends with the session.
+    pub async fn heard(&self) {
+        self.shared.leaving(|core| core.heard).await;
+    }
+
+    /// Waits until no stream lives: all were answered, and the other end finished them too. Ends
+    /// with the session.
+    pub async fn idle(&self) {
+        self.shared.leaving(Core::is_idle).await;
     }
 
     /// Whether either end asked to drain.

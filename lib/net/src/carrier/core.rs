@@ -38,6 +38,11 @@ pub(super) struct Core {
     pub(super) parked: bool,
     pub(super) ended: Option<CloseReason>,
     pub(super) draining: bool,
+    /// The other end knows that this one leaves.
+    pub(super) heard: bool,
+    /// Who waits in [`Carrier::heard`](super::Carrier::heard) or
+    /// [`Carrier::idle`](super::Carrier::idle): one task.
+    pub(super) leaver: Option<Waker>,
     pub(super) rtt_ms: Option<u32>,
     /// Streams the agent said it takes.
     pub(super) peer_streams_max: u32,
@@ -109,6 +114,8 @@ impl Core {
             parked: false,
             ended: None,
             draining: false,
+            heard: false,
+            leaver: None,
             rtt_ms: None,
             peer_streams_max: u32::MAX,
         };
@@ -133,6 +140,18 @@ impl Core {
     pub(super) fn live_streams(&self) -> u32 {
         // A finished stream lives until its bytes have left and the peer's end has come.
         u32::try_from(self.streams.len() + self.lingering.len()).unwrap_or(u32::MAX)
+    }
+
+    /// No stream lives, and none whose header is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.lingering.is_empty() && self.headers.is_empty()
+    }
+
+    /// Whoever leaves looks again.
+    pub(super) fn wake_leaver(&mut self, wakes: &mut Wakes) {
+        if self.heard || self.is_idle() || self.ended.is_some() {
+            wakes.wakers.extend(self.leaver.take());
+        }
     }
 
     pub(super) fn rtt_ms(&self) -> Option<u32> {
@@ -309,6 +328,7 @@ impl Core {
         for (_, id, _) in self.accepting.drain(..) {
             self.streams.remove(&id.0);
         }
+        self.wake_leaver(wakes);
         wakes.accepted = true;
         wakes.told = true;
     }

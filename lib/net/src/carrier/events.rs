@@ -40,9 +40,11 @@ impl Core {
                     let problem = format!("the peer ended the session with GoAway code {code}");
                     return Err((CloseReason::Protocol, problem));
                 }
+                Event::Heard => self.heard = true,
                 Event::Pong { rtt_ms } => self.set_rtt_ms(rtt_ms),
             }
         }
+        self.wake_leaver(wakes);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What driver and handles hold together, and how they wake each other.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use culvert_mux::{Mux, StreamId};
@@ -162,6 +162,19 @@ impl Shared {
         }
     }
 
+    /// Waits until `done` is true of the core, or the session is over. For one task.
+    pub(super) async fn leaving(&self, done: impl Fn(&Core) -> bool) {
+        std::future::poll_fn(|cx| {
+            let mut core = self.lock();
+            if done(&core) || core.ended.is_some() {
+                return Poll::Ready(());
+            }
+            core.leaver = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     pub(super) fn close(&self, reason: CloseReason) {
         let mut wakes = Wakes::default();
         let mut core = self.lock();
@@ -196,11 +209,11 @@ impl Shared {
         self.wake(&mut wakes);
     }
 
-    /// Says GoAway 0.
+    /// Says GoAway 0, with a ping behind it.
     pub(super) fn retire(&self) {
         let mut core = self.lock();
         core.set_draining();
-        core.mux.go_away(0);
+        core.mux.leave();
         let driver = core.unpark();
         drop(core);
         wake(driver);

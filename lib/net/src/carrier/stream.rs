@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::core::Core;
 use super::error::to_io;
-use super::shared::{Shared, wake};
+use super::shared::{Shared, Wakes, wake};
 
 /// Bytes handed out by one zero-copy read.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -192,10 +192,13 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let now_ms = self.shared.now_ms();
+        let mut wakes = Wakes::default();
         let mut core = self.shared.lock();
         core.dropped(now_ms, self.id);
+        core.wake_leaver(&mut wakes);
         let driver = core.unpark();
         drop(core);
         wake(driver);
+        self.shared.wake(&mut wakes);
     }
 }
