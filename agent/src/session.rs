@@ -12,7 +12,7 @@ use culvert_proto::session::RotateOutput;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::credential::Tokens;
@@ -20,10 +20,9 @@ use crate::metrics::AgentMetrics;
 use crate::serve::Service;
 use crate::serve::answer::Failure;
 
-/// Streams that crossed our "no more" on the wire are served; later ones are not.
+/// Streams that crossed our "no more" on the wire are served. The hub says when it has heard it;
+/// one that does not say so is waited for this long, and streams that come later are refused.
 const CROSSING: Duration = Duration::from_secs(1);
-/// How often a leaving session looks whether its last bytes have left.
-const FLUSH_POLL: Duration = Duration::from_millis(5);
 const STATS_EVERY: Duration = Duration::from_millis(limits::STATS_INTERVAL_MS);
 
 /// What all sessions of a process share.
@@ -370,12 +369,11 @@ async fn done(leaving: Option<&Leaving>, streams: &TaskTracker, carrier: &Carrie
             said: false,
         }) => {
             let idle = async {
-                sleep_until(*began + CROSSING).await;
+                // Late or not, what came is served.
+                let _ = timeout_at(*began + CROSSING, carrier.heard()).await;
                 streams.wait().await;
-                // Their last bytes may still be on the way to the carrier's socket.
-                while carrier.live_streams() > 0 {
-                    tokio::time::sleep(FLUSH_POLL).await;
-                }
+                // Their last bytes may still be on the way to the hub.
+                carrier.idle().await;
             };
             tokio::select! {
                 () = idle => leave.reason,

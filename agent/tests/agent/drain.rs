@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 
-use crate::hub::{Hub, Running};
+use crate::hub::{Direct, Hub, Running};
 use crate::support::*;
 
 type Chunks = Arc<Mutex<Vec<Sender<Frame<Bytes>>>>>;
@@ -133,6 +133,25 @@ async fn a_stopping_agent_finishes_what_it_has_and_says_goodbye() {
     );
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!hub.has_session());
+}
+
+/// On a clock that moves only when nothing else can happen: what waits for time would show.
+#[tokio::test(start_paused = true)]
+async fn a_session_leaves_when_the_hub_has_heard_and_the_last_bytes_are_gone() {
+    let (served, _) = slow().await;
+    let mut direct = Direct::start(Recipe::http(served.addr), 3).await;
+    let said = direct.ask(get("/now")).await;
+    assert_eq!(text(said.into_body()).await, "now");
+    let began = tokio::time::Instant::now();
+    let deadline = began + Duration::from_secs(30);
+    direct.session.leave(deadline, CloseReason::Shutdown);
+    let ended = within(direct.session.ended()).await;
+    assert_eq!(ended.reason, CloseReason::Shutdown);
+    assert!(
+        began.elapsed() < Duration::from_millis(5),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -227,7 +227,7 @@ impl Accepted {
 /// A session without a connector, on a carrier in memory: the hub believes what the test says.
 pub struct Direct {
     pub carrier: Carrier,
-    _session: Session,
+    pub session: Session,
 }
 
 impl Direct {
@@ -262,7 +262,7 @@ impl Direct {
         assert!(matches!(event, Some(SessionEvent::Established(_))));
         Self {
             carrier: carrier_of_hub,
-            _session: session,
+            session,
         }
     }
 
