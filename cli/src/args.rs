@@ -66,6 +66,15 @@ pub enum Verb {
     Agent(Agent),
     /// What the hub is doing.
     Status,
+    /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.
+    #[command(hide = true)]
+    Follow {
+        /// The parent's process id: it may be gone already.
+        parent: u32,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<std::ffi::OsString>,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -133,9 +142,21 @@ pub struct Join {
     /// Hash of the hub's public key, where its certificate is not publicly trusted.
     #[arg(long, value_name = "sha256:HEX", env = "CULVERT_HUB_PIN")]
     pub pin: Option<String>,
+    /// For whom the lines to paste are.
+    #[arg(long = "format", value_enum, default_value_t = Paste::Shell)]
+    pub paste: Paste,
     /// Life of the join string in hours.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
     pub join_hours: u64,
+}
+
+/// For whom the lines to paste on the private side are.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Paste {
+    /// One command that runs the agent.
+    Shell,
+    /// A script for root that installs a service and the secret it reads.
+    Systemd,
 }
 
 /// `culvert token`.

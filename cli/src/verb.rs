@@ -2,8 +2,10 @@
 
 mod agent;
 mod cluster;
+mod follow;
 mod join;
 mod status;
+mod systemd;
 mod token;
 mod version;
 
@@ -28,6 +30,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Token(verb) => token::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
+        Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {
             version::run(&global);
             Ok(())

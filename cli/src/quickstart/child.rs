@@ -1,5 +1,7 @@
 //! The processes of a quickstart: found beside this binary, logged to files,
-//! ended by their own id.
+//! ended by their own id. Each is a process group of its own, so that Ctrl-C
+//! reaches quickstart alone, which drains them in order; should quickstart be
+//! killed, the kernel ends them ([`follow`](crate::verb)).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,14 @@ pub struct Child {
 impl Child {
     /// A command for one of our binaries, with an environment that holds no secret of ours.
     pub fn command(name: &'static str) -> Result<Command> {
-        let mut command = Command::new(find(name)?);
+        let here = std::env::current_exe().map_err(|why| {
+            let fix = "start it by its path";
+            CliError::new("no_binary", "this program cannot be found", why, "cli", fix)
+        })?;
+        let mut command = Command::new(here);
+        command
+            .args(["follow", &std::process::id().to_string(), "--"])
+            .arg(find(name)?);
         command.env_clear();
         for kept in ["PATH", "HOME", "TZ"] {
             command.envs(std::env::var_os(kept).map(|value| (kept, value)));

@@ -7,9 +7,9 @@ use culvert_proto::token::TokenText;
 use http::Method;
 use serde_json::json;
 
-use super::cluster_path;
+use super::{cluster_path, systemd};
 use crate::api::Api;
-use crate::args::{Format, Global, Join};
+use crate::args::{Format, Global, Join, Paste};
 use crate::error::{CliError, Result};
 use crate::output;
 
@@ -85,9 +85,10 @@ pub async fn print(
         )
     })?;
     let bare = format!("culvert-agent join {} --target HOST:PORT", word.as_str());
+    let script = systemd::script(cluster, word.as_str());
     if global.output == Format::Json {
         let said = json!({"cluster": cluster, "token_id": minted["token_id"], "join": word.as_str(),
-            "command": bare});
+            "command": bare, "systemd": script});
         output::json(&said);
         return Ok(());
     }
@@ -95,7 +96,13 @@ pub async fn print(
         "On the private side, within {} h (the string holds a secret):",
         join.join_hours
     );
-    println!("{bare}");
+    println!(
+        "{}",
+        match join.paste {
+            Paste::Shell => bare,
+            Paste::Systemd => script,
+        }
+    );
     Ok(())
 }
 
