@@ -26,7 +26,7 @@ fn culvert(argv: &[&str]) -> Said {
 
 #[test]
 fn wrong_command_lines_end_with_2_and_name_what_is_wrong() {
-    let all: [(&[&str], &str); 9] = [
+    let all: [(&[&str], &str); 10] = [
         (&[], "Usage"),
         (&["bogus"], "bogus"),
         (&["cluster", "add"], "<ID>"),
@@ -37,6 +37,7 @@ fn wrong_command_lines_end_with_2_and_name_what_is_wrong() {
         (&["token", "rotate", "a", "--overlap", "soon"], "soon"),
         (&["cluster", "add", "a", "--label", "novalue"], "novalue"),
         (&["cluster", "add", "a", "--policy", "maybe"], "maybe"),
+        (&["agent", "command", "a", "--format", "helm"], "helm"),
         (&["status", "-o", "xml"], "xml"),
         (&["--api", "ftp://x", "status"], "ftp://x"),
     ];

@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_perf::testbed::{Layout, Process, Spawn, Testbed, wait_for};
+use culvert_perf::testbed::{Layout, Spawn, Testbed, wait_for};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
 use crate::hub::{Agent, START_MAX, binary, dataplane};
 use crate::upstream::Upstream;
+use crate::watched::Watched;
 
 /// A running control process.
 pub struct Control {
-    pub process: Process,
+    pub process: Watched,
     socket: PathBuf,
     /// Where data planes find it, as `--control` takes it.
     pub link: String,
@@ -55,13 +56,13 @@ impl Control {
     ) -> Result<Control> {
         let socket = bed.path("admin.sock");
         let state_socket = bed.path(state);
-        let process = Spawn::new(binary("culvert-control")?)
+        let spawn = Spawn::new(binary("culvert-control")?)
             .args(["--db-dsn", &format!("sqlite:{}", store.display())])
             .args(["--state-dir", &bed.path("control").to_string_lossy()])
             .args(["--socket", &socket.to_string_lossy()])
             .args(["--state-socket", &state_socket.to_string_lossy()])
-            .args(["--admin-addr", "127.0.0.1:9900"])
-            .start(bed, &bed.hub, name)?;
+            .args(["--admin-addr", "127.0.0.1:9900"]);
+        let process = Watched::start(spawn, bed, &bed.hub, name)?;
         Ok(Control {
             process,
             socket,
@@ -155,9 +156,9 @@ fn call(
 
 /// Control, a data plane linked to it, and the agents of two clusters on two private sites.
 pub struct Fleet {
-    pub dev_agent: Process,
-    pub neighbour_agent: Process,
-    pub dataplane: Process,
+    pub dev_agent: Watched,
+    pub neighbour_agent: Watched,
+    pub dataplane: Watched,
     pub control: Control,
     pub dev: Upstream,
     pub neighbour: Upstream,
@@ -205,7 +206,7 @@ impl Fleet {
     }
 
     /// A data plane of this hub, with its own copy of the state on disk.
-    pub fn dataplane(bed: &Testbed, name: &str, link: &str) -> Result<Process> {
+    pub fn dataplane(bed: &Testbed, name: &str, link: &str) -> Result<Watched> {
         let state = bed.path("dataplane-state");
         dataplane(
             bed,

@@ -7,6 +7,7 @@ use culvert_perf::testbed::{SITE, wait_for};
 
 use crate::client::{self, Answer, Live, metric};
 use crate::hub::{Agent, DEV_TOKEN, Rig, internal, public, ready};
+use crate::watched::HUB_GONE;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -135,6 +136,7 @@ fn an_unknown_version_is_told_both_versions_on_both_sides() -> Result<()> {
         agent.server = format!("ws://{SITE}:7000/agent");
         agent.health = 8099;
         let mut process = agent.spawn(&rig.bed)?;
+        process.expect(HUB_GONE);
         let answering = scope.spawn(move || answer_426(&listener));
         let waited = process.wait_until("it names both versions", SOON, |process| {
             let log = process.log();

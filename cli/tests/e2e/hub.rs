@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use culvert_perf::testbed::{
-    HUB_FOR_CLIENT, HUB_FOR_SITE, Layout, Namespace, Need, Process, Spawn, Testbed, met, wait_for,
+    HUB_FOR_CLIENT, HUB_FOR_SITE, Layout, Namespace, Need, Spawn, Testbed, met, wait_for,
 };
 
 use crate::client;
 use crate::upstream::Upstream;
+use crate::watched::Watched;
 
 /// How long a process may take until it serves.
 pub const START_MAX: Duration = Duration::from_secs(15);
@@ -67,15 +68,15 @@ pub fn clusters(entries: &[(&str, &str)]) -> String {
 }
 
 /// A data plane on the usual ports of the hub, not waited for.
-pub fn spawn_dataplane(bed: &Testbed, name: &str, arguments: &[&str]) -> Result<Process> {
-    Spawn::new(binary("culvert-dataplane")?)
+pub fn spawn_dataplane(bed: &Testbed, name: &str, arguments: &[&str]) -> Result<Watched> {
+    let spawn = Spawn::new(binary("culvert-dataplane")?)
         .args(["--addr", "0.0.0.0:8443", "--internal-addr", "0.0.0.0:8080"])
-        .args(arguments)
-        .start(bed, &bed.hub, name)
+        .args(arguments);
+    Watched::start(spawn, bed, &bed.hub, name)
 }
 
 /// A data plane that serves.
-pub fn dataplane(bed: &Testbed, name: &str, arguments: &[&str]) -> Result<Process> {
+pub fn dataplane(bed: &Testbed, name: &str, arguments: &[&str]) -> Result<Watched> {
     let mut process = spawn_dataplane(bed, name, arguments)?;
     process.wait_port(&bed.client, internal(), START_MAX)?;
     process.wait_port(&bed.client, (HUB_FOR_CLIENT, PUBLIC).into(), START_MAX)?;
@@ -121,8 +122,8 @@ impl<'a> Agent<'a> {
     }
 
     /// Starts it without waiting for its session.
-    pub fn spawn(&self, bed: &Testbed) -> Result<Process> {
-        Spawn::new(binary("culvert-agent")?)
+    pub fn spawn(&self, bed: &Testbed) -> Result<Watched> {
+        let spawn = Spawn::new(binary("culvert-agent")?)
             .env("TOKEN", self.token)
             .args(["--server", &self.server, "--target", &self.target])
             .args(["--health-addr", &format!("127.0.0.1:{}", self.health)])
@@ -130,12 +131,12 @@ impl<'a> Agent<'a> {
                 "--state-dir",
                 &bed.path(&format!("{}-state", self.name)).to_string_lossy(),
             ])
-            .args(&self.arguments)
-            .start(bed, self.at, self.name)
+            .args(&self.arguments);
+        Watched::start(spawn, bed, self.at, self.name)
     }
 
     /// Starts it and waits for its session.
-    pub fn start(&self, bed: &Testbed) -> Result<Process> {
+    pub fn start(&self, bed: &Testbed) -> Result<Watched> {
         let mut process = self.spawn(bed)?;
         process.wait_until("session up (/readyz)", START_MAX, |_| {
             self.is_ready().then_some(())
@@ -153,8 +154,8 @@ impl<'a> Agent<'a> {
 /// The common case: a data plane on a clusters file with the cluster `dev`, an agent, a recording
 /// service behind it.
 pub struct Rig {
-    pub agent: Process,
-    pub dataplane: Process,
+    pub agent: Watched,
+    pub dataplane: Watched,
     pub upstream: Upstream,
     pub bed: Testbed,
 }
@@ -205,21 +206,4 @@ pub fn wait_served(bed: &Testbed, cluster: &str, limit: Duration) -> Result<Dura
             .then_some(())
     })?;
     Ok(start.elapsed())
-}
-
-/// The messages of WARN and ERROR in a log (JSON lines) that hold none of the expected texts.
-pub fn complaints(process: &Process, expected: &[&str]) -> Vec<String> {
-    process
-        .log()
-        .lines()
-        .filter(|line| {
-            let level = serde_json::from_str::<serde_json::Value>(line)
-                .ok()
-                .and_then(|line| line["level"].as_str().map(str::to_owned));
-            // What is no line of the log was written by a panic or by a library.
-            level.is_none_or(|level| level == "warn" || level == "error")
-        })
-        .filter(|line| !expected.iter().any(|text| line.contains(text)))
-        .map(str::to_owned)
-        .collect()
 }

@@ -9,6 +9,7 @@ use crate::client;
 use crate::control::{Control, Fleet};
 use crate::hub::{Agent, Rig, internal, ready, wait_served};
 use crate::load::Load;
+use crate::watched::{CONTROL_GONE, HUB_GONE};
 
 #[test]
 fn control_dies_and_no_request_notices() -> Result<()> {
@@ -16,6 +17,8 @@ fn control_dies_and_no_request_notices() -> Result<()> {
         return Ok(());
     }
     let mut fleet = Fleet::start()?;
+    fleet.dataplane.expect(CONTROL_GONE);
+    fleet.dev_agent.expect(HUB_GONE);
     let pause = Duration::from_millis(2);
     let load = Load::start(&fleet.bed.client, internal(), "dev", 4, pause)?;
     load.wait_answered(200, Duration::from_secs(10))?;
@@ -36,6 +39,7 @@ fn control_dies_and_no_request_notices() -> Result<()> {
     let start = Instant::now();
     let link = fleet.control.link.clone();
     fleet.dataplane = Fleet::dataplane(&fleet.bed, "dataplane-2", &link)?;
+    fleet.dataplane.expect(CONTROL_GONE);
     let bound = start.elapsed();
     wait_served(&fleet.bed, "dev", Duration::from_secs(20))?;
     println!(
@@ -111,6 +115,7 @@ fn the_data_plane_dies_and_its_agents_return() -> Result<()> {
         return Ok(());
     }
     let mut rig = Rig::start()?;
+    rig.agent.expect(HUB_GONE);
     let clusters = rig.bed.path("clusters.json").to_string_lossy().into_owned();
     let mut times = Vec::new();
     for round in 0..3 {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Failures kept with their text.
-const FAILURES_MAX: usize = 20;
+const FAILURES_MAX: usize = 2_000;
 
 /// What happened so far.
 #[derive(Debug, Clone, Default)]

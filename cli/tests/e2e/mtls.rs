@@ -13,6 +13,7 @@ use rcgen::{
 use crate::client;
 use crate::hub::{Agent, DEV_TOKEN, PUBLIC, dataplane, internal, ready, write_clusters};
 use crate::upstream::Upstream;
+use crate::watched::HUB_GONE;
 
 /// An authority of its own making.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -176,6 +177,7 @@ fn both_ports_demand_a_client_certificate() -> Result<()> {
     bare.health = 8082;
     bare.arguments = agent.arguments[..5].to_vec();
     let mut bare_process = bare.spawn(&bed)?;
+    bare_process.expect(HUB_GONE);
     bare_process.wait_until("it says why", Duration::from_secs(10), |process| {
         let log = process.log().to_ascii_lowercase();
         (log.contains("certificate") && log.contains("tls")).then_some(())
@@ -207,7 +209,7 @@ fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
     let ca = authority.write(&bed.path("ca.pem"))?;
     let (cert, key) = authority.issue(&hub_names(), false, &bed.path("server"))?;
     let clusters = write_clusters(&bed, &[("dev", DEV_TOKEN)])?;
-    let dataplane = dataplane(
+    let mut dataplane = dataplane(
         &bed,
         "dataplane",
         &[
@@ -268,6 +270,7 @@ fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
     assert_eq!(client::metric(&metrics, "agents_connected"), 1.0);
     assert!(!dataplane.log().contains("panicked"));
     // A broken pair changes nothing.
+    dataplane.expect(&["certificates are refused; the last ones are used"]);
     std::fs::write(bed.path("server.pem"), "no certificate").context("breaking it")?;
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(fetch()?, "x");

@@ -9,6 +9,7 @@ use crate::client;
 use crate::hub::{Agent, DEV_TOKEN, PUBLIC, START_MAX, dataplane, internal, ready, write_clusters};
 use crate::mtls::{Authority, hub_names};
 use crate::upstream::Upstream;
+use crate::watched::{HUB_GONE, Watched};
 
 fn tinyproxy(bed: &Testbed) -> Result<Process> {
     let config = bed.path("tinyproxy.conf");
@@ -74,6 +75,7 @@ fn through_a_connect_proxy_with_basic_authentication() -> Result<()> {
     // Straight out: the site has no way.
     let direct = agent("direct", 8082);
     let mut process = direct.spawn(&bed)?;
+    process.expect(HUB_GONE);
     process.wait_until(
         "it says that the dial failed",
         Duration::from_secs(15),
@@ -91,6 +93,7 @@ fn through_a_connect_proxy_with_basic_authentication() -> Result<()> {
     // A wrong password blames the proxy, not the token.
     let wrong = agent("wrong", 8083).with(&["--proxy", "http://agent:wrong@10.77.5.1:3128"]);
     let mut process = wrong.spawn(&bed)?;
+    process.expect(HUB_GONE);
     process.wait_until("it names the proxy", Duration::from_secs(10), |process| {
         let log = process.log().to_ascii_lowercase();
         // tinyproxy says 401 where RFC 9110 wants 407.
@@ -122,14 +125,14 @@ fn through_a_connect_proxy_with_basic_authentication() -> Result<()> {
     assert_eq!(fetch("flag")?, "flag");
     drop(by_flag);
     let env = agent("env", 8085);
-    let mut by_env = Spawn::new(crate::hub::binary("culvert-agent")?)
+    let spawn = Spawn::new(crate::hub::binary("culvert-agent")?)
         .env("TOKEN", DEV_TOKEN)
         .env("HTTPS_PROXY", "http://agent:s3cret@10.77.5.1:3128")
         .args(["--server", &env.server, "--target", &env.target])
         .args(["--health-addr", "127.0.0.1:8085"])
         .args(["--state-dir", &bed.path("env-state").to_string_lossy()])
-        .args(&env.arguments)
-        .start(&bed, &bed.site, "env")?;
+        .args(&env.arguments);
+    let mut by_env = Watched::start(spawn, &bed, &bed.site, "env")?;
     by_env.wait_until("session up", START_MAX, |_| env.is_ready().then_some(()))?;
     assert_eq!(fetch("env")?, "env");
     assert!(proxy.log().contains("CONNECT"), "the proxy saw it");

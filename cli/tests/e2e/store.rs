@@ -12,6 +12,7 @@ use crate::client;
 use crate::control::{Control, Fleet};
 use crate::hub::{internal, ready, wait_served};
 use crate::load::Load;
+use crate::watched::{CONTROL_GONE, HUB_GONE};
 
 /// A small file system of its own, unmounted on drop.
 struct Disk(PathBuf);
@@ -75,6 +76,8 @@ fn a_full_and_a_read_only_disk_are_said_and_harm_no_tunnel() -> Result<()> {
     let store = disk.0.join("control.db");
     let control = Control::with(&bed, "control", "state.sock", &store)?;
     let mut fleet = Fleet::with(bed, control)?;
+    fleet.control.process.expect(&["the disk is full"]);
+    fleet.dataplane.expect(CONTROL_GONE);
     let load = Load::start(
         &fleet.bed.client,
         internal(),
@@ -107,6 +110,7 @@ fn a_full_and_a_read_only_disk_are_said_and_harm_no_tunnel() -> Result<()> {
     fleet.control.process.kill_9()?;
     disk.remount("ro")?;
     let mut broken = Control::spawn(&fleet.bed, "read-only", "state.sock", &store)?;
+    broken.process.expect(&["read-only", "readonly"]);
     let status = broken.process.wait_end(Duration::from_secs(10))?;
     let log = broken.process.log();
     println!(
@@ -141,6 +145,9 @@ fn a_corrupt_copy_of_the_state_is_refused_by_its_signature() -> Result<()> {
         return Ok(());
     }
     let mut fleet = Fleet::start()?;
+    fleet.dev_agent.expect(HUB_GONE);
+    fleet.neighbour_agent.expect(HUB_GONE);
+    fleet.dataplane.expect(CONTROL_GONE);
     wait_served(&fleet.bed, "dev", Duration::from_secs(5))?;
     fleet.control.process.kill_9()?;
     fleet.dataplane.kill_9()?;
@@ -169,6 +176,8 @@ fn a_corrupt_copy_of_the_state_is_refused_by_its_signature() -> Result<()> {
     let link = fleet.control.link.clone();
     let arguments = ["--control", link.as_str(), "--state-dir", &state];
     let mut second = crate::hub::spawn_dataplane(&fleet.bed, "dataplane-2", &arguments)?;
+    second.expect(CONTROL_GONE);
+    second.expect(&["a copy of the state is not used"]);
     second.wait_until(
         "it says why it refuses",
         Duration::from_secs(10),

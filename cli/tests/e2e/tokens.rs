@@ -10,6 +10,7 @@ use crate::client::{self, Answer, Live};
 use crate::control::{Fleet, token};
 use crate::hub::{Agent, internal, public, ready};
 use crate::load::Load;
+use crate::watched::HUB_GONE;
 
 /// The status of a hello with this token.
 fn knock(bed: &Testbed, token: &str) -> Result<u16> {
@@ -28,7 +29,8 @@ fn rotation_under_traffic_loses_nothing() -> Result<()> {
     if !ready("rotation_under_traffic_loses_nothing", &[]) {
         return Ok(());
     }
-    let fleet = Fleet::start()?;
+    let mut fleet = Fleet::start()?;
+    fleet.dev_agent.expect(HUB_GONE);
     let load = Load::start(
         &fleet.bed.client,
         internal(),
@@ -53,7 +55,6 @@ fn rotation_under_traffic_loses_nothing() -> Result<()> {
         agent.health = 8090 + round;
         let next = agent.start(&fleet.bed)?;
         if let Some(mut old) = successor.replace(next) {
-            let _: &mut culvert_perf::testbed::Process = &mut old;
             old.terminate()?;
             old.wait_end(Duration::from_secs(35))?;
         }
@@ -92,7 +93,8 @@ fn revocation_cuts_one_cluster_within_a_second() -> Result<()> {
     if !ready("revocation_cuts_one_cluster_within_a_second", &[]) {
         return Ok(());
     }
-    let fleet = Fleet::start()?;
+    let mut fleet = Fleet::start()?;
+    fleet.dev_agent.expect(HUB_GONE);
     let client = &fleet.bed.client;
     let neighbour = Load::start(client, internal(), "neighbour", 4, Duration::from_millis(2))?;
     let mut cut = Live::get(client, internal(), "/tunnel/dev/step")?;

@@ -1,6 +1,7 @@
 //! Faults of the path. An injector proves that it bites before it is believed.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 
@@ -20,6 +21,7 @@ pub enum Way {
 /// Silence between two namespaces, established connections included, until dropped.
 pub struct BlackHole<'bed> {
     at: &'bed Namespace,
+    since: Instant,
 }
 
 impl<'bed> BlackHole<'bed> {
@@ -51,11 +53,18 @@ impl<'bed> BlackHole<'bed> {
                chain in {{ type filter hook input priority -200; {incoming} }};
                chain out {{ type filter hook output priority -200; {outgoing} }}; }}"
         ))?;
-        let hole = BlackHole { at };
+        let since = Instant::now();
+        let hole = BlackHole { at, since };
         if peer.probe(listening) {
             bail!("black hole {way:?} towards {listening} does not bite");
         }
         Ok(hole)
+    }
+
+    /// A moment at which it was silent already.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
     }
 }
 
