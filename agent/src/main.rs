@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use culvert_agent::config::{Config, Refused};
 use culvert_telemetry::lifecycle::{EXIT_FAILURE, EXIT_USAGE};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let config = match Config::from_process() {
         Ok(config) => config,

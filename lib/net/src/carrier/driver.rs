@@ -28,7 +28,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// A read buffer with less room than this is exchanged.
 const READ_BYTES_MIN: usize = 16 * 1024;
 /// Rounds of read and write before other tasks get a turn.
-const ROUNDS_MAX: usize = 32;
+const ROUNDS_MAX: usize = 2;
 
 thread_local! {
     /// One read buffer for all carriers of a thread: an idle carrier owns none.
