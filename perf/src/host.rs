@@ -83,6 +83,11 @@ pub fn describe(binaries: &Path, command: &str) -> Result<String> {
         writeln!(text, "host {name} = {}", said("sysctl", &["-n", name]))?;
     }
     writeln!(text, "lab settings: {}", crate::lab::SETTINGS.join(", "))?;
+    writeln!(
+        text,
+        "lab congestion control: {}",
+        crate::lab::CONGESTION_CONTROL
+    )?;
     let (soft, hard) = file_limit();
     writeln!(text, "open files: {soft} soft, {hard} hard")?;
     writeln!(text, "IRQ_TIME_ACCOUNTING: {}", irq_time())?;

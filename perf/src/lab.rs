@@ -1,5 +1,6 @@
 //! The place of a benchmark: one namespace with loopback, rivals as fresh processes in it.
 
+mod congestion;
 mod culvert;
 mod nginx;
 
@@ -40,6 +41,7 @@ impl Lab {
         for setting in SETTINGS {
             namespace.output("sysctl", &["-q", "-w", setting])?;
         }
+        congestion::set(&namespace)?;
         let directory = tempfile::Builder::new().prefix("culvert-lab-").tempdir()?;
         let lab = Lab {
             namespace,
@@ -93,6 +95,9 @@ impl Lab {
         Ok(())
     }
 }
+
+/// What else host.txt records of the lab.
+pub const CONGESTION_CONTROL: &str = congestion::ALGORITHM;
 
 /// Settings of the namespace, recorded in host.txt.
 pub const SETTINGS: &[&str] = &[
