@@ -8,6 +8,7 @@
 
 mod codegen;
 mod e2e;
+mod fuzz;
 mod perf;
 mod quickstart;
 mod run;

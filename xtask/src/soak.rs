@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::run;
+use crate::{fuzz, run};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -13,6 +13,9 @@ pub struct Args {
     /// Cases of every property test.
     #[arg(long, default_value_t = 100_000)]
     cases: u64,
+    /// Time for each fuzz target, in seconds; CI gives them a few.
+    #[arg(long, default_value_t = 300)]
+    fuzz_seconds: u32,
 }
 
 /// Runs the verb.
@@ -21,5 +24,9 @@ pub fn run(args: &Args) -> Result<()> {
     models.args(["--package", "culvert-mux", "--package", "culvert-proto"]);
     models.env("CULVERT_MODEL_SEEDS", args.seeds.to_string());
     models.env("PROPTEST_CASES", args.cases.to_string());
-    run::wait(models)
+    run::wait(models)?;
+    fuzz::run(&fuzz::Args {
+        seconds: args.fuzz_seconds,
+        only: String::new(),
+    })
 }

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use crate::{run, setup, tidy};
+use crate::{fuzz, run, setup, tidy};
+
+/// The slice of `cargo xtask soak` that each fuzz target gets.
+const FUZZ_SECONDS: u32 = 5;
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -43,6 +46,10 @@ pub fn run(args: &Args) -> Result<()> {
         "--doc",
         "--quiet",
     ]))?;
+    fuzz::run(&fuzz::Args {
+        seconds: FUZZ_SECONDS,
+        only: String::new(),
+    })?;
     run::wait(run::cargo(&["xtask", "quickstart", "--check"]))
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::{codegen, e2e, perf, quickstart, soak, test, tidy};
+use crate::{codegen, e2e, fuzz, perf, quickstart, soak, test, tidy};
 
 /// Build, test and run Culvert.
 #[derive(Parser)]
@@ -20,6 +20,8 @@ pub enum Verb {
     Perf(perf::Args),
     /// The long proofs: models with millions of interleavings, long transfers.
     Soak(soak::Args),
+    /// Every fuzz target for a bounded time.
+    Fuzz(fuzz::Args),
     /// Write the generated code of lib/rpc anew.
     Codegen,
 }
@@ -34,6 +36,7 @@ impl Verb {
             Self::Tidy => tidy::run(),
             Self::Perf(args) => perf::run(&args),
             Self::Soak(args) => soak::run(&args),
+            Self::Fuzz(args) => fuzz::run(&args),
             Self::Codegen => codegen::run(),
         }
     }
