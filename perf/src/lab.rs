@@ -103,6 +103,9 @@ pub const CONGESTION_CONTROL: &str = congestion::ALGORITHM;
 pub const SETTINGS: &[&str] = &[
     "net.ipv4.ip_local_port_range=1024 65000",
     "net.core.somaxconn=4096",
+    // A variant's old connections must not hold the ports of the next one's listeners.
+    "net.ipv4.tcp_max_tw_buckets=0",
+    "net.ipv4.ip_local_reserved_ports=9000-9299",
 ];
 
 /// What stands between generator and service.
