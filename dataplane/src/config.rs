@@ -44,6 +44,8 @@ pub struct Config {
     pub accept_older_snapshot: bool,
     /// TLS of the public and the internal listener.
     pub tls: Option<Tls>,
+    /// The internal listener speaks plain HTTP all the same.
+    pub internal_plain: bool,
     /// Requests a second through this data plane; `None` is no limit.
     pub rate_limit: Option<u32>,
     /// Requests a second for each cluster that has no limit of its own.

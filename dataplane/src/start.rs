@@ -101,7 +101,12 @@ impl Dataplane {
         let plane = Plane::new(config);
         announce(&plane, backend, threads, addresses, file.as_ref());
         let admin = admin::routes(&plane);
-        let ports = listeners.ports(tls.as_ref(), &admin, &plane.metrics.handshakes_waiting);
+        let ports = listeners.ports(
+            tls.as_ref(),
+            plane.config.internal_plain,
+            &admin,
+            &plane.metrics.handshakes_waiting,
+        );
         let Listeners {
             public,
             internal,

@@ -117,13 +117,10 @@ fn originate_tls(lab: &Lab, hub: &Hub) -> Result<Process> {
 }
 
 fn wait_connected(lab: &Lab, hub: &Hub, wanted: usize) -> Result<()> {
-    let url = format!("https://{}/metrics", hub.internal);
     let limit = Duration::from_secs(30 + 2 * wanted as u64 / CONNECTS_PER_SECOND);
     let start = Instant::now();
     loop {
-        let text = lab
-            .namespace
-            .output("curl", &["-sSk", "--max-time", "5", &url])?;
+        let text = crate::lab::get(&lab.namespace, hub.internal, "/metrics")?;
         let seen = text
             .lines()
             .find_map(|line| {

@@ -31,6 +31,7 @@ impl Reader<'_> {
         let state_dir = self.directory("state-dir");
         let state = self.state();
         let tls = self.tls();
+        let internal_plain = self.internal_plain(tls.as_ref());
         let rate_limit = limit(self.number("rate-limit", any.clone()));
         let cluster_rate_limit = limit(self.number("cluster-rate-limit", any.clone()));
         let cluster_requests_max = self.number("cluster-max-requests", 1..=*any.end());
@@ -66,6 +67,7 @@ impl Reader<'_> {
             state_dir,
             accept_older_snapshot: self.switch("accept-older-snapshot"),
             tls,
+            internal_plain,
             rate_limit,
             cluster_rate_limit,
             cluster_requests_max: cluster_requests_max?,
@@ -177,6 +179,16 @@ impl Reader<'_> {
             key: key?,
             client_ca,
         })
+    }
+
+    fn internal_plain(&mut self, tls: Option<&Tls>) -> bool {
+        let plain = self.switch("internal-plain");
+        if plain && tls.is_some_and(|tls| tls.client_ca.is_some()) {
+            let why = "--internal-plain beside --tls-client-ca would let machines in without the \
+                       certificate that it asks for; give one of the two";
+            self.problems.add(why.to_owned());
+        }
+        plain
     }
 
     fn state(&mut self) -> Option<StateSource> {

@@ -94,6 +94,12 @@ const SETTINGS: &[Setting] = &[
         "Require client certificates of this authority on both ports",
     ),
     row(
+        "internal-plain",
+        Holds::Switch,
+        "",
+        "No TLS on the internal port: its network is trusted (loopback, mesh)",
+    ),
+    row(
         "rate-limit",
         Holds::Text,
         "0",

@@ -164,6 +164,32 @@ fn half_of_the_tls_settings_is_no_start() {
 }
 
 #[test]
+fn a_plain_internal_port_beside_client_certificates_is_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = dir.path().join("a.pem");
+    std::fs::write(&pem, "x").unwrap();
+    let pem = pem.to_str().unwrap();
+    let args = [
+        "--tls-cert",
+        pem,
+        "--tls-key",
+        pem,
+        "--tls-client-ca",
+        pem,
+        "--internal-plain",
+        "--clusters",
+        CLUSTERS,
+    ];
+    let found = problems(&args, &[]);
+    assert!(
+        found
+            .iter()
+            .any(|problem| problem.contains("--internal-plain")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn control_is_a_unix_socket_or_mutual_tls() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();

@@ -66,6 +66,7 @@ impl Listeners {
     pub fn ports(
         &self,
         tls: Option<&Arc<ServerTls>>,
+        internal_plain: bool,
         admin: &Arc<Admin>,
         waiting: &IntGauge,
     ) -> [Arc<Port>; 2] {
@@ -78,7 +79,9 @@ impl Listeners {
         [Side::Public, Side::Internal].map(|side| {
             Arc::new(Port {
                 side,
-                tls: tls.cloned(),
+                tls: tls
+                    .filter(|_| side == Side::Public || !internal_plain)
+                    .cloned(),
                 lobby: Lobby::new((connections_max / 2).min(LOBBY_MAX), waiting.clone()),
                 admin: admin.clone(),
                 connections_max,

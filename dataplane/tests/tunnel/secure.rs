@@ -154,3 +154,16 @@ async fn h2_clients_are_served_and_share_a_connection() {
 fn hub_port() -> u16 {
     443
 }
+
+#[tokio::test]
+async fn the_internal_port_may_be_plain_beside_a_public_one_with_tls() {
+    let pki = Pki::new();
+    let cert = format!("--tls-cert={}", pki.path("server.crt").display());
+    let key = format!("--tls-key={}", pki.path("server.key").display());
+    let hub = Hub::start(&[&cert, &key, "--internal-plain"]);
+    let plain = request("GET", "/healthz", "");
+    let internal = exchange(hub.at.internal, plain.as_bytes()).await;
+    assert_eq!(internal.status, 200);
+    let public = exchange(hub.at.public, plain.as_bytes()).await;
+    assert_eq!(public.status, 400, "plain HTTP on a TLS port");
+}

@@ -21,7 +21,7 @@ pub struct Hub {
 }
 
 impl Lab {
-    /// Starts a data plane for these clusters; `tls` on both ports or on none. The token of a
+    /// Starts a data plane for these clusters; `tls` on the agents' port or on none. The token of a
     /// cluster is [`TOKEN`] and its name.
     ///
     /// # Errors
@@ -48,9 +48,11 @@ impl Lab {
             .args(["--threads", "1", "--log-level", "warn"])
             .cpu(RELAY_CPU);
         if tls {
-            spawn = spawn
-                .args(["--tls-cert", &self.text("cert.pem")])
-                .args(["--tls-key", &self.text("key.pem")]);
+            spawn = spawn.args(["--tls-cert", &self.text("cert.pem")]).args([
+                "--tls-key",
+                &self.text("key.pem"),
+                "--internal-plain",
+            ]);
         }
         let mut process = spawn.start_in(self.directory(), &self.namespace, "dataplane")?;
         process.wait_port(&self.namespace, public, START_MAX)?;
