@@ -1,12 +1,14 @@
 //! Dialling out: every address of every hub, through whatever proxy stands in the way.
 //!
-//! Names are resolved again at each attempt; TCP connections race 250 ms apart; the proxy and TLS
+//! Names are resolved again at each attempt, all at the same time; TCP connections race 250 ms
+//! apart, in the order of the hubs, as soon as there is an address; the proxy and TLS
 //! steps follow on the winner, and on its failure the race goes on with the rest. Each step has its
 //! deadline, and each error says which step failed and whose side that is.
 
 mod backoff;
 mod connect;
 mod error;
+mod order;
 mod proxy;
 mod race;
 mod url;
@@ -27,8 +29,9 @@ use tokio::time::Instant;
 
 pub use backoff::{Backoff, RETRY_AFTER_MAX, Setback};
 pub use error::{DialError, DialFailure, Step};
+pub use order::attempt_order;
 pub use proxy::{ProxyConfig, ProxyConfigError};
-pub use url::{HubUrl, UrlError};
+pub use url::{HubUrl, UrlError, WEIGHT_MAX};
 
 use crate::hangup::Hangup;
 use crate::tls::{ClientTls, TlsInfo};
@@ -40,6 +43,8 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 pub const STEP_MAX: Duration = Duration::from_secs(10);
 /// One whole dial, over all addresses.
 pub const DIAL_MAX: Duration = Duration::from_secs(30);
+/// A name that takes longer to resolve has the address that last worked tried meanwhile.
+pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
 /// Addresses tried in one dial.
 pub const CANDIDATES_MAX: usize = 64;
 

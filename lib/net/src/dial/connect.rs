@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_proto::close::CloseReason;
-use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::{DialError, DialFailure, Step};
 use super::proxy::Proxy;
-use super::race::{Candidate, Failed, interleave, race};
+use super::race::{Candidate, Failed, Field, Found, Lookup, interleave, race};
 use super::url::HubUrl;
-use super::{CANDIDATES_MAX, Conn, Dialer, STAGGER, STEP_MAX};
+use super::{Conn, Dialer, LOOKUP_PATIENCE, STAGGER, STEP_MAX};
 use crate::hangup::Leg;
 use crate::socket::set_carrier_options;
 use crate::tls::{ClientTls, TlsError};
@@ -42,19 +42,19 @@ pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialE
             }
         })
         .collect();
-    let mut failures = Vec::new();
-    let mut candidates = resolve(dialer, &routes, &mut failures).await;
-    while !candidates.is_empty() {
+    let failures = Mutex::new(Vec::new());
+    let mut field = Field::default();
+    let lookups = routes.iter().enumerate();
+    field
+        .lookups
+        .extend(lookups.map(|(i, r)| look_up(dialer, i, r, &failures)));
+    loop {
         let failed = |candidate: &Candidate, problem| {
-            failures.push(failure(
-                &routes[candidate.url_index],
-                candidate,
-                Step::Tcp,
-                problem,
-            ));
+            let route = &routes[candidate.url_index];
+            let failure = failure(route, candidate, Step::Tcp, problem);
+            failures.lock().push(failure);
         };
-        let Some((candidate, stream)) = race(&mut candidates, STAGGER, STEP_MAX, failed).await
-        else {
+        let Some((candidate, stream)) = race(&mut field, STAGGER, STEP_MAX, failed).await else {
             break;
         };
         let route = &routes[candidate.url_index];
@@ -64,10 +64,16 @@ pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialE
                 dialer.last_good.lock().insert(key, candidate.addr);
                 return Ok(conn);
             }
-            Err((step, why)) => failures.push(failure(route, &candidate, step, why)),
+            Err((step, why)) => {
+                let failure = failure(route, &candidate, step, why);
+                failures.lock().push(failure);
+            }
         }
     }
-    Err(DialError { failures })
+    drop(field);
+    Err(DialError {
+        failures: failures.into_inner(),
+    })
 }
 
 fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, why: Failed) -> DialFailure {
@@ -89,36 +95,49 @@ fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, why: Failed) ->
     }
 }
 
-/// All addresses of all routes, in the order of the routes; where a name does not resolve, the
-/// address that last worked stands in.
-async fn resolve(
+/// The addresses of one route, and the address that last worked behind them: it stands in where
+/// the name does not resolve, or takes long.
+fn look_up<'a>(
     dialer: &Dialer,
-    routes: &[Route<'_>],
-    failures: &mut Vec<DialFailure>,
-) -> Vec<Candidate> {
-    let lookups = join_all(routes.iter().map(|route| lookup(&route.host, route.port))).await;
-    let mut candidates = Vec::new();
-    for (url_index, (route, found)) in routes.iter().zip(lookups).enumerate() {
-        let last_good = dialer
-            .last_good
-            .lock()
-            .get(&(route.host.clone(), route.port))
-            .copied();
+    url_index: usize,
+    route: &'a Route<'_>,
+    failures: &'a Mutex<Vec<DialFailure>>,
+) -> Lookup<'a> {
+    let key = (route.host.clone(), route.port);
+    let last_good = dialer.last_good.lock().get(&key).copied();
+    let resolving: Lookup<'a> = Box::pin(async move {
+        let found = lookup(&route.host, route.port).await;
         let mut addrs = found.unwrap_or_else(|problem| {
-            let target = format!("{} (name {})", route.url, route.host);
-            failures.push(DialFailure {
-                target,
+            failures.lock().push(DialFailure {
+                target: format!("{} (name {})", route.url, route.host),
                 step: Step::Dns,
                 reason: CloseReason::HubName,
                 problem,
             });
             Vec::new()
         });
-        addrs.extend(last_good.filter(|addr| !addrs.contains(addr)));
-        candidates.extend(addrs.into_iter().map(|addr| Candidate { url_index, addr }));
+        addrs.extend(last_good);
+        Found {
+            url_index,
+            addrs,
+            rest: None,
+        }
+    });
+    match last_good {
+        None => resolving,
+        Some(addr) => Box::pin(impatient(resolving, url_index, addr)),
     }
-    candidates.truncate(CANDIDATES_MAX);
-    candidates
+}
+
+async fn impatient<'a>(mut resolving: Lookup<'a>, url_index: usize, addr: SocketAddr) -> Found<'a> {
+    match timeout(LOOKUP_PATIENCE, &mut resolving).await {
+        Ok(found) => found,
+        Err(_) => Found {
+            url_index,
+            addrs: vec![addr],
+            rest: Some(resolving),
+        },
+    }
 }
 
 async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -203,6 +222,25 @@ mod tests {
     use super::*;
     use crate::dial::ProxyConfig;
     use crate::tls::{ClientTlsOptions, Roots};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_good_address_stands_in_for_a_resolver_that_is_slow() {
+        let addr: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        let late: Lookup<'_> = Box::pin(async move {
+            tokio::time::sleep(STEP_MAX).await;
+            Found {
+                url_index: 3,
+                addrs: Vec::new(),
+                rest: None,
+            }
+        });
+        let begun = tokio::time::Instant::now();
+        let first = impatient(late, 3, addr).await;
+        assert_eq!((first.url_index, first.addrs), (3, vec![addr]));
+        assert_eq!(begun.elapsed(), LOOKUP_PATIENCE);
+        let rest = first.rest.expect("the answer is still awaited").await;
+        assert_eq!((rest.url_index, begun.elapsed()), (3, STEP_MAX));
+    }
 
     #[tokio::test]
     async fn the_last_good_address_stands_in_for_a_resolver_that_fails() {

@@ -1,7 +1,10 @@
 //! Happy Eyeballs (RFC 8305) over the addresses of all hubs.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use culvert_proto::close::CloseReason;
@@ -9,6 +12,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
+
+use super::CANDIDATES_MAX;
 
 /// One address that may lead to a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,17 +45,58 @@ pub(super) fn interleave(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<Soc
     }
 }
 
-/// Connects to the candidates, a new attempt every `stagger` or as soon as one fails. Returns the
-/// first that is connected; failures are handed to `failed`. Tried candidates leave the list.
+/// A lookup that is still under way.
+pub(super) type Lookup<'a> = Pin<Box<dyn Future<Output = Found<'a>> + Send + 'a>>;
+
+/// What one hub's name has led to so far.
+pub(super) struct Found<'a> {
+    pub(super) url_index: usize,
+    pub(super) addrs: Vec<SocketAddr>,
+    /// The rest of the same lookup, when it is late.
+    pub(super) rest: Option<Lookup<'a>>,
+}
+
+/// Who may still be tried, the preferred hub first, and who is still being looked up.
+#[derive(Default)]
+pub(super) struct Field<'a> {
+    pub(super) waiting: VecDeque<Candidate>,
+    pub(super) lookups: FuturesUnordered<Lookup<'a>>,
+    seen: Vec<Candidate>,
+}
+
+impl<'a> Field<'a> {
+    /// Adds what was found, each address once and [`CANDIDATES_MAX`] of all hubs together.
+    pub(super) fn add(&mut self, found: Found<'a>) {
+        let Found {
+            url_index,
+            addrs,
+            rest,
+        } = found;
+        self.lookups.extend(rest);
+        for addr in addrs {
+            let candidate = Candidate { url_index, addr };
+            if self.seen.len() < CANDIDATES_MAX && !self.seen.contains(&candidate) {
+                self.seen.push(candidate.clone());
+                let place = self.waiting.partition_point(|c| c.url_index <= url_index);
+                self.waiting.insert(place, candidate);
+            }
+        }
+    }
+}
+
+/// Connects to the candidates, a new attempt every `stagger` or as soon as one fails; a hub whose
+/// name takes longer is overtaken like one that is silent. Returns the first that is connected;
+/// failures are handed to `failed`. Tried candidates leave the field.
 pub(super) async fn race(
-    candidates: &mut Vec<Candidate>,
+    field: &mut Field<'_>,
     stagger: Duration,
     attempt_max: Duration,
     mut failed: impl FnMut(&Candidate, Failed),
 ) -> Option<(Candidate, TcpStream)> {
-    let mut waiting: std::collections::VecDeque<Candidate> = candidates.drain(..).collect();
     let mut attempts = FuturesUnordered::new();
     let mut next_start = Instant::now();
+    // The preferred hub has this long to be found before another one is tried.
+    let mut is_first = field.waiting.is_empty();
     let mut started: Vec<Candidate> = Vec::new();
     let winner = loop {
         tokio::select! {
@@ -65,8 +111,17 @@ pub(super) async fn race(
                     }
                 }
             }
-            () = sleep_until(next_start), if !waiting.is_empty() => {
-                if let Some(candidate) = waiting.pop_front() {
+            Some(found) = field.lookups.next(), if !field.lookups.is_empty() => {
+                let is_preferred = found.url_index == 0;
+                field.add(found);
+                if std::mem::take(&mut is_first) && !is_preferred && !field.lookups.is_empty() {
+                    next_start = Instant::now() + stagger;
+                } else if is_preferred && started.is_empty() && attempts.is_empty() {
+                    next_start = Instant::now();
+                }
+            }
+            () = sleep_until(next_start), if !field.waiting.is_empty() => {
+                if let Some(candidate) = field.waiting.pop_front() {
                     started.push(candidate.clone());
                     attempts.push(attempt(candidate, attempt_max));
                 }
@@ -76,7 +131,9 @@ pub(super) async fn race(
         }
     };
     // Those still connecting are tried again if the winner fails later on.
-    candidates.extend(started.into_iter().chain(waiting));
+    for candidate in started.into_iter().rev() {
+        field.waiting.push_front(candidate);
+    }
     winner
 }
 
@@ -107,6 +164,30 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn found(url_index: usize, addr: SocketAddr) -> Found<'static> {
+        Found {
+            url_index,
+            addrs: vec![addr],
+            rest: None,
+        }
+    }
+
+    fn field(all: impl IntoIterator<Item = Found<'static>>) -> Field<'static> {
+        let mut field = Field::default();
+        all.into_iter().for_each(|one| field.add(one));
+        field
+    }
+
+    async fn listening() -> (tokio::net::TcpListener, SocketAddr) {
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = open.local_addr().unwrap();
+        (open, addr)
+    }
+
+    async fn closed() -> SocketAddr {
+        listening().await.1
+    }
+
     #[test]
     fn families_alternate_and_repeats_go() {
         let order = interleave(
@@ -127,22 +208,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_starts_the_next_at_once_and_is_reported() {
-        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let closed = {
-            let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            gone.local_addr().unwrap()
-        };
-        let good = open.local_addr().unwrap();
-        let mut candidates = vec![
-            Candidate {
-                url_index: 0,
-                addr: closed,
-            },
-            Candidate {
-                url_index: 1,
-                addr: good,
-            },
-        ];
+        let (_open, good) = listening().await;
+        let closed = closed().await;
+        let mut candidates = field([found(0, closed), found(1, good)]);
         let mut failures = Vec::new();
         // With an hour of stagger only the refusal can start the second attempt.
         let hour = Duration::from_secs(3600);
@@ -154,12 +222,56 @@ mod tests {
         assert_eq!((winner.addr, winner.url_index), (good, 1));
         assert_eq!(failures.len(), 1);
         assert_eq!(failures[0], (closed, CloseReason::HubRefused));
-        assert!(candidates.is_empty());
+        assert!(candidates.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_slow_lookup_is_overtaken_after_the_stagger_and_joins_later() {
+        let (_open, good) = listening().await;
+        let late = closed().await;
+        let mut candidates = field([]);
+        // The preferred hub's name takes 300 ms, the other one's none.
+        candidates.lookups.push(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            found(0, late)
+        }));
+        candidates
+            .lookups
+            .push(Box::pin(async move { found(1, good) }));
+        let (stagger, hour) = (Duration::from_millis(50), Duration::from_secs(3600));
+        let begun = Instant::now();
+        let (winner, _) = race(&mut candidates, stagger, hour, |_, p| panic!("{p:?}"))
+            .await
+            .unwrap();
+        assert_eq!(winner.url_index, 1);
+        assert!(begun.elapsed() >= stagger, "the preferred one had its time");
+        assert_eq!(
+            candidates.lookups.len(),
+            1,
+            "nobody waited for the late one"
+        );
+        // That hub turns out to be no good: the late one is not forgotten.
+        let mut failures = Vec::new();
+        let none = race(&mut candidates, stagger, hour, |c, _| failures.push(c.addr)).await;
+        assert!(none.is_none());
+        assert_eq!(failures, [late]);
+    }
+
+    #[test]
+    fn an_address_counts_once_and_all_of_them_are_bounded() {
+        let one = addr("192.0.2.1:1");
+        let mut all = field([found(1, one), found(1, one), found(0, one)]);
+        let places: Vec<usize> = all.waiting.iter().map(|c| c.url_index).collect();
+        assert_eq!(places, [0, 1], "the preferred hub first");
+        for port in 1..=200 {
+            all.add(found(2, SocketAddr::new(one.ip(), port)));
+        }
+        assert_eq!(all.waiting.len(), CANDIDATES_MAX);
     }
 
     #[tokio::test]
     async fn a_silent_address_is_overtaken_after_the_stagger_and_stays_a_candidate() {
-        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_open, good) = listening().await;
         // A listener whose backlog is full never completes a handshake.
         let silent =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -173,25 +285,16 @@ mod tests {
             fill.push(stream);
             assert!(fill.len() < 16, "the backlog never filled");
         }
-        let mut candidates = vec![
-            Candidate {
-                url_index: 0,
-                addr: silent_addr,
-            },
-            Candidate {
-                url_index: 0,
-                addr: open.local_addr().unwrap(),
-            },
-        ];
+        let mut candidates = field([found(0, silent_addr), found(0, good)]);
         let stagger = Duration::from_millis(50);
         let (winner, _) = race(&mut candidates, stagger, Duration::from_secs(20), |_, p| {
             panic!("{p:?}")
         })
         .await
         .unwrap();
-        assert_eq!(winner.addr, open.local_addr().unwrap());
+        assert_eq!(winner.addr, good);
         assert_eq!(
-            candidates,
+            candidates.waiting,
             [Candidate {
                 url_index: 0,
                 addr: silent_addr

@@ -3,18 +3,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// `wss://`, `https://`, `ws://` or `http://`, a host, perhaps a port and a path.
+/// Largest weight of a hub among its neighbours.
+pub const WEIGHT_MAX: u16 = 1_000;
+
+/// Between an address and its weight.
+const WEIGHT_MARK: &str = ";weight=";
+
+/// `wss://`, `https://`, `ws://` or `http://`, a host, perhaps a port and a path, perhaps
+/// `;weight=<1 to 1000>` behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubUrl {
     tls: bool,
     host: String,
     port: u16,
     path: String,
+    weight: Option<u16>,
 }
 
 /// The text is no hub address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no hub address: {problem}; write wss://host[:port][/path]")]
+#[error("{text:?} is no hub address: {problem}; write wss://host[:port][/path][;weight=n]")]
 pub struct UrlError {
     text: String,
     problem: &'static str,
@@ -43,6 +51,12 @@ impl HubUrl {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Its share of the agents among neighbours that carry one too, 1 to [`WEIGHT_MAX`].
+    #[must_use]
+    pub fn weight(&self) -> Option<u16> {
+        self.weight
     }
 
     /// `host:port` with brackets around an IPv6 address, for CONNECT.
@@ -85,7 +99,15 @@ impl FromStr for HubUrl {
             text: redact(text),
             problem,
         };
-        let uri: http::Uri = text.parse().map_err(|_| fail("not a URL"))?;
+        let (address, weight) = match text.rsplit_once(WEIGHT_MARK) {
+            None => (text, None),
+            Some((address, digits)) => {
+                let weight = digits.parse().ok().filter(|w| (1..=WEIGHT_MAX).contains(w));
+                let problem = "its weight is no number from 1 to 1000";
+                (address, Some(weight.ok_or_else(|| fail(problem))?))
+            }
+        };
+        let uri: http::Uri = address.parse().map_err(|_| fail("not a URL"))?;
         let tls = match uri.scheme_str() {
             Some("wss" | "https") => true,
             Some("ws" | "http") => false,
@@ -120,6 +142,7 @@ impl FromStr for HubUrl {
             host: host.to_ascii_lowercase(),
             port,
             path,
+            weight,
         })
     }
 }
@@ -167,6 +190,11 @@ mod tests {
         assert_eq!(url.authority(), "[::1]:8443");
         assert_eq!(url.to_string(), "ws://[::1]:8443/connect");
         assert_eq!(url.origin().to_string(), "http://[::1]:8443/");
+        assert_eq!(url.weight(), None);
+        let url: HubUrl = "wss://hub.example/agent;weight=30".parse().unwrap();
+        assert_eq!((url.path(), url.weight()), ("/agent", Some(30)));
+        let url: HubUrl = "wss://hub.example;weight=1000".parse().unwrap();
+        assert_eq!((url.host(), url.weight()), ("hub.example", Some(1_000)));
     }
 
     #[test]
@@ -178,6 +206,9 @@ mod tests {
             "wss://",
             "wss://u:secret@hub/",
             "wss://hub:0/",
+            "wss://hub;weight=0",
+            "wss://hub;weight=1001",
+            "wss://hub;weight=",
         ] {
             let error = bad.parse::<HubUrl>().unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");

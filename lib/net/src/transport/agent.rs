@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 
 use super::refusal::{ConnectError, Refusal};
 use super::{End, Transport, WebSocket, rewound, websocket_accept};
-use crate::dial::{Conn, Dialer, HubUrl};
+use crate::dial::{Conn, Dialer, HubUrl, attempt_order};
 use crate::hangup::Hangup;
 use crate::tls::TlsInfo;
 
@@ -44,7 +44,8 @@ pub struct AgentConn {
     pub tls: Option<TlsInfo>,
 }
 
-/// Opens a session with the first of `urls` that takes one. Offers `culvert/1, websocket`; where a
+/// Opens a session with the first of `urls` that takes one, in the order of [`attempt_order`].
+/// Offers `culvert/1, websocket`; where a
 /// box on the way does not let that through it asks again for `websocket` alone, and remembers that
 /// for an hour when it helped. `token` is absent when the client certificate is the identity.
 ///
@@ -57,7 +58,9 @@ pub async fn connect_agent(
     hello: &AgentHello,
     token: Option<&TokenText>,
 ) -> Result<AgentConn, ConnectError> {
-    let mut left: Vec<HubUrl> = urls.to_vec();
+    let random = || u64::from_ne_bytes(crate::crypto::random_bytes());
+    let order = attempt_order(urls, random);
+    let mut left: Vec<HubUrl> = order.into_iter().map(|place| urls[place].clone()).collect();
     loop {
         let conn = dialer.dial(&left).await?;
         let url = left.remove(conn.url_index);
