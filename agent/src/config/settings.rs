@@ -38,7 +38,7 @@ const SETTINGS: &[Setting] = &[
             "server",
             Many,
             "",
-            "Hub URL, for example wss://hub.example.com/agent; several are tried in order",
+            "Hub URL, for example wss://hub.example.com/agent; several are tried in order, neighbours with `;weight=n` in proportion to it",
         )
     },
     Setting {

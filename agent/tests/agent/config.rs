@@ -86,6 +86,29 @@ fn flag_over_own_name_over_alias_over_file_over_default() {
 }
 
 #[test]
+fn several_hubs_keep_their_order_and_their_weights() {
+    let servers = [
+        "--server",
+        "wss://a.example;weight=3",
+        "--server",
+        "wss://b.example",
+    ];
+    let base = ["--target", "http://a:1", "--token", TOKEN];
+    let config = good(&[&servers[..], &base[..]].concat(), &[]);
+    let hubs: Vec<_> = config
+        .hubs
+        .iter()
+        .map(|hub| (hub.host(), hub.weight()))
+        .collect();
+    assert_eq!(hubs, [("a.example", Some(3)), ("b.example", None)]);
+    let why = refused(
+        &[&["--server", "wss://a.example;weight=0"], &base[..]].concat(),
+        &[],
+    );
+    assert!(why.contains("from 1 to 1000"), "{why}");
+}
+
+#[test]
 fn two_names_with_two_values_are_refused_and_secrets_stay_secret() {
     let env = [
         ("CULVERT_TOKEN", "the-first-of-two-tokens"),
