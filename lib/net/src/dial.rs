@@ -22,7 +22,6 @@ use std::time::Duration;
 use std::{io, io::IoSlice};
 
 use culvert_proto::close::CloseReason;
-use culvert_proto::limits::WEBSOCKET_ONLY_MEMORY_MS;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -35,7 +34,7 @@ pub use url::{HubUrl, UrlError, WEIGHT_MAX};
 
 use crate::hangup::Hangup;
 use crate::tls::{ClientTls, TlsInfo};
-use crate::transport::Transport;
+use crate::transport::{Choices, Transport};
 
 /// Between the starts of two connection attempts.
 pub const STAGGER: Duration = Duration::from_millis(250);
@@ -54,8 +53,9 @@ pub struct Dialer {
     proxy: ProxyConfig,
     /// Address that last worked, for when the resolver does not (C-16).
     last_good: Mutex<HashMap<(String, u16), SocketAddr>>,
-    /// Hubs that a raw upgrade does not reach, and until when that is believed.
-    websocket_only: Mutex<HashMap<(String, u16), Instant>>,
+    /// Hubs that a raw upgrade does not reach.
+    pub(crate) choices: Mutex<Choices>,
+    started: Instant,
 }
 
 impl Dialer {
@@ -66,7 +66,8 @@ impl Dialer {
             tls,
             proxy,
             last_good: Mutex::default(),
-            websocket_only: Mutex::default(),
+            choices: Mutex::default(),
+            started: Instant::now(),
         }
     }
 
@@ -86,19 +87,9 @@ impl Dialer {
         }
     }
 
-    pub(crate) fn is_websocket_only(&self, url: &HubUrl) -> bool {
-        let key = (url.host().to_owned(), url.port());
-        self.websocket_only
-            .lock()
-            .get(&key)
-            .is_some_and(|until| Instant::now() < *until)
-    }
-
-    pub(crate) fn remember_websocket_only(&self, url: &HubUrl) {
-        let until = Instant::now() + Duration::from_millis(WEBSOCKET_ONLY_MEMORY_MS);
-        self.websocket_only
-            .lock()
-            .insert((url.host().to_owned(), url.port()), until);
+    /// Milliseconds since this dialler was made.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Byte streams that carry a session: raw after `culvert/1`, or WebSocket messages.
 
 mod agent;
+mod choice;
 mod frame;
 mod hub;
 mod refusal;
@@ -10,6 +11,7 @@ mod websocket;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use agent::{AgentConn, UPGRADE_MAX, connect_agent};
+pub(crate) use choice::Choices;
 pub use frame::{End, FrameError, MESSAGE_BYTES_MAX, SENT_MESSAGE_BYTES_MAX};
 pub use hub::{hub_transport, unwrapped, websocket_accept};
 pub use refusal::{ConnectError, Refusal};

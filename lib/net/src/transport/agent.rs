@@ -14,6 +14,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
+use super::choice::Sign;
 use super::refusal::{ConnectError, Refusal};
 use super::{End, Transport, WebSocket, rewound, websocket_accept};
 use crate::dial::{Conn, Dialer, HubUrl, attempt_order};
@@ -46,8 +47,8 @@ pub struct AgentConn {
 
 /// Opens a session with the first of `urls` that takes one, in the order of [`attempt_order`].
 /// Offers `culvert/1, websocket`; where a
-/// box on the way does not let that through it asks again for `websocket` alone, and remembers that
-/// for an hour when it helped. `token` is absent when the client certificate is the identity.
+/// box on the way shows that it does not let that through it asks again for `websocket` alone, and
+/// remembers that for an hour when it helped. `token` is absent when the client certificate is the identity.
 ///
 /// # Errors
 /// When no hub takes the session; the error says which step failed, on whose side, and when to ask
@@ -84,20 +85,51 @@ async fn at_hub(
     token: Option<&TokenText>,
 ) -> Result<AgentConn, ConnectError> {
     // culvert/1 is for TLS 1.3; what ends in an older box gets WebSocket.
-    let is_old_tls = conn.tls.as_ref().is_some_and(|tls| !tls.is_tls13);
-    let websocket_only = is_old_tls || dialer.is_websocket_only(url);
-    let error = match upgrade(conn, url, hello, token, websocket_only).await {
-        Ok(conn) => return Ok(conn),
+    if conn.tls.as_ref().is_some_and(|tls| !tls.is_tls13) {
+        return upgrade(conn, url, hello, token, true).await;
+    }
+    let choices = &dialer.choices;
+    if choices.lock().is_websocket_only(url, dialer.now_ms()) {
+        return websocket(dialer, conn, url, hello, token, None).await;
+    }
+    let error = match upgrade(conn, url, hello, token, false).await {
+        Ok(conn) => {
+            if conn.answer.kind == CarrierKind::Native {
+                choices.lock().raw_passed(url);
+            }
+            return Ok(conn);
+        }
         Err(error) => error,
     };
-    if websocket_only || !error.may_be_mangled() {
+    let Some(sign) = error.sign() else {
+        return Err(error);
+    };
+    choices.lock().raw_failed(url, sign);
+    if sign == Sign::Ended {
         return Err(error);
     }
     tracing::info!(hub = %url, %error, "the raw upgrade did not come through: asking for websocket");
     let conn = dialer.dial(std::slice::from_ref(url)).await?;
-    let conn = upgrade(conn, url, hello, token, true).await?;
-    dialer.remember_websocket_only(url);
-    Ok(conn)
+    websocket(dialer, conn, url, hello, token, Some(sign)).await
+}
+
+/// Asks for WebSocket alone and notes whether that helped.
+async fn websocket(
+    dialer: &Dialer,
+    conn: Conn,
+    url: &HubUrl,
+    hello: &AgentHello,
+    token: Option<&TokenText>,
+    sign: Option<Sign>,
+) -> Result<AgentConn, ConnectError> {
+    let result = upgrade(conn, url, hello, token, true).await;
+    let mut choices = dialer.choices.lock();
+    match &result {
+        Ok(_) => choices.websocket_passed(url, sign, dialer.now_ms()),
+        Err(_) => choices.websocket_failed(url),
+    }
+    drop(choices);
+    result
 }
 
 async fn upgrade(

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
 use super::agent::error_header;
+use super::choice::Sign;
 use crate::dial::{DialError, Setback};
 use crate::tls::TlsError;
 
@@ -139,6 +140,9 @@ impl Refusal {
 impl ConnectError {
     pub(super) fn no_answer(error: &hyper::Error) -> ConnectError {
         use std::error::Error as _;
+        if error.is_parse() {
+            return ConnectError::Mangled(format!("what answered is not HTTP: {error}"));
+        }
         let Some(source) = error.source() else {
             return ConnectError::NoAnswer(error.to_string());
         };
@@ -195,18 +199,18 @@ impl ConnectError {
             || matches!(self, ConnectError::Request(_))
     }
 
-    /// Whether a box that does not know the raw upgrade may be the cause.
-    pub(super) fn may_be_mangled(&self) -> bool {
+    /// What this says about a box on the way that does not know the raw upgrade.
+    pub(super) fn sign(&self) -> Option<Sign> {
         match self {
-            ConnectError::Silent { .. } | ConnectError::NoAnswer(_) | ConnectError::Mangled(_) => {
-                true
-            }
-            // A hub names its reason; a box that chokes on the list answers 4xx or 5xx of its own.
-            ConnectError::Refused(refusal) => {
-                refusal.reason.is_none()
-                    && !matches!(refusal.status, 401 | 403 | 404 | 407 | 429 | 503)
-            }
-            ConnectError::Dial(_) | ConnectError::Request(_) | ConnectError::Tls(_) => false,
+            ConnectError::Silent { .. } | ConnectError::Mangled(_) => Some(Sign::Mangled),
+            ConnectError::NoAnswer(_) => Some(Sign::Ended),
+            // 426 may be the hub's own: every hub knows what we offer, so it did not arrive there.
+            ConnectError::Refused(refusal) => match (refusal.status, refusal.reason) {
+                (426, None | Some(CloseReason::NoCommonVersion)) => Some(Sign::Mangled),
+                (400 | 501, None) => Some(Sign::Mangled),
+                _ => None,
+            },
+            ConnectError::Dial(_) | ConnectError::Request(_) | ConnectError::Tls(_) => None,
         }
     }
 }
@@ -274,11 +278,23 @@ mod tests {
     }
 
     #[test]
-    fn a_hubs_own_refusal_is_no_mangled_upgrade() {
-        assert!(refused(400, None).may_be_mangled());
-        assert!(refused(426, None).may_be_mangled());
-        assert!(!refused(426, Some(CloseReason::NoCommonVersion)).may_be_mangled());
-        assert!(!refused(401, None).may_be_mangled());
-        assert!(ConnectError::Mangled(String::new()).may_be_mangled());
+    fn each_sign_of_a_box_on_the_way() {
+        let sign = |status, reason| refused(status, reason).sign();
+        for status in [400, 426, 501] {
+            assert_eq!(sign(status, None), Some(Sign::Mangled), "{status}");
+        }
+        let stripped = Some(CloseReason::NoCommonVersion);
+        assert_eq!(sign(426, stripped), Some(Sign::Mangled));
+        // A gateway in front of a hub that is down, and a hub's own words, are no signs.
+        for status in [301, 401, 403, 404, 407, 429, 500, 502, 503, 504] {
+            assert_eq!(sign(status, None), None, "{status}");
+        }
+        assert_eq!(sign(400, Some(CloseReason::BadHead)), None);
+        assert_eq!(sign(503, Some(CloseReason::Draining)), None);
+        let (text, url) = (String::new, String::new());
+        assert_eq!(ConnectError::Mangled(text()).sign(), Some(Sign::Mangled));
+        assert_eq!(ConnectError::Silent { url }.sign(), Some(Sign::Mangled));
+        assert_eq!(ConnectError::NoAnswer(text()).sign(), Some(Sign::Ended));
+        assert_eq!(ConnectError::Request(text()).sign(), None);
     }
 }

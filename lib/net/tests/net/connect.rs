@@ -19,13 +19,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::rig::{Pki, echo, round_trip, soon};
 
 const TOKEN: &str = "rhc_a_token_of_sufficient_length";
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Path {
     /// Nothing in between.
     Honest,
@@ -33,8 +34,18 @@ enum Path {
     StripsUnknownUpgrades,
     /// Answers 400 to a list.
     RefusesLists,
+    /// Never answers when it sees a list.
+    Swallows,
     /// Closes without an answer when it sees a list.
     HangsUp,
+    /// Resets the connection when it sees a list.
+    Resets,
+    /// Answers a list with what is no HTTP.
+    Garbles,
+    /// Tells the hub of no upgrade at all when it sees a list.
+    StripsLists,
+    /// Answers a list with an upgrade that nobody asked for.
+    Switches,
     /// Always this status, from the hub itself.
     Hub(CloseReason),
     /// Always this status, from something in front.
@@ -56,6 +67,9 @@ async fn hub(behaviour: Path, pki: Option<&Pki>) -> Hub {
         while let Ok((socket, _)) = listener.accept().await {
             let (log, tls) = (log.clone(), tls.clone());
             tokio::spawn(async move {
+                let Some(socket) = through_the_box(socket, behaviour, &log).await else {
+                    return;
+                };
                 let service = service_fn(move |request| answer(request, behaviour, log.clone()));
                 let http = hyper::server::conn::http1::Builder::new();
                 let _ = match tls {
@@ -79,6 +93,42 @@ async fn hub(behaviour: Path, pki: Option<&Pki>) -> Hub {
     Hub { addr, seen }
 }
 
+/// What a box does that does not even answer in HTTP; `None` = it has done so.
+async fn through_the_box(
+    mut socket: TcpStream,
+    behaviour: Path,
+    log: &Mutex<Vec<String>>,
+) -> Option<TcpStream> {
+    if !matches!(behaviour, Path::HangsUp | Path::Resets | Path::Garbles) {
+        return Some(socket);
+    }
+    let mut head = vec![0; 4096];
+    let bytes = loop {
+        let bytes = socket.peek(&mut head).await.unwrap();
+        if head[..bytes].ends_with(b"\r\n\r\n") {
+            break bytes;
+        }
+        tokio::task::yield_now().await;
+    };
+    let offer = String::from_utf8_lossy(&head[..bytes]).to_lowercase();
+    if !offer.contains("culvert/1,") {
+        return Some(socket);
+    }
+    log.lock().push("culvert/1, websocket".to_owned());
+    if behaviour == Path::Resets {
+        // Unread bytes make the kernel reset.
+        return None;
+    }
+    socket.read_exact(&mut head[..bytes]).await.unwrap();
+    if behaviour == Path::Garbles {
+        socket
+            .write_all(b"\x15\x03\x01 no, thanks\r\n\r\n")
+            .await
+            .unwrap();
+    }
+    None
+}
+
 async fn answer(
     mut request: Request<Incoming>,
     behaviour: Path,
@@ -96,11 +146,18 @@ async fn answer(
                 .insert("upgrade", "websocket".parse().unwrap());
         }
         Path::RefusesLists if is_list => return Ok(status(400).body(Full::default()).unwrap()),
-        Path::HangsUp if is_list => {
-            // A panic in the service ends the connection without an answer.
-            std::future::pending::<()>().await;
+        Path::Swallows if is_list => std::future::pending::<()>().await,
+        Path::StripsLists if is_list => {
+            let answer = status(426).header("culvert-error", "no_common_version");
+            return Ok(answer.body(Full::default()).unwrap());
         }
-        Path::RefusesLists | Path::HangsUp => {}
+        Path::Switches if is_list => {
+            let answer = status(101).header("connection", "upgrade");
+            return Ok(answer
+                .header("upgrade", "h2c")
+                .body(Full::default())
+                .unwrap());
+        }
         Path::Hub(reason) => {
             let answer = status(reason.http_status().unwrap())
                 .header("culvert-error", reason.as_str())
@@ -111,6 +168,7 @@ async fn answer(
             let answer = status(code).header("server", "corporate-gateway");
             return Ok(answer.body(Full::from("<h1>No</h1>")).unwrap());
         }
+        _ => {}
     }
     let pairs = request
         .headers()
@@ -199,23 +257,65 @@ async fn websocket_where_a_box_strips_the_raw_upgrade() {
 #[tokio::test]
 async fn websocket_alone_is_asked_for_next_and_remembered() {
     let pki = Pki::new("CA");
-    let hub = hub(Path::RefusesLists, None).await;
-    let dialer = dialer(&pki);
-    for _ in 0..2 {
-        let mut conn = connect(&dialer, &[plain(&hub)], TOKEN).await.unwrap();
-        assert_eq!(conn.answer.kind, CarrierKind::WebSocket);
-        round_trip(&mut conn.io, b"framed").await;
+    for sign in [
+        Path::RefusesLists,
+        Path::StripsLists,
+        Path::Switches,
+        Path::Garbles,
+    ] {
+        let hub = hub(sign, None).await;
+        let dialer = dialer(&pki);
+        for _ in 0..2 {
+            let mut conn = connect(&dialer, &[plain(&hub)], TOKEN).await.unwrap();
+            assert_eq!(conn.answer.kind, CarrierKind::WebSocket);
+            round_trip(&mut conn.io, b"framed").await;
+        }
+        let seen = hub.seen.lock().clone();
+        assert_eq!(
+            seen,
+            ["culvert/1, websocket", "websocket", "websocket"],
+            "{sign:?}"
+        );
     }
-    assert_eq!(
-        *hub.seen.lock(),
-        ["culvert/1, websocket", "websocket", "websocket"]
-    );
+}
+
+/// It may be a hub that is busy: no second connection at once, and no choice for an hour, before
+/// WebSocket has helped twice.
+#[tokio::test]
+async fn a_connection_that_just_ends_is_asked_about_at_the_next_attempt() {
+    let pki = Pki::new("CA");
+    let list = "culvert/1, websocket";
+    for sign in [Path::HangsUp, Path::Resets] {
+        let hub = hub(sign, None).await;
+        let dialer = dialer(&pki);
+        let mut kinds = Vec::new();
+        for _ in 0..6 {
+            let conn = connect(&dialer, &[plain(&hub)], TOKEN).await;
+            kinds.push(conn.map(|conn| conn.answer.kind).ok());
+        }
+        let framed = Some(CarrierKind::WebSocket);
+        assert_eq!(
+            kinds,
+            [None, framed, None, framed, framed, framed],
+            "{sign:?}"
+        );
+        let seen = hub.seen.lock().clone();
+        let asked = [
+            list,
+            "websocket",
+            list,
+            "websocket",
+            "websocket",
+            "websocket",
+        ];
+        assert_eq!(seen, asked, "{sign:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_box_that_never_answers_a_list_is_asked_again() {
     let pki = Pki::new("CA");
-    let hub = hub(Path::HangsUp, None).await;
+    let hub = hub(Path::Swallows, None).await;
     let conn = connect(&dialer(&pki), &[plain(&hub)], TOKEN).await.unwrap();
     assert_eq!(conn.answer.kind, CarrierKind::WebSocket);
     assert_eq!(*hub.seen.lock(), ["culvert/1, websocket", "websocket"]);
