@@ -28,7 +28,7 @@ pub(super) fn build(
     let hubs = all.hubs(join.as_ref(), allow_insecure_server);
     let cluster = all.cluster(join.as_ref());
     let hub_tls = all.hub_tls(join.as_ref());
-    let credential = all.credential(join, hub_tls.identity.is_some());
+    let credential = all.credential(join, hub_tls.identity.is_some(), allow_insecure_server);
     let proxy = all.proxy(env);
     let target = all.target();
     let target_tls = target

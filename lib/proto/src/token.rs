@@ -16,9 +16,11 @@ pub use index::{IndexError, TokenEntry, TokenIndex, TokenRefusal};
 
 /// Prefix of cluster tokens.
 pub const TOKEN_PREFIX: &str = "rhc_";
-/// Shortest token, in bytes. The contract's own example for one machine has nine; where TLS
-/// is on, clusters files need sixteen, and minted tokens have sixty-five.
-pub const TOKEN_BYTES_MIN: usize = 8;
+/// Shortest token, in bytes.
+pub const TOKEN_BYTES_MIN: usize = 16;
+/// Shortest token of a hub without TLS, in bytes: the example for one machine has nine (A-68,
+/// decision 8).
+pub const TOKEN_BYTES_DEVELOPMENT_MIN: usize = 8;
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 512;
 
@@ -50,10 +52,12 @@ pub enum Shape<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Too short or too long.
-    #[error("token of {length} bytes; {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} are allowed")]
+    #[error("token of {length} bytes; {min} to {TOKEN_BYTES_MAX} are allowed")]
     Length {
         /// Bytes seen.
         length: usize,
+        /// Fewest bytes allowed here.
+        min: usize,
     },
     /// A space, a control character or a byte outside ASCII.
     #[error("the token holds a space, a control character or a byte outside ASCII")]
@@ -87,11 +91,21 @@ fn checksum(body: &str) -> String {
 // === impl TokenText ===
 
 impl TokenText {
-    /// Accepts any 8 to 512 printable ASCII characters without spaces.
+    /// Accepts any 16 to 512 printable ASCII characters without spaces.
     pub fn new(token: &str) -> Result<Self, TokenError> {
+        TokenText::at_least(TOKEN_BYTES_MIN, token)
+    }
+
+    /// As [`TokenText::new`], from 8 characters on: for the two ends of a connection without TLS,
+    /// which is for development.
+    pub fn for_development(token: &str) -> Result<Self, TokenError> {
+        TokenText::at_least(TOKEN_BYTES_DEVELOPMENT_MIN, token)
+    }
+
+    fn at_least(min: usize, token: &str) -> Result<Self, TokenError> {
         let length = token.len();
-        if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&length) {
-            return Err(TokenError::Length { length });
+        if !(min..=TOKEN_BYTES_MAX).contains(&length) {
+            return Err(TokenError::Length { length, min });
         }
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TokenError::Characters);
@@ -204,12 +218,13 @@ mod tests {
 
     #[test]
     fn shapes() {
+        let length = |length, min| TokenError::Length { length, min };
         let shape = |text: &str| TokenText::new(text).map(|t| alloc::format!("{:?}", t.shape()));
         assert_eq!(shape("rhc_0123456789abcdef").unwrap(), "Opaque");
         assert_eq!(shape("a-shared-secret-of-a-file").unwrap(), "PreShared");
         assert_eq!(
-            shape("short").unwrap_err(),
-            TokenError::Length { length: 5 }
+            shape("fifteen-letters").unwrap_err(),
+            length(15, TOKEN_BYTES_MIN)
         );
         assert_eq!(
             shape("with space in the middle").unwrap_err(),
@@ -217,9 +232,23 @@ mod tests {
         );
         assert_eq!(
             shape(&"x".repeat(513)).unwrap_err(),
-            TokenError::Length { length: 513 }
+            length(513, TOKEN_BYTES_MIN)
         );
         assert!(shape(&"x".repeat(512)).is_ok() && shape(&"x".repeat(16)).is_ok());
+    }
+
+    #[test]
+    fn development_takes_shorter_ones() {
+        let short = |text: &str| TokenText::for_development(text).err();
+        assert_eq!(short("dev-token"), None, "the example of A-68");
+        assert_eq!(short("12345678"), None);
+        let length = |length| TokenError::Length {
+            length,
+            min: TOKEN_BYTES_DEVELOPMENT_MIN,
+        };
+        assert_eq!(short("1234567"), Some(length(7)));
+        assert_eq!(short(&"x".repeat(513)), Some(length(513)));
+        assert_eq!(short("with space"), Some(TokenError::Characters));
     }
 
     #[test]
