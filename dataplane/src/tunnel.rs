@@ -302,6 +302,7 @@ impl Entrance {
                     dead_ms: BEAT_DEAD_MS,
                     hello_timeout_ms: UPGRADE_TIMEOUT_MS,
                     caps,
+                    ..SessionConfig::default()
                 };
                 CarrierConfig::native(Role::Hub(grant), session)
             }

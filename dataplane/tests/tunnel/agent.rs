@@ -121,6 +121,7 @@ impl Agent {
             dead_ms: conn.answer.dead_ms,
             hello_timeout_ms: 10_000,
             caps: conn.answer.caps,
+            ..SessionConfig::default()
         };
         let config = CarrierConfig::native(Role::Agent(facts), session);
         let (carrier, driver) = carrier(conn.io, config, Arc::new(Budget::new(1 << 30)));

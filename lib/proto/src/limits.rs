@@ -85,6 +85,14 @@ pub const BODY_RATE_WINDOW_MS: u64 = 30_000;
 pub const BEAT_INTERVAL_MS: u64 = 5_000;
 /// Silence after which a culvert/1 carrier is dead, ms from the last byte received.
 pub const BEAT_DEAD_MS: u64 = 15_000;
+/// Age at which the hub asks for a new carrier, ms.
+pub const CARRIER_LIFE_MAX_MS: u64 = 7 * 86_400_000;
+/// Streams after which the hub asks for a new carrier: half of the ids there are.
+pub const CARRIER_OPENS_MAX: u64 = 1 << 30;
+/// The agent moves at a random point of this window, ms.
+pub const CARRIER_MOVE_WINDOW_MS: u32 = 60_000;
+/// Streams of a carrier that was left for its age or its ids end at the latest then, ms.
+pub const CARRIER_MOVE_DEADLINE_MS: u32 = 86_400_000;
 /// Ping period on compatible carriers, ms.
 pub const PING_INTERVAL_MS: u64 = 15_000;
 /// Silence after which a compatible carrier is dead, ms.

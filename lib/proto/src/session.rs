@@ -5,6 +5,7 @@
 //! [`Session::next_timeout_ms`], then [`Session::handle_timeout`]. Life is judged by received bytes
 //! alone, so a blocked writer can neither hide a death nor cause one.
 
+mod moving;
 mod output;
 mod rates;
 mod receive;
@@ -25,6 +26,7 @@ use crate::limits::{BEAT_DEAD_MS, BEAT_INTERVAL_MS, UPGRADE_TIMEOUT_MS};
 use crate::token::Digest;
 use rates::Rates;
 
+pub use moving::Lifetime;
 pub use output::{Output, RotateOutput, VerbError, Violation};
 
 /// Outputs that may wait to be polled; more is a defect of the peer or of the driver.
@@ -54,6 +56,8 @@ pub struct Config {
     pub hello_timeout_ms: u64,
     /// What both ends can do.
     pub caps: Caps,
+    /// Hub: how long the carrier is used.
+    pub lifetime: Lifetime,
 }
 
 /// One session's control stream.
@@ -72,6 +76,10 @@ pub struct Session {
     beat_sent: Option<(u64, u64)>,
     rates: Rates,
     rotations: u32,
+    /// Hub: streams opened.
+    opens: u64,
+    /// Hub: DRAIN was sent.
+    told_to_move: bool,
     /// Agent: the epoch of the first GRANT, which later ones must repeat.
     epoch: Option<Epoch>,
 }
@@ -91,6 +99,7 @@ impl Default for Config {
             dead_ms: BEAT_DEAD_MS,
             hello_timeout_ms: UPGRADE_TIMEOUT_MS,
             caps: Caps::default(),
+            lifetime: Lifetime::default(),
         }
     }
 }
@@ -135,6 +144,8 @@ impl Session {
             beat_sent: None,
             rates: Rates::default(),
             rotations: 0,
+            opens: 0,
+            told_to_move: false,
             epoch: None,
         }
     }
@@ -182,12 +193,12 @@ impl Session {
         let next = self.dead_at_ms().min(self.next_beat_ms);
         match self.phase {
             Phase::Opening => Some(next.min(self.late_at_ms())),
-            Phase::Open => Some(next),
+            Phase::Open => Some(self.moves_at_ms().map_or(next, |at| next.min(at))),
             Phase::Closed(_) => None,
         }
     }
 
-    /// Does what is due: death, a hello that never came, a BEAT.
+    /// Does what is due: death, a hello that never came, a BEAT, the end of the carrier's time.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         if self.is_closed() {
             return;
@@ -203,14 +214,20 @@ impl Session {
             };
             let after_ms = self.config.hello_timeout_ms;
             self.violate(Violation::Late { name, after_ms });
-        } else if now_ms >= self.next_beat_ms {
-            self.beat(now_ms);
+        } else {
+            if now_ms >= self.next_beat_ms {
+                self.beat(now_ms);
+            }
+            if self.moves_at_ms().is_some_and(|at| now_ms >= at) {
+                self.ask_to_move();
+            }
         }
     }
 
     /// Hub: tells the agent to move.
     pub fn drain(&mut self, drain: Drain) -> Result<(), VerbError> {
         self.may(matches!(self.role, Role::Hub(_)), Caps::DRAIN)?;
+        self.told_to_move = true;
         self.send(ControlMessage::Drain(drain));
         Ok(())
     }

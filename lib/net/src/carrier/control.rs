@@ -174,6 +174,8 @@ impl Core {
         {
             let event = match output {
                 Output::Send(message) => {
+                    // The session itself may ask the agent to move.
+                    self.draining |= matches!(message, ControlMessage::Drain(_));
                     control.say(&message);
                     continue;
                 }

@@ -228,6 +228,9 @@ impl Core {
                 "a new stream takes no header",
             ));
         }
+        if let Some(control) = &mut self.control {
+            control.session.on_opened();
+        }
         self.streams.insert(id.0, Entry::default());
         Ok(id)
     }

@@ -5,6 +5,7 @@ mod carrier;
 mod connect;
 mod dial;
 mod hangup;
+mod moving;
 mod radar;
 mod rig;
 mod silence;
