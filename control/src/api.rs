@@ -13,6 +13,7 @@ mod audit;
 mod body;
 mod clusters;
 mod companion;
+mod kind;
 mod page;
 mod problem;
 mod serve;
@@ -34,6 +35,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 
 pub use access::Caller;
+pub use kind::reference as errors;
 pub use problem::Problem;
 pub use serve::{CONNECTIONS_MAX, serve_tcp, serve_unix};
 
@@ -60,11 +62,21 @@ type Shared = Arc<Context>;
 ))]
 struct Document;
 
+/// The OpenAPI document of the API.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    documented().1
+}
+
+fn documented() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", admin())
+        .split_for_parts()
+}
+
 /// Every route.
 pub fn router(context: Shared) -> Router {
-    let (v1, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .nest("/api/v1", admin())
-        .split_for_parts();
+    let (v1, document) = documented();
     let (plain, _) = OpenApiRouter::new().nest("/api", admin()).split_for_parts();
     let guarded = v1
         .merge(plain)

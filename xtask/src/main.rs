@@ -7,6 +7,7 @@
 )]
 
 mod codegen;
+mod docs;
 mod e2e;
 mod fuzz;
 mod perf;

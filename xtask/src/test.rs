@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{fuzz, run, setup, tidy};
+use crate::{docs, fuzz, run, setup, tidy};
 
 /// The slice of `cargo xtask soak` that each fuzz target gets.
 const FUZZ_SECONDS: u32 = 5;
@@ -30,6 +30,7 @@ pub fn run(args: &Args) -> Result<()> {
         "--bins",
         "--tests",
     ]))?;
+    docs::check()?;
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--workspace"]);
     tests
         .arg("--no-fail-fast")

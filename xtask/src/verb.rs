@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::{codegen, e2e, fuzz, perf, quickstart, soak, test, tidy};
+use crate::{codegen, docs, e2e, fuzz, perf, quickstart, soak, test, tidy};
 
 /// Build, test and run Culvert.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ pub enum Verb {
     Soak(soak::Args),
     /// Every fuzz target for a bounded time.
     Fuzz(fuzz::Args),
+    /// Write the generated references in docs/, or check that they are current.
+    Docs(docs::Args),
     /// Write the generated code of lib/rpc anew.
     Codegen,
 }
@@ -37,6 +39,7 @@ impl Verb {
             Self::Perf(args) => perf::run(&args),
             Self::Soak(args) => soak::run(&args),
             Self::Fuzz(args) => fuzz::run(&args),
+            Self::Docs(args) => docs::run(&args),
             Self::Codegen => codegen::run(),
         }
     }

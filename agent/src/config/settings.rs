@@ -13,6 +13,9 @@ pub const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     file: "/etc/culvert/agent.toml",
     settings: SETTINGS,
+    references: &[("metrics", || {
+        crate::metrics::AgentMetrics::new("").registry.describe()
+    })],
     verbs,
 };
 

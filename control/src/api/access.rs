@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
-use super::{Problem, Shared};
+use super::{Problem, Shared, kind};
 use crate::audit::{Actor, Cause};
 use crate::token;
 
@@ -55,8 +55,7 @@ pub(super) async fn traced(
     let answer = tokio::time::timeout(DEADLINE, next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| {
         let fix = "try again; if it stays, see control's log";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Problem::control(status, "slow", "no answer in time", "over 10 s", fix).into_response()
+        Problem::new(&kind::SLOW, "over 10 s", fix).into_response()
     });
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
@@ -110,14 +109,8 @@ pub(super) async fn known_host(
         return Ok(next.run(request).await);
     }
     let fix = format!("ask for one of: {}", context.hosts.join(", "));
-    let (status, title) = (
-        StatusCode::MISDIRECTED_REQUEST,
-        "this is not the host you asked for",
-    );
-    Err(Problem::client(
-        status,
-        "host_refused",
-        title,
+    Err(Problem::new(
+        &kind::HOST_REFUSED,
         format!("Host: {host:?}"),
         fix,
     ))
@@ -147,8 +140,7 @@ pub(super) async fn admin_only(
         None => "no bearer token",
     };
     let fix = "send the token of admin-token in control's state directory, or use the Unix socket";
-    let (status, title) = (StatusCode::UNAUTHORIZED, "the admin token is required");
-    Err(Problem::client(status, "unauthenticated", title, seen, fix))
+    Err(Problem::new(&kind::UNAUTHENTICATED, seen, fix))
 }
 
 fn cause(request: &Request, sub: String, transport: &'static str) -> Cause {

@@ -2,8 +2,8 @@
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use culvert_proto::id::ClusterId;
@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Problem;
 use super::problem::Field;
+use super::{Problem, kind};
 
 /// Longest request body in bytes.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -64,16 +64,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             .await
             .map_err(|why| {
                 let fix = format!("send at most {BODY_BYTES_MAX} bytes");
-                let (status, title) = (StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read");
-                Problem::client(status, "body_too_large", title, why.to_string(), fix)
+                Problem::new(&kind::BODY_TOO_LARGE, why.to_string(), fix)
             })?;
         if body.is_empty() {
             return parse(b"{}");
         }
         if !is_json {
-            let (status, title) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is not JSON");
             let fix = "send Content-Type: application/json";
-            return Err(Problem::client(status, "not_json", title, seen, fix));
+            return Err(Problem::new(&kind::NOT_JSON, seen, fix));
         }
         parse(&body)
     }
@@ -86,14 +84,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<Json<T>, Problem> {
         .map_err(|why| match why.classify() {
             Category::Data => of_data(&why.to_string()),
             Category::Io | Category::Syntax | Category::Eof => {
-                let (status, title) = (StatusCode::BAD_REQUEST, "the body is no JSON");
-                Problem::client(
-                    status,
-                    "bad_json",
-                    title,
-                    why.to_string(),
-                    "send one JSON object",
-                )
+                Problem::new(&kind::BAD_JSON, why.to_string(), "send one JSON object")
             }
         })
 }

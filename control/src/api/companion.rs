@@ -2,12 +2,12 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::access::bearer;
 use super::times::rfc3339;
-use super::{Problem, Shared};
+use super::{Problem, Shared, kind};
 use crate::token;
 
 #[derive(Serialize)]
@@ -36,10 +36,8 @@ pub(super) async fn agent_status(
     let hub = &context.hub;
     let given = token::digest(bearer(&headers).unwrap_or_default());
     let cluster = hub.owner(&given).ok_or_else(|| {
-        Problem::client(
-            StatusCode::UNAUTHORIZED,
-            "unauthenticated",
-            "the cluster token is required",
+        Problem::new(
+            &kind::UNAUTHENTICATED,
             "no token, or one that is not known",
             "send Authorization: Bearer with a live token of the cluster",
         )

@@ -7,6 +7,7 @@ use culvert_proto::id::ClusterId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::kind::{self, Kind};
 use crate::hub::HubError;
 use crate::registry::Refused;
 
@@ -16,10 +17,7 @@ pub struct Problem(Box<Facts>);
 
 #[derive(Clone, Debug)]
 struct Facts {
-    status: StatusCode,
-    code: &'static str,
-    title: &'static str,
-    side: &'static str,
+    kind: &'static Kind,
     seen: String,
     fix: String,
     fields: Vec<Field>,
@@ -56,37 +54,19 @@ pub(super) struct ProblemBody {
 }
 
 impl Problem {
-    /// An error that the caller caused.
-    pub(super) fn client(
-        status: StatusCode,
-        code: &'static str,
-        title: &'static str,
+    /// An error of this kind: what was observed, and the one thing to do.
+    pub(super) fn new(
+        kind: &'static Kind,
         seen: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
         Self(Box::new(Facts {
-            status,
-            code,
-            title,
-            side: "client",
+            kind,
             seen: seen.into(),
             fix: fix.into(),
             fields: Vec::new(),
             cluster: None,
         }))
-    }
-
-    /// An error of our own.
-    pub(super) fn control(
-        status: StatusCode,
-        code: &'static str,
-        title: &'static str,
-        seen: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
-        let mut problem = Self::client(status, code, title, seen, fix);
-        problem.0.side = "control";
-        problem
     }
 
     /// Fields that break their rule.
@@ -96,9 +76,7 @@ impl Problem {
             .map(|it| format!("{}: {}", it.field, it.why))
             .collect();
         let fix = "correct the fields named; see /api/v1/openapi.json";
-        let status = StatusCode::UNPROCESSABLE_ENTITY;
-        let title = "a field breaks its rule";
-        let mut problem = Self::client(status, "bad_field", title, all.join("; "), fix);
+        let mut problem = Self::new(&kind::BAD_FIELD, all.join("; "), fix);
         problem.0.fields = fields;
         problem
     }
@@ -113,7 +91,7 @@ impl Problem {
 
     /// The stable word.
     pub(super) fn code(&self) -> &'static str {
-        self.0.code
+        self.0.kind.code
     }
 
     /// Says which cluster it is about, where the path does not.
@@ -134,24 +112,25 @@ impl Problem {
 
     /// The whole answer.
     pub(super) fn render(&self, request_id: &str) -> Response {
+        let kind = self.0.kind;
         let body = ProblemBody {
-            r#type: format!("docs/errors/{}.md", self.0.code),
-            title: self.0.title.to_owned(),
-            status: self.0.status.as_u16(),
-            code: self.0.code.to_owned(),
+            r#type: format!("urn:culvert:error:{}", kind.code),
+            title: kind.title.to_owned(),
+            status: kind.status.as_u16(),
+            code: kind.code.to_owned(),
             seen: self.0.seen.clone(),
-            side: self.0.side.to_owned(),
+            side: kind.side.to_owned(),
             fix: self.0.fix.clone(),
             request_id: request_id.to_owned(),
             fields: self.0.fields.clone(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.0.status;
+        *response.status_mut() = kind.status;
         let json = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, json);
-        match self.0.status {
+        match kind.status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -166,7 +145,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.0.status.into_response();
+        let mut response = self.0.kind.status.into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -175,63 +154,46 @@ impl IntoResponse for Problem {
 impl From<HubError> for Problem {
     fn from(error: HubError) -> Self {
         let seen = error.to_string();
-        let conflict = |code, title, fix: String| {
-            Self::client(StatusCode::CONFLICT, code, title, seen.clone(), fix)
-        };
         match &error {
-            HubError::NoCluster(_) => Self::client(
-                StatusCode::NOT_FOUND,
-                "unknown_cluster",
-                "no such cluster",
-                seen,
-                "culvert cluster list",
-            ),
-            HubError::Exists(id) => conflict(
-                "cluster_exists",
-                "the cluster is registered already",
-                format!("culvert cluster show {id}, or choose another id"),
-            ),
-            HubError::TooManyClusters => conflict(
-                "too_many_clusters",
-                "the hub is full",
-                "remove unused clusters".into(),
-            ),
-            HubError::TooManyDeliveries => conflict(
-                "too_many_deliveries",
-                "too many tokens wait for delivery",
-                "wait until agents acknowledged some".into(),
-            ),
-            HubError::NobodyToDeliverTo(id) => conflict(
-                "nobody_to_deliver_to",
-                "no agent can take the token over its tunnel",
-                format!(
+            HubError::NoCluster(_) => {
+                Self::new(&kind::UNKNOWN_CLUSTER, seen, "culvert cluster list")
+            }
+            HubError::Exists(id) => {
+                let fix = format!("culvert cluster show {id}, or choose another id");
+                Self::new(&kind::CLUSTER_EXISTS, seen, fix)
+            }
+            HubError::TooManyClusters => {
+                Self::new(&kind::TOO_MANY_CLUSTERS, seen, "remove unused clusters")
+            }
+            HubError::TooManyDeliveries => {
+                let fix = "wait until agents acknowledged some";
+                Self::new(&kind::TOO_MANY_DELIVERIES, seen, fix)
+            }
+            HubError::NobodyToDeliverTo(id) => {
+                let fix = format!(
                     "connect a culvert/1 agent, or rotate without delivery: culvert token rotate {id}"
-                ),
-            ),
-            HubError::OwnedByFile { path, .. } => conflict(
-                "owned_by_file",
-                "the registry file says otherwise, and wins",
-                format!("change {path}; it is read again at once"),
-            ),
-            HubError::File(_) => conflict(
-                "bad_file",
-                "the registry file cannot be used",
-                "mend it; it is read again at once".into(),
-            ),
+                );
+                Self::new(&kind::NOBODY_TO_DELIVER_TO, seen, fix)
+            }
+            HubError::OwnedByFile { path, .. } => {
+                let fix = format!("change {path}; it is read again at once");
+                Self::new(&kind::OWNED_BY_FILE, seen, fix)
+            }
+            HubError::File(_) => {
+                Self::new(&kind::BAD_FILE, seen, "mend it; it is read again at once")
+            }
             HubError::Refused(refused) => Self::of_refused(refused, seen),
-            HubError::Store(why) => Self::control(
-                StatusCode::SERVICE_UNAVAILABLE,
-                why.code(),
-                "the change cannot be recorded; nothing changed",
-                seen,
-                "do what the text says, then try again; data planes work on unaffected",
-            ),
+            HubError::Store(why) => {
+                let fix = "do what the text says, then try again; data planes work on unaffected";
+                Self::new(kind::of_store(why.code()), seen, fix)
+            }
         }
     }
 }
 
 impl Problem {
     fn of_refused(refused: &Refused, seen: String) -> Self {
+        let list = |id| format!("culvert token list {id}");
         match refused {
             Refused::Spec(problems) => {
                 let field = |(field, why): &(String, String)| Field {
@@ -240,50 +202,23 @@ impl Problem {
                 };
                 Self::fields(problems.iter().map(field).collect())
             }
-            Refused::TooManyTokens(id) => Self::client(
-                StatusCode::CONFLICT,
-                "too_many_tokens",
-                "the cluster has as many live tokens as allowed",
-                seen,
-                format!("remove one (culvert token list {id}), or rotate with overlap 0"),
-            ),
-            Refused::NoToken(id, _) => Self::client(
-                StatusCode::NOT_FOUND,
-                "unknown_token",
-                "no such token",
-                seen,
-                format!("culvert token list {id}"),
-            ),
-            Refused::NotPending(id) => Self::client(
-                StatusCode::CONFLICT,
-                "not_pending",
-                "no token waits for delivery",
-                seen,
-                format!("culvert token list {id}"),
-            ),
+            Refused::TooManyTokens(id) => {
+                let fix = format!("remove one ({}), or rotate with overlap 0", list(id));
+                Self::new(&kind::TOO_MANY_TOKENS, seen, fix)
+            }
+            Refused::NoToken(id, _) => Self::new(&kind::UNKNOWN_TOKEN, seen, list(id)),
+            Refused::NotPending(id) => Self::new(&kind::NOT_PENDING, seen, list(id)),
         }
     }
 }
 
+const DOCUMENT: &str = "see /api/v1/openapi.json";
+
 pub(super) async fn no_route(uri: Uri) -> Problem {
-    let fix = "see /api/v1/openapi.json";
-    Problem::client(
-        StatusCode::NOT_FOUND,
-        "no_route",
-        "no such route",
-        uri.path(),
-        fix,
-    )
+    Problem::new(&kind::NO_ROUTE, uri.path(), DOCUMENT)
 }
 
 pub(super) async fn no_method(method: Method, uri: Uri) -> Problem {
     let seen = format!("{method} {}", uri.path());
-    let (status, fix) = (StatusCode::METHOD_NOT_ALLOWED, "see /api/v1/openapi.json");
-    Problem::client(
-        status,
-        "no_method",
-        "this route has no such method",
-        seen,
-        fix,
-    )
+    Problem::new(&kind::NO_METHOD, seen, DOCUMENT)
 }

@@ -10,6 +10,15 @@ pub const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     file: "/etc/culvert/control.toml",
     settings: SETTINGS,
+    references: &[
+        ("metrics", || {
+            crate::metrics::Metrics::new().registry.describe()
+        }),
+        ("errors", crate::api::errors),
+        ("openapi", || {
+            crate::api::document().to_pretty_json().unwrap_or_default()
+        }),
+    ],
     verbs: |command| command,
 };
 

@@ -9,6 +9,9 @@ pub const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     file: "/etc/culvert/dataplane.toml",
     settings: SETTINGS,
+    references: &[("metrics", || {
+        crate::metrics::Metrics::new().registry.describe()
+    })],
     verbs: |command| command,
 };
 

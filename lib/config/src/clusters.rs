@@ -81,6 +81,19 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, String> {
 
 /// Reads the text of a file. JSON is read as the YAML it is.
 ///
+/// ```
+/// use culvert_config::clusters::parse;
+///
+/// let entries = parse("- id: dev\n  maxStreams: 7\n")?;
+/// assert_eq!(entries[0].id.value, "dev");
+/// let streams = entries[0].max_streams.as_ref().expect("it is set");
+/// assert_eq!((streams.value, streams.line), (7, 2));
+///
+/// let wrong = parse("- id: dev\n  maxStreams: many\n").err().expect("no number");
+/// assert!(wrong.contains("line 2"), "{wrong}");
+/// # Ok::<(), String>(())
+/// ```
+///
 /// # Errors
 /// A sentence with line and column; it never repeats a value, which may be a token.
 pub fn parse(text: &str) -> Result<Vec<Entry>, String> {

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 
-use clap::{Arg, ArgAction, Command};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::{Holds, Program};
 
@@ -41,7 +42,32 @@ impl Program {
                 command = command.arg(flag(format!("{}-file", setting.name), help));
             }
         }
-        (self.verbs)(command)
+        (self.verbs)(command).subcommand(self.reference_verb())
+    }
+
+    fn reference_verb(&self) -> Command {
+        let names: Vec<&str> = ["config"].into_iter().chain(self.names()).collect();
+        let what = Arg::new("what")
+            .value_name("WHAT")
+            .required(true)
+            .value_parser(PossibleValuesParser::new(names));
+        Command::new("reference")
+            .about("Print a reference of this program in Markdown or JSON")
+            .arg(what)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.references.iter().map(|(name, _)| *name)
+    }
+
+    /// What `reference` was asked for, to be printed in the way of `--help`.
+    pub(crate) fn asked_reference(&self, matches: &ArgMatches) -> Option<clap::Error> {
+        let verb = matches.subcommand_matches("reference")?;
+        let what = verb.get_one::<String>("what")?;
+        let other = self.references.iter().find(|(name, _)| name == what);
+        let text = other.map_or_else(|| self.reference(), |(_, print)| print());
+        let printer = Command::new("reference").override_help(text);
+        printer.try_get_matches_from(["reference", "--help"]).err()
     }
 }
 

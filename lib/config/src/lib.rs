@@ -19,7 +19,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-pub use setting::{Holds, Program, Setting, row};
+pub use setting::{Holds, Program, Reference, Setting, row};
 
 /// Longest configuration or secret file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -59,8 +59,32 @@ pub struct Layers {
 impl Layers {
     /// Reads flags, environment and file.
     ///
+    /// ```
+    /// use culvert_config::{Holds, Layers, Program, row};
+    ///
+    /// const PROGRAM: Program = Program {
+    ///     name: "demo",
+    ///     about: "Shows its layers",
+    ///     version: "1",
+    ///     file: "/etc/demo.toml",
+    ///     settings: &[row("addr", Holds::Text, ":80", "Where to listen")],
+    ///     references: &[],
+    ///     verbs: |command| command,
+    /// };
+    /// let env = |name: &str| (name == "CULVERT_ADDR").then(|| ":81".to_owned());
+    ///
+    /// let argv = ["demo", "-addr=:82"].map(Into::into);
+    /// let layers = Layers::read(&PROGRAM, argv, &env)?;
+    /// let addr = layers.get("addr").expect("it has a default");
+    /// assert_eq!((addr.text.as_str(), addr.from.as_str()), (":82", "--addr"));
+    ///
+    /// let layers = Layers::read(&PROGRAM, ["demo".into()], &env)?;
+    /// assert_eq!(layers.get("addr").expect("as above").from, "$CULVERT_ADDR");
+    /// # Ok::<(), clap::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// clap's: a flag that does not exist, or `--help` and `--version`.
+    /// clap's: a flag that does not exist, or `--help`, `--version` and `reference`.
     pub fn read(
         program: &Program,
         argv: impl IntoIterator<Item = OsString>,
@@ -70,6 +94,9 @@ impl Layers {
             .into_iter()
             .map(|arg| command::two_dashes(program, arg));
         let matches = program.command().try_get_matches_from(argv)?;
+        if let Some(reference) = program.asked_reference(&matches) {
+            return Err(reference);
+        }
         let mut layers = Self {
             values: BTreeMap::new(),
             matches,
@@ -187,6 +214,7 @@ mod tests {
         version: "0",
         file: "/nonexistent/p.toml",
         settings: SETTINGS,
+        references: &[("metrics", || "m\n".to_owned())],
         verbs: |command| command,
     };
 
@@ -277,12 +305,20 @@ mod tests {
         );
     }
 
+    fn printed(what: &str) -> String {
+        let argv = ["p", "reference", what].map(OsString::from);
+        let said = Layers::read(&PROGRAM, argv, &|_| None).err().unwrap();
+        assert_eq!(said.exit_code(), 0, "{said}");
+        said.to_string()
+    }
+
     #[test]
     fn the_reference_has_every_name() {
-        let text = PROGRAM.reference();
+        assert_eq!(printed("metrics"), "m\n");
+        let text = printed("config");
         assert!(
             text.contains(
-                "| `--token`, `--token-file` | `CULVERT_TOKEN`, `TOKEN`, each with `_FILE` |"
+                "| `--token`, `--token-file` | `CULVERT_TOKEN`, `TOKEN`, each with `_FILE` | `token` |"
             ),
             "{text}"
         );

@@ -59,6 +59,9 @@ pub const fn row(
     }
 }
 
+/// A reference that a program prints of itself: its name, and what makes it.
+pub type Reference = (&'static str, fn() -> String);
+
 /// A process and its table.
 pub struct Program {
     /// The binary's name.
@@ -71,6 +74,8 @@ pub struct Program {
     pub file: &'static str,
     /// The table.
     pub settings: &'static [Setting],
+    /// What `reference NAME` prints, apart from `config`, by name.
+    pub references: &'static [Reference],
     /// Adds verbs of the process to its command line.
     pub verbs: fn(Command) -> Command,
 }
@@ -102,14 +107,14 @@ impl Setting {
 }
 
 impl Program {
-    /// All settings as a Markdown table.
+    /// All settings as a Markdown table under a heading.
     #[must_use]
     pub fn reference(&self) -> String {
         let Self {
             name, about, file, ..
         } = self;
         let mut text = format!("## {name}\n\n{about}. File: `{file}`, or `--config FILE`.\n\n");
-        text.push_str("| flag | environment | default | what |\n|---|---|---|---|\n");
+        text.push_str("| flag | environment | file | default | what |\n|---|---|---|---|---|\n");
         for setting in self.settings {
             let flags = std::iter::once(setting.name).chain(setting.also.iter().copied());
             let mut flags: Vec<String> = flags.map(|flag| format!("`--{flag}`")).collect();
@@ -127,8 +132,9 @@ impl Program {
                 "" => "-".to_owned(),
                 default => format!("`{default}`"),
             };
+            let key = setting.name.replace('-', "_");
             let (flags, help) = (flags.join(", "), setting.help.replace('|', "\\|"));
-            let _ = writeln!(text, "| {flags} | {envs} | {default} | {help} |");
+            let _ = writeln!(text, "| {flags} | {envs} | `{key}` | {default} | {help} |");
         }
         text
     }

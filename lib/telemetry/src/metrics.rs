@@ -27,6 +27,16 @@ pub const SECONDS: &[f64] = &[
 
 /// Registers instruments and renders them.
 ///
+/// ```
+/// use culvert_telemetry::metrics::Metrics;
+///
+/// let metrics = Metrics::new();
+/// let opened = metrics.counter_vec("demo_opened_total", "Doors opened.", &["door"]);
+/// opened.with_label_values(&["front"]).inc();
+/// assert!(metrics.render().contains("demo_opened_total{door=\"front\"} 1"));
+/// assert!(metrics.describe().contains("| `demo_opened_total` | counter | door | Doors opened. |"));
+/// ```
+///
 /// A name that does not parse or stands twice is a defect of the program, not
 /// of its input: registration then panics, at start, in every test.
 #[derive(Clone, Default)]
@@ -158,6 +168,16 @@ impl Metrics {
 }
 
 /// Gives each cluster its own label until [`CLUSTER_LABELS_MAX`] are in use.
+///
+/// ```
+/// use culvert_telemetry::metrics::{CLUSTER_LABELS_MAX, ClusterLabels, OVERFLOW};
+///
+/// let labels = ClusterLabels::default();
+/// for n in 0..CLUSTER_LABELS_MAX {
+///     labels.label(&format!("c{n}"));
+/// }
+/// assert_eq!((labels.label("c0"), labels.label("late")), ("c0", OVERFLOW));
+/// ```
 #[derive(Default)]
 pub struct ClusterLabels(RwLock<HashSet<Box<str>>>);
 

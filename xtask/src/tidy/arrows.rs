@@ -50,7 +50,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-cli", &["culvert-net", "culvert-proto"]),
     ("culvert-perf", &["culvert-mux", "culvert-proto"]),
     ("culvert-benches", &[]),
-    ("xtask", &[]),
+    ("xtask", &["culvert-proto"]),
 ];
 
 /// Third-party crates with an owner: nobody else may name them outside tests.

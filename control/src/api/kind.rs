@@ -1,0 +1,123 @@
+//! Every kind of error of the API. A code is never used for something else.
+
+use std::fmt::Write as _;
+
+use axum::http::StatusCode;
+
+/// One kind of error.
+#[derive(Debug)]
+pub struct Kind {
+    /// Of the answer.
+    pub status: StatusCode,
+    /// The stable word.
+    pub code: &'static str,
+    /// Which side caused it: client or control.
+    pub side: &'static str,
+    /// What it is, for people.
+    pub title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $status:ident, $code:literal, $side:literal, $title:literal;)*) => {
+        $(pub(super) static $name: Kind = Kind {
+            status: StatusCode::$status,
+            code: $code,
+            side: $side,
+            title: $title,
+        };)*
+        /// All of them.
+        static KINDS: &[&Kind] = &[$(&$name),*];
+    };
+}
+
+kinds! {
+    BAD_JSON = BAD_REQUEST, "bad_json", "client", "the body is no JSON";
+    UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated", "client", "a token is required";
+    NO_ROUTE = NOT_FOUND, "no_route", "client", "no such route";
+    UNKNOWN_CLUSTER = NOT_FOUND, "unknown_cluster", "client", "no such cluster";
+    UNKNOWN_TOKEN = NOT_FOUND, "unknown_token", "client", "no such token";
+    NO_METHOD = METHOD_NOT_ALLOWED, "no_method", "client", "this route has no such method";
+    CLUSTER_EXISTS = CONFLICT, "cluster_exists", "client", "the cluster is registered already";
+    TOO_MANY_CLUSTERS = CONFLICT, "too_many_clusters", "client", "the hub is full";
+    TOO_MANY_TOKENS = CONFLICT, "too_many_tokens", "client",
+        "the cluster has as many live tokens as allowed";
+    NOT_PENDING = CONFLICT, "not_pending", "client", "no token waits for delivery";
+    NOBODY_TO_DELIVER_TO = CONFLICT, "nobody_to_deliver_to", "client",
+        "no agent can take the token over its tunnel";
+    TOO_MANY_DELIVERIES = CONFLICT, "too_many_deliveries", "client",
+        "too many tokens wait for delivery";
+    OWNED_BY_FILE = CONFLICT, "owned_by_file", "client",
+        "the registry file says otherwise, and wins";
+    BAD_FILE = CONFLICT, "bad_file", "client", "the registry file cannot be used";
+    BODY_TOO_LARGE = PAYLOAD_TOO_LARGE, "body_too_large", "client", "the body cannot be read";
+    NOT_JSON = UNSUPPORTED_MEDIA_TYPE, "not_json", "client", "the body is not JSON";
+    HOST_REFUSED = MISDIRECTED_REQUEST, "host_refused", "client",
+        "this is not the host you asked for";
+    BAD_FIELD = UNPROCESSABLE_ENTITY, "bad_field", "client", "a field breaks its rule";
+    SLOW = SERVICE_UNAVAILABLE, "slow", "control", "no answer in time";
+    STORE_FULL = SERVICE_UNAVAILABLE, "store_full", "control",
+        "the store's disk is full; nothing changed";
+    STORE_READ_ONLY = SERVICE_UNAVAILABLE, "store_read_only", "control",
+        "the store cannot be written; nothing changed";
+    STORE_NO_DIRECTORY = SERVICE_UNAVAILABLE, "store_no_directory", "control",
+        "the store's directory is gone; nothing changed";
+    STORE_NEWER = SERVICE_UNAVAILABLE, "store_newer", "control",
+        "a later version wrote the store; nothing changed";
+    STORE_IN_USE = SERVICE_UNAVAILABLE, "store_in_use", "control",
+        "another process holds the store; nothing changed";
+    STORE_DAMAGED = SERVICE_UNAVAILABLE, "store_damaged", "control",
+        "the store is damaged; nothing changed";
+    STORE_SLOW = SERVICE_UNAVAILABLE, "store_slow", "control",
+        "the store does not answer; the change may or may not be made";
+    STORE_ERROR = SERVICE_UNAVAILABLE, "store_error", "control",
+        "the store cannot be used; nothing changed";
+}
+
+/// The kind of an error of the store, by its code.
+pub(super) fn of_store(code: &str) -> &'static Kind {
+    let found = KINDS.iter().find(|kind| kind.code == code);
+    found.copied().unwrap_or(&STORE_ERROR)
+}
+
+/// All kinds as a Markdown table.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = "| code | status | side | what |\n|---|---|---|---|\n".to_owned();
+    for Kind {
+        status,
+        code,
+        side,
+        title,
+    } in KINDS
+    {
+        let _ = writeln!(
+            text,
+            "| `{code}` | {} | {side} | {title} |",
+            status.as_u16()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn codes_are_unique_and_those_of_the_store_are_among_them() {
+        let mut codes: Vec<_> = KINDS.iter().map(|kind| kind.code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), KINDS.len());
+        let path = std::path::PathBuf::new();
+        for error in [
+            StoreError::Full { path: path.clone() },
+            StoreError::NoDirectory { path: path.clone() },
+            StoreError::InUse { path: path.clone() },
+            StoreError::Slow { path },
+        ] {
+            assert_eq!(of_store(error.code()).code, error.code());
+        }
+    }
+}
