@@ -7,10 +7,12 @@ mod client;
 pub mod dev;
 mod error;
 mod files;
+mod fresh;
 mod server;
 mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls::{ProtocolVersion, SupportedProtocolVersion};
@@ -18,8 +20,11 @@ use rustls::{ProtocolVersion, SupportedProtocolVersion};
 pub use client::{ClientStream, ClientTls, ClientTlsOptions, Roots};
 pub use error::{Problem, SeenCertificate, TlsError};
 pub use rustls::pki_types::CertificateDer;
-pub use server::{ClientAuth, HANDSHAKE_MAX, ServerStream, ServerTls, ServerTlsOptions};
+pub use server::{ClientAuth, ServerStream, ServerTls, ServerTlsOptions};
 pub use verify::{PinParseError, SpkiPin, spki_sha256};
+
+/// Absolute deadline of a handshake, on either side.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Lowest version a listener or dialler accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

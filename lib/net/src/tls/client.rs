@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,8 +11,8 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::error::TlsError;
-use super::server::HANDSHAKE_MAX;
-use super::verify::{AcceptAny, NamingVerifier, PinVerifier, SpkiPin};
+use super::fresh::{Content, Fresh, in_time};
+use super::verify::{ServerVerifier, SpkiPin, Trust};
 use super::{MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
 
 /// A dialled TLS connection.
@@ -63,8 +60,7 @@ impl Default for ClientTlsOptions {
 /// TLS of a dialler. Share it by `Arc`; reload with [`super::keep_fresh`] or [`Reload::reload`].
 pub struct ClientTls {
     options: ClientTlsOptions,
-    config: ArcSwap<ClientConfig>,
-    loaded: Mutex<[u8; 32]>,
+    fresh: Fresh<ClientConfig>,
 }
 
 impl ClientTls {
@@ -73,19 +69,14 @@ impl ClientTls {
     /// # Errors
     /// When a file is missing, empty, or not what it must be, or the system has no CAs.
     pub fn load(options: ClientTlsOptions) -> Result<ClientTls, TlsError> {
-        let content = Content::read(&options)?;
-        let config = content.config(&options)?;
-        Ok(ClientTls {
-            config: ArcSwap::from_pointee(config),
-            loaded: Mutex::new(content.digest()),
-            options,
-        })
+        let fresh = Fresh::new(&Files::read(&options)?)?;
+        Ok(ClientTls { options, fresh })
     }
 
     /// What new connections use now.
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {
-        self.config.load_full()
+        self.fresh.config()
     }
 
     /// Does the handshake with the host called `name`, within 10 s.
@@ -100,13 +91,7 @@ impl ClientTls {
         let server_name =
             ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
         let handshake = TlsConnector::from(self.config()).connect(server_name, io);
-        match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(TlsError::from_handshake(&error)),
-            Err(_) => Err(TlsError::Timeout {
-                seconds: HANDSHAKE_MAX.as_secs(),
-            }),
-        }
+        in_time(handshake).await
     }
 
     /// What the handshake of `stream` agreed on.
@@ -130,25 +115,18 @@ impl Reload for ClientTls {
     }
 
     fn reload(&self) -> Result<Reloaded, TlsError> {
-        let mut loaded = self.loaded.lock();
-        let content = Content::read(&self.options)?;
-        let digest = content.digest();
-        if *loaded == digest {
-            return Ok(Reloaded::Unchanged);
-        }
-        self.config.store(Arc::new(content.config(&self.options)?));
-        *loaded = digest;
-        Ok(Reloaded::Changed)
+        self.fresh.reload(|| Files::read(&self.options))
     }
 }
 
-struct Content {
+struct Files<'a> {
+    options: &'a ClientTlsOptions,
     roots: Option<Zeroizing<Vec<u8>>>,
     identity: Option<[Zeroizing<Vec<u8>>; 2]>,
 }
 
-impl Content {
-    fn read(options: &ClientTlsOptions) -> Result<Content, TlsError> {
+impl<'a> Files<'a> {
+    fn read(options: &'a ClientTlsOptions) -> Result<Files<'a>, TlsError> {
         let roots = match &options.roots {
             Roots::File(path) | Roots::SystemAnd(path) => Some(files::read(path)?),
             Roots::System | Roots::Pin(_) | Roots::Insecure => None,
@@ -157,9 +135,43 @@ impl Content {
             Some((cert, key)) => Some([files::read(cert)?, files::read(key)?]),
             None => None,
         };
-        Ok(Content { roots, identity })
+        Ok(Files {
+            options,
+            roots,
+            identity,
+        })
     }
 
+    fn verifier(&self) -> Result<Arc<ServerVerifier>, TlsError> {
+        let judge = |trust| Arc::new(ServerVerifier::new(trust, provider()));
+        let of_file = |path: &PathBuf| match &self.roots {
+            Some(content) => files::roots(path, content),
+            None => Err(TlsError::Empty {
+                path: path.clone(),
+                wanted: "certificate",
+            }),
+        };
+        let store = match &self.options.roots {
+            Roots::System => system_roots()?,
+            Roots::File(path) => of_file(path)?,
+            Roots::SystemAnd(path) => {
+                let mut store = of_file(path)?;
+                if let Ok(system) = system_roots() {
+                    store.extend(system.roots);
+                }
+                store
+            }
+            Roots::Pin(pin) => return Ok(judge(Trust::Pin(*pin))),
+            Roots::Insecure => return Ok(judge(Trust::Anyone)),
+        };
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
+            .build()
+            .map_err(|e| TlsError::Handshake(e.to_string()))?;
+        Ok(judge(Trust::Roots(inner)))
+    }
+}
+
+impl Content<ClientConfig> for Files<'_> {
     fn digest(&self) -> [u8; 32] {
         let mut parts = Vec::with_capacity(96);
         for part in self.roots.iter().chain(self.identity.iter().flatten()) {
@@ -168,12 +180,13 @@ impl Content {
         crate::crypto::sha256(&parts)
     }
 
-    fn config(&self, options: &ClientTlsOptions) -> Result<ClientConfig, TlsError> {
+    fn config(&self) -> Result<ClientConfig, TlsError> {
+        let options = self.options;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(options.min_version))
             .map_err(|e| TlsError::Handshake(e.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(self.verifier(&options.roots)?);
+            .with_custom_certificate_verifier(self.verifier()?);
         let mut config = match (&options.identity, &self.identity) {
             (Some((cert_path, key_path)), Some([cert, key])) => builder
                 .with_client_auth_cert(
@@ -185,33 +198,6 @@ impl Content {
         };
         config.alpn_protocols.clone_from(&options.alpn);
         Ok(config)
-    }
-
-    fn verifier(&self, roots: &Roots) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-        let of_file = |path: &PathBuf| match &self.roots {
-            Some(content) => files::roots(path, content),
-            None => Err(TlsError::Empty {
-                path: path.clone(),
-                wanted: "certificate",
-            }),
-        };
-        let store = match roots {
-            Roots::System => system_roots()?,
-            Roots::File(path) => of_file(path)?,
-            Roots::SystemAnd(path) => {
-                let mut store = of_file(path)?;
-                if let Ok(system) = system_roots() {
-                    store.extend(system.roots);
-                }
-                store
-            }
-            Roots::Pin(pin) => return Ok(Arc::new(PinVerifier::new(*pin, provider()))),
-            Roots::Insecure => return Ok(Arc::new(AcceptAny::new(provider()))),
-        };
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
-            .build()
-            .map_err(|e| TlsError::Handshake(e.to_string()))?;
-        Ok(Arc::new(NamingVerifier::new(inner)))
     }
 }
 

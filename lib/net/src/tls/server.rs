@@ -2,21 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::error::TlsError;
+use super::fresh::{Content, Fresh, in_time};
 use super::verify::BoundedClientVerifier;
 use super::{MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
 
-/// Absolute deadline of a handshake.
-pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Resumption tickets per handshake.
 const TICKETS_MAX: usize = 1;
 
@@ -52,8 +48,7 @@ pub struct ServerTlsOptions {
 /// TLS of one listener. Share it by `Arc`; reload with [`super::keep_fresh`] or [`Reload::reload`].
 pub struct ServerTls {
     options: ServerTlsOptions,
-    config: ArcSwap<ServerConfig>,
-    loaded: Mutex<[u8; 32]>,
+    fresh: Fresh<ServerConfig>,
 }
 
 impl ServerTls {
@@ -62,22 +57,17 @@ impl ServerTls {
     /// # Errors
     /// When a file is missing, empty, or not what it must be; the text names it.
     pub fn load(options: ServerTlsOptions) -> Result<ServerTls, TlsError> {
-        let content = Content::read(&options)?;
-        let config = content.config(&options)?;
-        Ok(ServerTls {
-            config: ArcSwap::from_pointee(config),
-            loaded: Mutex::new(content.digest()),
-            options,
-        })
+        let fresh = Fresh::new(&Files::read(&options)?)?;
+        Ok(ServerTls { options, fresh })
     }
 
     /// What new connections use now.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.config.load_full()
+        self.fresh.config()
     }
 
-    /// Does the handshake, within [`HANDSHAKE_MAX`].
+    /// Does the handshake, within [`super::HANDSHAKE_MAX`].
     ///
     /// # Errors
     /// When the peer is not acceptable, silent, or speaks no TLS.
@@ -86,13 +76,7 @@ impl ServerTls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = TlsAcceptor::from(self.config()).accept(io);
-        match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(TlsError::from_handshake(&error)),
-            Err(_) => Err(TlsError::Timeout {
-                seconds: HANDSHAKE_MAX.as_secs(),
-            }),
-        }
+        in_time(handshake).await
     }
 
     /// What the handshake of `stream` agreed on.
@@ -116,28 +100,22 @@ impl Reload for ServerTls {
     }
 
     fn reload(&self) -> Result<Reloaded, TlsError> {
-        let mut loaded = self.loaded.lock();
-        let content = Content::read(&self.options)?;
-        let digest = content.digest();
-        if *loaded == digest {
-            return Ok(Reloaded::Unchanged);
-        }
         // A new configuration has new ticket keys: a client that an old CA let in cannot resume.
-        self.config.store(Arc::new(content.config(&self.options)?));
-        *loaded = digest;
-        Ok(Reloaded::Changed)
+        self.fresh.reload(|| Files::read(&self.options))
     }
 }
 
-struct Content {
+struct Files<'a> {
+    options: &'a ServerTlsOptions,
     cert: zeroize::Zeroizing<Vec<u8>>,
     key: zeroize::Zeroizing<Vec<u8>>,
     client_ca: Option<zeroize::Zeroizing<Vec<u8>>>,
 }
 
-impl Content {
-    fn read(options: &ServerTlsOptions) -> Result<Content, TlsError> {
-        Ok(Content {
+impl<'a> Files<'a> {
+    fn read(options: &'a ServerTlsOptions) -> Result<Files<'a>, TlsError> {
+        Ok(Files {
+            options,
             cert: files::read(&options.cert)?,
             key: files::read(&options.key)?,
             client_ca: options
@@ -147,7 +125,9 @@ impl Content {
                 .transpose()?,
         })
     }
+}
 
+impl Content<ServerConfig> for Files<'_> {
     fn digest(&self) -> [u8; 32] {
         let client_ca = self.client_ca.as_deref().map_or(&[][..], |ca| ca);
         crate::crypto::sha256(
@@ -157,7 +137,8 @@ impl Content {
         )
     }
 
-    fn config(&self, options: &ServerTlsOptions) -> Result<ServerConfig, TlsError> {
+    fn config(&self) -> Result<ServerConfig, TlsError> {
+        let options = self.options;
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions(options.min_version))

@@ -123,96 +123,72 @@ fn problem(error: &Error) -> Problem {
     }
 }
 
-/// The ordinary verifier, whose refusals name issuer and key.
+/// What makes a server's certificate acceptable.
 #[derive(Debug)]
-pub(super) struct NamingVerifier {
-    inner: Arc<WebPkiServerVerifier>,
+pub(super) enum Trust {
+    /// A chain to one of these roots.
+    Roots(Arc<WebPkiServerVerifier>),
+    /// The pinned key; or, when a CA in the shown chain has it, any certificate that this CA signed
+    /// for the dialled name.
+    Pin(SpkiPin),
+    /// Nothing is asked: `--insecure` towards an upstream.
+    Anyone,
 }
 
-impl NamingVerifier {
-    pub(super) fn new(inner: Arc<WebPkiServerVerifier>) -> NamingVerifier {
-        NamingVerifier { inner }
-    }
-}
-
-impl ServerCertVerifier for NamingVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.inner
-            .verify_server_cert(leaf, intermediates, name, ocsp, now)
-            .map_err(|error| seen(leaf, intermediates, name, problem(&error)))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Accepts the certificate with the pinned key; or, when a CA in the shown chain has it, any
-/// certificate that this CA signed for the dialled name.
+/// Judges servers; its refusals name issuer and key.
 #[derive(Debug)]
-pub(super) struct PinVerifier {
-    pin: SpkiPin,
+pub(super) struct ServerVerifier {
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
-impl PinVerifier {
-    pub(super) fn new(pin: SpkiPin, provider: Arc<CryptoProvider>) -> PinVerifier {
-        PinVerifier { pin, provider }
+impl ServerVerifier {
+    pub(super) fn new(trust: Trust, provider: Arc<CryptoProvider>) -> ServerVerifier {
+        ServerVerifier { trust, provider }
     }
 
-    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
-        spki_sha256(certificate).is_some_and(|hash| hash == self.pin.0)
-    }
-}
-
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
+    /// The verifier that the pin leads to; `None` when the leaf itself has it.
+    fn pinned(
         &self,
+        pin: SpkiPin,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if self.is_pinned(leaf) {
-            return Ok(ServerCertVerified::assertion());
+    ) -> Result<Option<Arc<WebPkiServerVerifier>>, Error> {
+        let has_it = |der: &CertificateDer<'_>| spki_sha256(der).is_some_and(|hash| hash == pin.0);
+        if has_it(leaf) {
+            return Ok(None);
         }
-        let Some(ca) = intermediates
-            .iter()
-            .find(|certificate| self.is_pinned(certificate))
-        else {
-            return Err(seen(leaf, intermediates, name, Problem::Pin(self.pin)));
+        let Some(ca) = intermediates.iter().find(|der| has_it(der)) else {
+            return Err(seen(leaf, intermediates, name, Problem::Pin(pin)));
         };
         let mut store = RootCertStore::empty();
         store.add(ca.clone().into_owned())?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
             .build()
-            .map_err(|e| Error::General(e.to_string()))?
+            .map(Some)
+            .map_err(|e| Error::General(e.to_string()))
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain = match &self.trust {
+            Trust::Roots(chain) => Some(chain.clone()),
+            Trust::Pin(pin) => self.pinned(*pin, leaf, intermediates, name)?,
+            Trust::Anyone => None,
+        };
+        let Some(chain) = chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        chain
             .verify_server_cert(leaf, intermediates, name, ocsp, now)
             .map_err(|error| seen(leaf, intermediates, name, problem(&error)))
     }
@@ -223,12 +199,8 @@ impl ServerCertVerifier for PinVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -237,77 +209,13 @@ impl ServerCertVerifier for PinVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// Accepts any certificate: `--insecure` towards an upstream.
-#[derive(Debug)]
-pub(super) struct AcceptAny {
-    provider: Arc<CryptoProvider>,
-}
-
-impl AcceptAny {
-    pub(super) fn new(provider: Arc<CryptoProvider>) -> AcceptAny {
-        AcceptAny { provider }
-    }
-}
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 
