@@ -15,15 +15,11 @@ mod url;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use std::{io, io::IoSlice};
 
 use culvert_proto::close::CloseReason;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 pub use backoff::{Backoff, RETRY_AFTER_MAX, Setback};
@@ -95,7 +91,8 @@ impl Dialer {
 
 /// An established connection to a hub: TCP, perhaps through a proxy, perhaps inside TLS.
 pub struct Conn {
-    pub(crate) io: Box<dyn Transport>,
+    /// Its bytes.
+    pub io: Box<dyn Transport>,
     /// Orders the TCP connection to be reset.
     pub(crate) hangup: Hangup,
     /// Which of the given URLs it leads to.
@@ -106,44 +103,4 @@ pub struct Conn {
     pub proxy: Option<String>,
     /// What TLS agreed on; `None` on plain `ws` and `http`.
     pub tls: Option<TlsInfo>,
-}
-
-impl AsyncRead for Conn {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Conn {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

@@ -178,7 +178,7 @@ async fn connect_proxies_with_and_without_tls_and_credentials() {
         let mut conn = soon("dial", dialer.dial(std::slice::from_ref(&hub_url)))
             .await
             .unwrap();
-        round_trip(&mut conn, b"through").await;
+        round_trip(&mut conn.io, b"through").await;
         assert!(conn.tls.is_some() && conn.peer.port() == proxy.addr.port());
         let shown = conn.proxy.clone().unwrap();
         assert!(
@@ -202,7 +202,7 @@ async fn a_socks_proxy_resolves_the_name() {
     let mut conn = soon("dial", dialer.dial(std::slice::from_ref(&hub_url)))
         .await
         .unwrap();
-    round_trip(&mut conn, b"through").await;
+    round_trip(&mut conn.io, b"through").await;
     let dialer = Dialer::new(
         pki.client(),
         through(&format!("socks5h://me:wrong@{proxy}")),
@@ -272,7 +272,7 @@ async fn a_hub_that_is_down_or_speaks_no_tls_yields_to_the_next() {
     let dialer = Dialer::new(pki.client(), ProxyConfig::direct());
     let mut conn = soon("dial", dialer.dial(&urls)).await.unwrap();
     assert_eq!(conn.url_index, 2);
-    round_trip(&mut conn, b"the third").await;
+    round_trip(&mut conn.io, b"the third").await;
 
     let error = soon("dial", dialer.dial(&urls[..2])).await.err().unwrap();
     assert_eq!(error.step(), Step::Tls);
