@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use culvert_perf::testbed::{Layout, Spawn, Testbed, wait_for};
 use serde_json::{Value, json};
 
-use crate::client::Answer;
-use crate::hub::{Agent, START_MAX, binary, dataplane};
+use crate::client::{self, Answer};
+use crate::hub::{Agent, START_MAX, binary, dataplane, internal};
 use crate::upstream::Upstream;
 use crate::watched::Watched;
 
@@ -180,6 +180,11 @@ impl Fleet {
         let dev_token = control.add("dev")?;
         let neighbour_token = control.add("neighbour")?;
         let dataplane = Fleet::dataplane(&bed, "dataplane", &control.link)?;
+        // An agent that comes before the first table is refused, and complains.
+        wait_for("the first table", START_MAX, || {
+            let answer = client::get(&bed.client, internal(), "/tunnel/dev/id/x").ok()?;
+            (answer.header("culvert-error") == Some("agent_absent")).then_some(())
+        })?;
         let site2 = bed.site2.as_ref().context("a second site")?;
         let dev = Upstream::start(&bed.site)?;
         let neighbour = Upstream::start_at(site2, "10.77.4.2".parse()?)?;

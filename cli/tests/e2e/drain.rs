@@ -44,10 +44,10 @@ fn the_data_plane_ends_after_its_requests() -> Result<()> {
         return Ok(());
     }
     let Rig {
-        mut agent,
-        mut dataplane,
-        upstream,
         bed,
+        upstream,
+        mut dataplane,
+        mut agent,
     } = Rig::start()?;
     agent.expect(HUB_GONE);
     let start = Instant::now();
@@ -67,10 +67,10 @@ fn the_agent_ends_after_its_requests() -> Result<()> {
         return Ok(());
     }
     let Rig {
-        mut agent,
-        dataplane: _dataplane,
-        upstream,
         bed,
+        upstream,
+        dataplane: _dataplane,
+        mut agent,
     } = Rig::start()?;
     in_flight(&bed, &upstream, 20, || agent.terminate())?;
     let status = agent.wait_end(Duration::from_secs(5))?;

@@ -13,7 +13,7 @@ use rcgen::{
 use crate::client;
 use crate::hub::{Agent, DEV_TOKEN, PUBLIC, dataplane, internal, ready, write_clusters};
 use crate::upstream::Upstream;
-use crate::watched::HUB_GONE;
+use crate::watched::{HUB_GONE, Watched};
 
 /// An authority of its own making.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -195,21 +195,24 @@ fn handshake_error(text: &str) -> bool {
         || text.contains("(55)")
 }
 
-#[test]
-fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
-    if !ready(
-        "a_new_certificate_is_served_without_a_lost_request",
-        &["openssl"],
-    ) {
-        return Ok(());
-    }
+/// As [`Rig`](crate::hub::Rig), with TLS on both ports of the hub.
+struct TlsRig {
+    _agent: Watched,
+    dataplane: Watched,
+    _upstream: Upstream,
+    authority: Authority,
+    ca: String,
+    bed: Testbed,
+}
+
+fn tls_rig() -> Result<TlsRig> {
     let bed = Testbed::new(Layout::default())?;
     let upstream = Upstream::start(&bed.site)?;
     let authority = Authority::new()?;
     let ca = authority.write(&bed.path("ca.pem"))?;
     let (cert, key) = authority.issue(&hub_names(), false, &bed.path("server"))?;
     let clusters = write_clusters(&bed, &[("dev", DEV_TOKEN)])?;
-    let mut dataplane = dataplane(
+    let dataplane = dataplane(
         &bed,
         "dataplane",
         &[
@@ -232,7 +235,50 @@ fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
     ]
     .map(str::to_owned)
     .to_vec();
-    let _agent = agent.start(&bed)?;
+    let agent = agent.start(&bed)?;
+    Ok(TlsRig {
+        _agent: agent,
+        dataplane,
+        _upstream: upstream,
+        authority,
+        ca,
+        bed,
+    })
+}
+
+#[test]
+fn trailers_that_nobody_announced_arrive_on_h2() -> Result<()> {
+    if !ready("trailers_that_nobody_announced_arrive_on_h2", &["curl"]) {
+        return Ok(());
+    }
+    let rig = tls_rig()?;
+    let url = format!("https://{}/tunnel/dev/trailed", internal());
+    // curl writes trailers where it writes the head.
+    let head = rig.bed.path("head").to_string_lossy().into_owned();
+    let arguments = ["-sS", "--fail", "--cacert", &rig.ca, "--http2"];
+    let more = ["-H", "TE: trailers", "-D", &head, &url];
+    let body = rig
+        .bed
+        .client
+        .output("curl", &[&arguments[..], &more].concat())?;
+    let head = std::fs::read_to_string(&head)?;
+    assert!(head.starts_with("HTTP/2 200"), "{head}");
+    assert_eq!(body, "body");
+    assert!(head.contains("grpc-status: 0"), "{head}");
+    assert!(!head.contains("forged"), "{head}");
+    Ok(())
+}
+
+#[test]
+fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
+    if !ready(
+        "a_new_certificate_is_served_without_a_lost_request",
+        &["openssl"],
+    ) {
+        return Ok(());
+    }
+    let mut rig = tls_rig()?;
+    let (bed, ca, authority) = (&rig.bed, &rig.ca, &rig.authority);
     let address = internal().to_string();
     let serial = || {
         let line = format!(
@@ -243,7 +289,7 @@ fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
     let url = format!("https://{address}/tunnel/dev/id/x");
     let fetch = || {
         bed.client
-            .output("curl", &["-sS", "--fail", "--cacert", &ca, &url])
+            .output("curl", &["-sS", "--fail", "--cacert", ca, &url])
     };
     let old = serial()?;
     assert_eq!(fetch()?, "x");
@@ -260,17 +306,13 @@ fn a_new_certificate_is_served_without_a_lost_request() -> Result<()> {
     println!("served {:?} after it was written", start.elapsed());
     let metrics = bed.client.output(
         "curl",
-        &[
-            "-sS",
-            "--cacert",
-            &ca,
-            &format!("https://{address}/metrics"),
-        ],
+        &["-sS", "--cacert", ca, &format!("https://{address}/metrics")],
     )?;
     assert_eq!(client::metric(&metrics, "agents_connected"), 1.0);
-    assert!(!dataplane.log().contains("panicked"));
+    assert!(!rig.dataplane.log().contains("panicked"));
     // A broken pair changes nothing.
-    dataplane.expect(&["certificates are refused; the last ones are used"]);
+    rig.dataplane
+        .expect(&["certificates are refused; the last ones are used"]);
     std::fs::write(bed.path("server.pem"), "no certificate").context("breaking it")?;
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(fetch()?, "x");

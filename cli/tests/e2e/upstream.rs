@@ -7,6 +7,7 @@
 //! | `/endless` | 16 KiB chunks for ever |
 //! | `/sink` | none, and the body is never read |
 //! | `/hold/{ms}` | `held`, after that time |
+//! | `/trailed` | `body`, and trailers that its head does not announce |
 //! | `/step` | an event for each [`Upstream::step`], and its end at [`Upstream::finish`] |
 //! | `/websocket` | RFC 6455 echo |
 //! | `/spdy` | `101` to `SPDY/3.1`, then every byte back |
@@ -144,6 +145,12 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, head: &Head, body: &[u8
             loop {
                 chunk(stream, &piece).await?;
             }
+        }
+        "/trailed" => {
+            chunked_head(stream, "application/grpc").await?;
+            chunk(stream, b"body").await?;
+            let end = b"0\r\ngrpc-status: 0\r\nCulvert-Error: forged\r\n\r\n";
+            Ok(stream.write_all(end).await?)
         }
         "/step" => {
             chunked_head(stream, "text/event-stream").await?;

@@ -20,6 +20,7 @@ pub const HUB_GONE: &[&str] = &["\"session ended\"", "\"cannot connect to the hu
 pub const CONTROL_GONE: &[&str] = &["control is gone; the last state is served"];
 
 /// One of our processes. When it is dropped, its log must hold no complaint but the expected ones.
+/// Keep it in front of its testbed: a testbed that goes first ends the processes one by one.
 pub struct Watched {
     process: Process,
     log: Arc<Log>,
