@@ -120,6 +120,8 @@ pub enum Variant {
     NginxTls,
     /// Data plane and agent, in the clear.
     Culvert,
+    /// The same with the data plane's session threads on epoll.
+    CulvertEpoll,
     /// The same with TLS on the agent's leg.
     CulvertTls,
 }
@@ -132,16 +134,8 @@ impl Variant {
             Variant::Nginx => "nginx two hops",
             Variant::NginxTls => "nginx two hops, TLS",
             Variant::Culvert => "culvert",
+            Variant::CulvertEpoll => "culvert, epoll",
             Variant::CulvertTls => "culvert, TLS",
-        }
-    }
-
-    /// Whose figures ours are set beside, where this is ours.
-    pub fn rival(self) -> Option<Variant> {
-        match self {
-            Variant::Culvert => Some(Variant::Nginx),
-            Variant::CulvertTls => Some(Variant::NginxTls),
-            _ => None,
         }
     }
 
@@ -159,8 +153,9 @@ impl Variant {
             }),
             Variant::Nginx => nginx::start(lab, service, false),
             Variant::NginxTls => nginx::start(lab, service, true),
-            Variant::Culvert => culvert::start(lab, service, false),
-            Variant::CulvertTls => culvert::start(lab, service, true),
+            Variant::Culvert => culvert::start(lab, service, false, "auto"),
+            Variant::CulvertEpoll => culvert::start(lab, service, false, "epoll"),
+            Variant::CulvertTls => culvert::start(lab, service, true, "auto"),
         }
     }
 }

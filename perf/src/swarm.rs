@@ -42,7 +42,7 @@ pub fn measure(
         "{agents} agents need {needed} open files in nginx, {hard} are allowed"
     );
     let clusters: Vec<String> = (0..agents).map(|number| format!("c{number}")).collect();
-    let hub = lab.hub_for(true, &clusters)?;
+    let hub = lab.hub_for(true, "auto", &clusters)?;
     let _originator = originate_tls(lab, &hub)?;
     let runtime = lab.namespace.runtime()?;
     let settle = Duration::from_secs_f64(settle_seconds);

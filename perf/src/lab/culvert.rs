@@ -21,12 +21,13 @@ pub struct Hub {
 }
 
 impl Lab {
-    /// Starts a data plane for these clusters; `tls` on the agents' port or on none. The token of a
+    /// Starts a data plane for these clusters; `tls` on the agents' port or on none;
+    /// session threads on `io_engine`. The token of a
     /// cluster is [`TOKEN`] and its name.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn hub_for(&self, tls: bool, names: &[String]) -> Result<Hub> {
+    pub fn hub_for(&self, tls: bool, io_engine: &str, names: &[String]) -> Result<Hub> {
         use std::os::unix::fs::PermissionsExt;
         let clusters = self.path("clusters.json");
         let entries: Vec<_> = names
@@ -46,6 +47,7 @@ impl Lab {
             ])
             .args(["--clusters", &clusters.to_string_lossy()])
             .args(["--threads", "1", "--log-level", "warn"])
+            .args(["--io-engine", io_engine])
             .cpu(RELAY_CPU);
         if tls {
             spawn = spawn.args(["--tls-cert", &self.text("cert.pem")]).args([
@@ -65,8 +67,8 @@ impl Lab {
     }
 }
 
-pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool) -> Result<Running> {
-    let hub = lab.hub_for(tls, &["dev".to_owned()])?;
+pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool, io_engine: &str) -> Result<Running> {
+    let hub = lab.hub_for(tls, io_engine, &["dev".to_owned()])?;
     let scheme = if tls { "wss" } else { "ws" };
     let health = SocketAddr::from((LOCAL, 9203));
     let mut spawn = Spawn::new(lab.binaries.join("culvert-agent"))
