@@ -7,10 +7,10 @@ use crate::{fuzz, run};
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Seeds of the mux and session models; CI runs a slice of them.
+    /// Seeds of the mux model, about 20 ms each; CI runs a slice of them.
     #[arg(long, default_value_t = 1_000_000)]
     seeds: u64,
-    /// Cases of every property test.
+    /// Cases of every property test and of the session and registry models.
     #[arg(long, default_value_t = 100_000)]
     cases: u64,
     /// Time for each fuzz target, in seconds; CI gives them a few.

@@ -579,7 +579,7 @@ fn heads_that_parsers_read_in_two_ways_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     /// T1 and T2: every protected name, in any case, with `_` or `-`, as a field and as a token of
     /// `Connection` between other tokens, blanks and commas, on one line or several.
@@ -622,4 +622,10 @@ proptest! {
     fn connection_parser_never_panics(lines: Vec<Vec<u8>>) {
         let _ = ConnectionTokens::parse(lines.iter().map(|line| &line[..]));
     }
+}
+
+/// As many cases as `PROPTEST_CASES` says (`cargo xtask soak`), else `few`.
+fn cases(few: u32) -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(few)
 }

@@ -4,3 +4,9 @@
 mod moving;
 mod registry;
 mod session;
+
+/// As many cases as `PROPTEST_CASES` says (`cargo xtask soak`), else `few`.
+fn cases(few: u32) -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(few)
+}

@@ -373,7 +373,7 @@ fn pick_one(keys: &[SessionKey], which: usize) -> Option<SessionKey> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(2_000)))]
 
     #[test]
     fn follows_the_model(steps in proptest::collection::vec(step(), 0..120)) {

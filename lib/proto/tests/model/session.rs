@@ -346,7 +346,7 @@ fn deliver(link: &mut Link, end: &mut End, now_ms: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(600)))]
 
     #[test]
     fn two_ends_agree_in_every_schedule(
