@@ -141,29 +141,31 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     });
     let mut tasks = JoinSet::new();
     bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
-    let kept = hub.clone();
-    let upkeep = tokio::spawn(async move { kept.upkeep().await });
-    let (kept, retention) = (hub.clone(), config.retention);
-    let pruning = tokio::spawn(async move { kept.keep_audit(retention).await });
-
-    let kept = hub.clone();
-    let following = config
-        .clusters
-        .map(|path| tokio::spawn(async move { kept.follow_file(&path).await }));
+    let mut background = background(config, &hub);
 
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(STOP_GRACE, finished).await;
-    upkeep.abort();
-    pruning.abort();
-    if let Some(following) = following {
-        following.abort();
-    }
+    background.abort_all();
     hub.record_uses().await;
     hub.close().await;
     shutdown.advance(Phase::Stopped);
     tracing::info!("culvert-control stopped");
     Ok(())
+}
+
+/// What runs beside the listeners, until it is aborted.
+fn background(config: Config, hub: &Arc<Hub>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let kept = hub.clone();
+    tasks.spawn(async move { kept.upkeep().await });
+    let kept = hub.clone();
+    tasks.spawn(async move { kept.keep_audit(config.retention).await });
+    if let Some(path) = config.clusters {
+        let kept = hub.clone();
+        tasks.spawn(async move { kept.follow_file(&path).await });
+    }
+    tasks
 }
 
 impl Bound {
