@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use cap::Cap;
 use culvert_mux::Budget;
 use culvert_net::carrier::{CarrierConfig, End, carrier};
 use tikv_jemallocator::Jemalloc;
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::compat::{FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
 
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: Cap<Jemalloc> = Cap::new(Jemalloc, usize::MAX);
 
 trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
@@ -49,12 +50,6 @@ enum Work {
     Bulk { streams: usize, bytes: usize },
     /// Round trips of 64 bytes on each of so many streams.
     Echo { streams: usize, rounds: usize },
-}
-
-/// Bytes that the program holds of the allocator.
-fn heap_bytes() -> usize {
-    tikv_jemalloc_ctl::epoch::advance().unwrap();
-    tikv_jemalloc_ctl::stats::allocated::read().unwrap()
 }
 
 /// CPU time of this thread, seconds.
@@ -256,7 +251,7 @@ fn stalled(variant: Variant, streams: usize) -> usize {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let before = heap_bytes();
+        let before = ALLOCATOR.allocated();
         let pairs = match variant {
             Variant::Culvert => culvert_streams(Link::Memory, streams, 32 << 10).await,
             other => self::streams(other, Link::Memory, streams).await,
@@ -267,7 +262,7 @@ fn stalled(variant: Variant, streams: usize) -> usize {
             tokio::spawn(async move { while far.write_all(&[7; 4_096]).await.is_ok() {} });
         }
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        heap_bytes() - before
+        ALLOCATOR.allocated() - before
     })
 }
 

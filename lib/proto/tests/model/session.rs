@@ -312,8 +312,11 @@ impl End {
             Output::Rotate(RotateOutput(rotate)) => {
                 self.seen.push(Seen::Rotate(rotate.not_before_unix_s));
                 let mark = u8::try_from(rotate.not_before_unix_s).unwrap();
-                self.session.rotated(Digest([mark; 32])).unwrap();
-                return Some(Seen::Rotated(mark));
+                match self.session.rotated(Digest([mark; 32])) {
+                    Ok(()) => return Some(Seen::Rotated(mark)),
+                    // BYE came behind ROTATE, before anybody looked.
+                    Err(why) => assert!(self.session.is_closed(), "{why}"),
+                }
             }
             Output::Rotated(digest) => self.seen.push(Seen::Rotated(digest.0[0])),
             Output::Stats(stats) => self.seen.push(Seen::Stats(stats.streams.unwrap())),
