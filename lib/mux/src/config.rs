@@ -42,6 +42,9 @@ pub struct Config {
     /// Seed of the id map. An end that accepts streams sets a random one, so that a peer cannot
     /// choose ids that collide.
     pub hash_seed: u64,
+    /// The ACK of an accepted stream leaves at once. `false` lets it ride on the stream's first
+    /// frame, where both ends are known to wait for none: a frame and a wake-up less per stream.
+    pub ack_at_once: bool,
     /// This stream's data goes before that of all others (culvert/1: the control stream).
     pub first_stream: Option<crate::StreamId>,
 }
@@ -65,6 +68,7 @@ impl Config {
             pings_per_second_max: 20,
             stall_ms_max: 3_600_000,
             hash_seed: 0,
+            ack_at_once: true,
             first_stream: None,
         }
     }

@@ -200,7 +200,9 @@ impl Mux {
             .insert(id, Stream::new(self.config.window_initial, ACK, now_ms));
         self.live += 1;
         self.stats.opened_remote += 1;
-        self.notice(key);
+        if self.config.ack_at_once {
+            self.notice(key);
+        }
         self.tell(key, told::OPENED);
         Ok(())
     }

@@ -89,6 +89,7 @@ impl World {
                 pings_per_second_max: 1 << 20,
                 stall_ms_max: 0,
                 hash_seed: random.next(),
+                ack_at_once: random.chance(50),
                 first_stream: random.pick(&[None, Some(StreamId(1))]),
                 ..Config::new(role)
             };

@@ -432,6 +432,25 @@ fn y12_a_header_alone_holds_nothing() {
 }
 
 #[test]
+fn an_ack_may_ride_on_the_first_frame_where_nobody_waits_for_it() {
+    let config = Config {
+        ack_at_once: false,
+        ..Config::new(Role::Server)
+    };
+    let mut agent = Mux::new(config, wire::budget());
+    hear(&mut agent, &frame(Kind::Data, SYN, 1, 0));
+    assert!(!agent.wants_transmit());
+    agent
+        .write(StreamId(1), Bytes::from_static(b"here"))
+        .unwrap();
+    assert_eq!(said(&mut agent, T0), data(ACK, 1, b"here"));
+    // A stream that says nothing acknowledges with what it grants, or with its end.
+    hear(&mut agent, &frame(Kind::Data, SYN, 3, 0));
+    agent.finish(StreamId(3));
+    assert_eq!(said(&mut agent, T0), data(ACK | FIN, 3, b""));
+}
+
+#[test]
 fn y13_ids_end_with_an_error_and_opens_cost_the_same() {
     let config = Config {
         streams_max: 16_384,

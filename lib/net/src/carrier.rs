@@ -98,6 +98,8 @@ impl CarrierConfig {
             session::Role::Agent(_) => End::Agent,
         };
         let mut carrier = CarrierConfig::new(end, Style::Native(role, config));
+        // No end of culvert/1 waits for an ACK.
+        carrier.mux.ack_at_once = false;
         if config.caps.has(Caps::SMALL_WINDOW) {
             carrier.mux.window_initial = WINDOW_OWN_INITIAL_BYTES;
         }

@@ -117,6 +117,7 @@ fuzz_target!(|data: &[u8]| {
         streams_max: 8,
         accept_streams: setup & 2 != 0,
         window_initial: if setup & 8 == 0 { 262_144 } else { 32 << 10 },
+        ack_at_once: setup & 16 == 0,
         ..Config::new(if setup & 1 == 0 { Role::Client } else { Role::Server })
     };
     let mut mux = Mux::new(config, Arc::clone(&budget));
