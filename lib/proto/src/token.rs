@@ -19,7 +19,7 @@ pub const TOKEN_PREFIX: &str = "rhc_";
 /// Shortest token, in bytes.
 pub const TOKEN_BYTES_MIN: usize = 16;
 /// Shortest token of a hub without TLS, in bytes: the example for one machine has nine (A-68,
-/// decision 8).
+/// decision 9).
 pub const TOKEN_BYTES_DEVELOPMENT_MIN: usize = 8;
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 512;
