@@ -45,9 +45,9 @@ fn against_rivals(outcome: &Outcome) -> Vec<Finding> {
             let what = if stage == "bulk" { "GiB" } else { "requests" };
             let pairs = pairs(outcome, &stage, ours, rival, |sample, _| {
                 if stage == "bulk" {
-                    sample.gib_per_cpu_second()
+                    Some(sample.gib_per_cpu_second())
                 } else {
-                    sample.answers_per_cpu_second()
+                    Some(sample.answers_per_cpu_second())
                 }
             });
             if let Some(ratio) = Ratio::of(&pairs) {
@@ -72,9 +72,8 @@ fn against_rivals(outcome: &Outcome) -> Vec<Finding> {
 /// p99 minus direct's p99 in the same round.
 fn distance(outcome: &Outcome, stage: &str, ours: Variant, rival: Variant) -> Option<Finding> {
     let pairs = pairs(outcome, stage, ours, rival, |sample, direct| {
-        let direct = direct.map_or(f64::NAN, |direct| float(direct.latency_us[2]));
         // A microsecond is the resolution: nothing is nearer than that.
-        (float(sample.latency_us[2]) - direct).max(1.0)
+        Some((float(sample.latency_us[2]) - float(direct?.latency_us[2])).max(1.0))
     });
     let ratio = Ratio::of(&pairs)?;
     Some(Finding {
@@ -89,13 +88,13 @@ fn distance(outcome: &Outcome, stage: &str, ours: Variant, rival: Variant) -> Op
     })
 }
 
-/// A figure of ours and of the rival in each round in which both count.
+/// A figure of ours and of the rival in each round in which both count and have it.
 fn pairs(
     outcome: &Outcome,
     stage: &str,
     ours: Variant,
     rival: Variant,
-    figure: impl Fn(&Sample, Option<&Sample>) -> f64,
+    figure: impl Fn(&Sample, Option<&Sample>) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let samples = &outcome.samples;
     let theirs = good(samples, stage, rival.name());
@@ -106,7 +105,7 @@ fn pairs(
             let same = |other: &&&Sample| other.round == our.round;
             let their = theirs.iter().find(same)?;
             let direct = direct.iter().find(same).copied();
-            Some((figure(our, direct), figure(their, direct)))
+            Some((figure(our, direct)?, figure(their, direct)?))
         })
         .collect()
 }
