@@ -16,7 +16,6 @@ mod links;
 mod lobby;
 mod metrics;
 mod pacing;
-mod peer;
 mod plane;
 mod runtime;
 mod session;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use culvert_net::listen::{bound_probes, lift_user_timeout, progress};
 
-use crate::peer::{LOOK_INTERVAL, Life, Watch};
+use culvert_net::peer::{LOOK_INTERVAL, Life, Watch};
 
 /// The watch over one relaying client socket.
 pub struct Vigil {

@@ -10,6 +10,7 @@ pub mod dial;
 pub mod hangup;
 pub mod interject;
 pub mod listen;
+pub mod peer;
 pub mod socket;
 pub mod tls;
 pub mod transport;

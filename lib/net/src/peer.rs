@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use culvert_net::listen::Progress;
+use crate::listen::Progress;
 
 /// How often a leg that waits for its peer is looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
