@@ -15,6 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-net",
         &["culvert-mux", "culvert-proto", "culvert-telemetry"],
     ),
+    ("culvert-engine", &["culvert-net", "culvert-proto"]),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (
         "culvert-control",
@@ -30,6 +31,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-dataplane",
         &[
             "culvert-config",
+            "culvert-engine",
             "culvert-mux",
             "culvert-net",
             "culvert-proto",
@@ -41,6 +43,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-agent",
         &[
             "culvert-config",
+            "culvert-engine",
             "culvert-mux",
             "culvert-net",
             "culvert-proto",
@@ -48,8 +51,11 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("culvert-cli", &["culvert-net", "culvert-proto"]),
-    ("culvert-perf", &["culvert-mux", "culvert-proto"]),
-    ("culvert-benches", &[]),
+    (
+        "culvert-perf",
+        &["culvert-engine", "culvert-mux", "culvert-proto"],
+    ),
+    ("culvert-benches", &["culvert-engine"]),
     ("xtask", &["culvert-proto"]),
 ];
 
@@ -66,7 +72,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["culvert-telemetry"]),
     ("tracing-subscriber", &["culvert-telemetry"]),
     ("tokio-uring", &["culvert-dataplane"]),
-    ("io-uring", &["culvert-dataplane"]),
+    ("io-uring", &["culvert-engine"]),
     ("aya", &["culvert-dataplane"]),
     ("yamux", &[]),
 ];

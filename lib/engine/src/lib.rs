@@ -1,0 +1,198 @@
+//! The relay engine: moves the bytes of established pairs of TCP connections.
+//!
+//! `flow` is one direction and `pair` two of them, both pure over `kernel`.
+//! `pipe` lends pipes, `poll` tells of readiness by epoll or io_uring
+//! (`backend` says which), `thread` owns the pairs of one thread. This file
+//! places pairs and can cut them.
+#![deny(unsafe_code)]
+
+mod backend;
+mod flow;
+mod inbox;
+mod kernel;
+#[cfg(test)]
+mod model;
+mod pair;
+mod pipe;
+mod poll;
+mod ring;
+mod slab;
+mod spin;
+mod thread;
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use culvert_net::listen::{bound_probes, lift_user_timeout};
+use culvert_proto::close::CloseReason;
+
+use inbox::{Arrival, Command, Inbox, Places};
+use thread::Worker;
+
+pub use backend::{Backend, IoEngine, refusal};
+pub use inbox::{Gauges, Live, Summary};
+pub use pair::Limits;
+pub use poll::probe;
+pub use thread::Share;
+
+/// Bytes read from a side before the pair was joined.
+pub const EARLY_BYTES_MAX: usize = 64 << 10;
+
+/// What an engine may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Threads.
+    pub threads: usize,
+    /// What they are told of readiness by.
+    pub backend: Backend,
+    /// Pairs, over all threads.
+    pub pairs_max: usize,
+    /// Pairs of one cluster.
+    pub cluster_pairs_max: usize,
+    /// What each thread may use.
+    pub share: Share,
+}
+
+/// Two connections to be joined.
+pub struct Join {
+    /// Who asked. Nobody else may hold or watch it.
+    pub client: OwnedFd,
+    /// The agent's leg. Nobody else may hold or watch it.
+    pub service: OwnedFd,
+    /// Read from the client already, at most [`EARLY_BYTES_MAX`].
+    pub from_client: Vec<u8>,
+    /// Read from the service already, at most [`EARLY_BYTES_MAX`].
+    pub from_service: Vec<u8>,
+    /// A number for the cluster.
+    pub cluster: u32,
+}
+
+/// A pair in an engine.
+pub struct Joined {
+    /// Its counters.
+    pub live: Arc<Live>,
+    /// How it ended; an error when it was broken before it was joined.
+    pub ended: oneshot::Receiver<Summary>,
+    inbox: Arc<Inbox>,
+}
+
+/// Engine threads. Dropped, they end, and every pair is reset.
+pub struct Engine {
+    threads: Vec<(Arc<Inbox>, JoinHandle<()>)>,
+    places: Arc<Places>,
+}
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn start(settings: &Settings) -> io::Result<Self> {
+        let mut engine = Self {
+            threads: Vec::new(),
+            places: Places::new(settings.pairs_max, settings.cluster_pairs_max),
+        };
+        for number in 0..settings.threads.max(1) {
+            let inbox = Inbox::new()?;
+            let (started, wait) = mpsc::channel();
+            let (own, uring, share) = (inbox.clone(), settings.backend.uring, settings.share);
+            let thread = std::thread::Builder::new()
+                .name(format!("engine-{number}"))
+                .spawn(move || work(own, uring, share, &started))?;
+            engine.threads.push((inbox, thread));
+            let gone = |_| io::Error::other("an engine thread ended before it served");
+            wait.recv().map_err(gone)??;
+        }
+        Ok(engine)
+    }
+
+    /// Joins two connections on the least loaded thread. What is refused is
+    /// reset.
+    ///
+    /// # Errors
+    /// The limit that is reached, or [`CloseReason::Internal`] for sockets that
+    /// are none.
+    pub fn join(&self, join: Join) -> Result<Joined, CloseReason> {
+        let sockets = [join.client, join.service];
+        for socket in &sockets {
+            prepare(socket).map_err(|_| CloseReason::Internal)?;
+        }
+        if join.from_client.len().max(join.from_service.len()) > EARLY_BYTES_MAX {
+            return Err(CloseReason::Internal);
+        }
+        let place = self.places.take(join.cluster)?;
+        let probed = sockets
+            .each_ref()
+            .map(|socket| bound_probes(&socket.as_fd()).is_ok());
+        let load = |(inbox, _): &&(Arc<Inbox>, _)| inbox.gauges.pairs.load(Ordering::Relaxed);
+        let least = self.threads.iter().min_by_key(load);
+        let (inbox, _) = least.ok_or(CloseReason::Internal)?;
+        let (tell, ended) = oneshot::channel();
+        let live = Arc::new(Live::default());
+        inbox.gauges.pairs.fetch_add(1, Ordering::Relaxed);
+        inbox.put(Command::Join(Box::new(Arrival {
+            sockets,
+            early: [join.from_client, join.from_service],
+            probed,
+            cluster: join.cluster,
+            live: live.clone(),
+            ended: tell,
+            place,
+        })));
+        let inbox = inbox.clone();
+        Ok(Joined { live, ended, inbox })
+    }
+
+    /// The counters of each thread.
+    pub fn gauges(&self) -> impl Iterator<Item = &Gauges> {
+        self.threads.iter().map(|(inbox, _)| &inbox.gauges)
+    }
+}
+
+impl Joined {
+    /// Resets both ends; the summary says `reason`.
+    pub fn cut(&self, reason: CloseReason) {
+        self.inbox.put(Command::Cut(self.live.clone(), reason));
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for (inbox, _) in &self.threads {
+            inbox.put(Command::Stop);
+        }
+        for (_, thread) in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("an engine thread panicked");
+            }
+        }
+    }
+}
+
+/// Armed first: a refusal has to look like one. The user timeout would cut a
+/// peer that pauses.
+fn prepare(socket: &OwnedFd) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO))?;
+    rustix::io::ioctl_fionbio(socket, true)?;
+    lift_user_timeout(socket)
+}
+
+fn work(inbox: Arc<Inbox>, uring: bool, share: Share, started: &mpsc::Sender<io::Result<()>>) {
+    let worker = match Worker::new(inbox, uring, &share) {
+        Ok(worker) => worker,
+        Err(why) => {
+            let _ = started.send(Err(why));
+            return;
+        }
+    };
+    let _ = started.send(Ok(()));
+    if let Err(why) = worker.run() {
+        tracing::error!(%why, "an engine thread ended; its pairs are reset");
+    }
+}

@@ -1,0 +1,387 @@
+//! One engine thread: its pairs, their turns and their times. No future, no
+//! lock and no allocation for a byte.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use culvert_proto::close::CloseReason;
+
+use crate::flow::{COPY_BYTES, Env, Rests, THIN_BYTES};
+use crate::inbox::{Arrival, Command, Inbox, Live, Place, Summary};
+use crate::kernel::Linux;
+use crate::pair::{Limits, Outcome, Pair, Side};
+use crate::pipe::Pool;
+use crate::poll::{EVENTS_MAX, Event, Poll};
+use crate::slab::{Id, Slab, Times};
+use crate::spin::Spin;
+use culvert_net::peer::LOOK_INTERVAL;
+
+/// The token of the bell.
+const BELL: u64 = u64::MAX;
+/// First and longest wait before a pair tries again by itself, ms.
+const LATER_MS: u64 = 1;
+const LATER_MAX_MS: u64 = 64;
+
+/// What one thread may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Pipes.
+    pub pipes_max: usize,
+    /// Bytes read and not sent.
+    pub rest_bytes_max: usize,
+    /// A CPU is there for the thread, and none is taken from others.
+    pub spins: bool,
+    /// What ends pairs that only wait.
+    pub limits: Limits,
+}
+
+struct Entry {
+    pair: Pair<Linux>,
+    cluster: u32,
+    began_ms: u64,
+    /// It is in the run queue.
+    queued: bool,
+    /// A look is set.
+    watched: bool,
+    /// The next wait before it tries again by itself.
+    later_ms: u64,
+    live: Arc<Live>,
+    ended: oneshot::Sender<Summary>,
+    _place: Place,
+}
+
+/// A thread at work.
+pub struct Worker {
+    inbox: Arc<Inbox>,
+    poll: Poll,
+    shared: Shared,
+    pairs: Slab<Box<Entry>>,
+    queue: VecDeque<Id>,
+    /// When to look at pairs, and when to let them try again.
+    looks: Times,
+    laters: Times,
+    limits: Limits,
+    spin: Spin,
+    clock: Instant,
+}
+
+/// What all pairs of the thread use.
+struct Shared {
+    kernel: Linux,
+    pool: Pool<<Linux as crate::kernel::Kernel>::Pipe>,
+    rests: Rests,
+    scratch: Box<[u8]>,
+    now_ms: u64,
+}
+
+impl Shared {
+    fn env(&mut self, cluster: u32) -> Env<'_, Linux> {
+        Env {
+            kernel: &mut self.kernel,
+            pool: &mut self.pool,
+            rests: &mut self.rests,
+            scratch: &mut self.scratch,
+            cluster,
+            now_ms: self.now_ms,
+        }
+    }
+}
+
+impl Worker {
+    /// For the thread that calls.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn new(inbox: Arc<Inbox>, uring: bool, share: &Share) -> io::Result<Self> {
+        let mut poll = Poll::new(uring)?;
+        poll.add(inbox.bell.as_fd(), BELL)?;
+        Ok(Self {
+            inbox,
+            poll,
+            shared: Shared {
+                kernel: Linux,
+                pool: Pool::new(share.pipes_max),
+                rests: Rests::new(share.rest_bytes_max),
+                scratch: vec![0; COPY_BYTES].into(),
+                now_ms: 0,
+            },
+            pairs: Slab::default(),
+            queue: VecDeque::new(),
+            looks: Times::default(),
+            laters: Times::default(),
+            limits: share.limits,
+            spin: Spin::new(share.spins),
+            clock: Instant::now(),
+        })
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// What the poll says; every pair is then reset.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut told = Vec::with_capacity(EVENTS_MAX);
+        loop {
+            told.clear();
+            let timeout = self.timeout();
+            self.poll.wait(timeout, &mut told)?;
+            self.shared.now_ms = millis(self.clock.elapsed());
+            for event in &told {
+                if event.token == BELL {
+                    if event.ended {
+                        self.poll.add(self.inbox.bell.as_fd(), BELL)?;
+                    }
+                    if !self.obey()? {
+                        return Ok(());
+                    }
+                } else {
+                    self.heed(event)?;
+                }
+            }
+            self.keep_time()?;
+            self.work()?;
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        let now = self.clock.elapsed();
+        if !self.queue.is_empty() || self.spin.polls_on(micros(now)) {
+            return Some(Duration::ZERO);
+        }
+        let next = self
+            .looks
+            .next()
+            .into_iter()
+            .chain(self.laters.next())
+            .min()?;
+        Some(Duration::from_millis(next).saturating_sub(now))
+    }
+
+    /// Whether it goes on.
+    fn obey(&mut self) -> io::Result<bool> {
+        for command in self.inbox.take() {
+            match command {
+                Command::Join(arrival) => self.join(*arrival)?,
+                Command::Cut(live, reason) => {
+                    let (id, _) = Id::of(live.place.load(Ordering::Relaxed));
+                    self.end(id, reason)?;
+                }
+                Command::Stop => {
+                    for id in self.pairs.ids() {
+                        self.end(id, CloseReason::Shutdown)?;
+                    }
+                    // A ring lets go of its files when it has heard of it.
+                    self.poll.wait(Some(Duration::ZERO), &mut Vec::new())?;
+                    return Ok(false);
+                }
+            }
+        }
+        self.tell_gauges();
+        Ok(true)
+    }
+
+    fn join(&mut self, arrival: Arrival) -> io::Result<()> {
+        let Arrival {
+            sockets,
+            early,
+            probed,
+            cluster,
+            live,
+            ended,
+            place,
+        } = arrival;
+        let mut env = self.shared.env(cluster);
+        let Ok(pair) = Pair::join(sockets, early, probed, &mut env) else {
+            // It broke before: both close, and nobody hears a summary.
+            return Ok(());
+        };
+        let entry = Entry {
+            pair,
+            cluster,
+            began_ms: self.shared.now_ms,
+            queued: true,
+            watched: false,
+            later_ms: LATER_MS,
+            live: live.clone(),
+            ended,
+            _place: place,
+        };
+        let Ok(id) = self.pairs.insert(Box::new(entry)) else {
+            return Ok(());
+        };
+        live.place.store(id.token(Side::Client), Ordering::Relaxed);
+        self.queue.push_back(id);
+        for side in [Side::Client, Side::Service] {
+            if self.watch(id, side).is_err() {
+                // Without news of it, it would hang.
+                return self.end(id, CloseReason::Overload);
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, id: Id, side: Side) -> io::Result<()> {
+        let Some(entry) = self.pairs.get(id) else {
+            return Ok(());
+        };
+        let socket = entry.pair.socket(side).as_fd();
+        self.poll.add(socket, id.token(side))
+    }
+
+    fn heed(&mut self, event: &Event) -> io::Result<()> {
+        let (id, side) = Id::of(event.token);
+        let Some(entry) = self.pairs.get(id) else {
+            return Ok(());
+        };
+        entry.pair.ready(side, event.told);
+        if !std::mem::replace(&mut entry.queued, true) {
+            self.queue.push_back(id);
+        }
+        if event.ended {
+            self.watch(id, side)?;
+        }
+        Ok(())
+    }
+
+    fn keep_time(&mut self) -> io::Result<()> {
+        let now_ms = self.shared.now_ms;
+        while let Some(id) = self.laters.due(now_ms) {
+            if let Some(entry) = self.pairs.get(id)
+                && !std::mem::replace(&mut entry.queued, true)
+            {
+                self.queue.push_back(id);
+            }
+        }
+        while let Some(id) = self.looks.due(now_ms) {
+            let Some(entry) = self.pairs.get(id) else {
+                continue;
+            };
+            let mut env = self.shared.env(entry.cluster);
+            match entry
+                .pair
+                .look(&self.limits, millis(LOOK_INTERVAL), &mut env)
+            {
+                Ok(Some(due_ms)) => self.looks.set(due_ms.max(now_ms + 1), id),
+                Ok(None) => entry.watched = false,
+                Err(reason) => self.end(id, reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn for everyone in the queue.
+    fn work(&mut self) -> io::Result<()> {
+        let turns = self.queue.len();
+        let (mut moved, mut bulk) = (0, false);
+        for _ in 0..turns {
+            let Some(id) = self.queue.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.pairs.get(id) else {
+                continue;
+            };
+            let mut env = self.shared.env(entry.cluster);
+            let before = total(&entry.pair);
+            let outcome = entry.pair.turn(&mut env);
+            moved += total(&entry.pair) - before;
+            bulk |= entry.pair.is_splicing();
+            count(&entry.pair, &entry.live);
+            if outcome != Outcome::Later {
+                entry.later_ms = LATER_MS;
+            }
+            match outcome {
+                Outcome::Again => self.queue.push_back(id),
+                Outcome::Waits => entry.queued = false,
+                Outcome::Later => {
+                    entry.queued = false;
+                    self.laters.set(self.shared.now_ms + entry.later_ms, id);
+                    entry.later_ms = (entry.later_ms * 2).min(LATER_MAX_MS);
+                }
+                Outcome::Ended(reason) => {
+                    self.end(id, reason)?;
+                    continue;
+                }
+            }
+            if !std::mem::replace(&mut entry.watched, true) {
+                let due_ms = self.shared.now_ms + millis(LOOK_INTERVAL);
+                self.looks.set(due_ms, id);
+            }
+        }
+        if turns > 0 {
+            self.tell_gauges();
+            let small = moved > 0 && moved < THIN_BYTES as u64 && !bulk;
+            self.spin.worked(micros(self.clock.elapsed()), small);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, id: Id, reason: CloseReason) -> io::Result<()> {
+        let Some(mut entry) = self.pairs.remove(id) else {
+            return Ok(());
+        };
+        for side in [Side::Client, Side::Service] {
+            self.poll.remove(id.token(side))?;
+        }
+        entry.pair.release(&mut self.shared.env(entry.cluster));
+        count(&entry.pair, &entry.live);
+        let Entry {
+            pair,
+            began_ms,
+            live,
+            ended,
+            _place: place,
+            ..
+        } = *entry;
+        drop(pair);
+        let summary = Summary {
+            reason,
+            to_service: live.to_service.load(Ordering::Relaxed),
+            to_client: live.to_client.load(Ordering::Relaxed),
+            spliced: live.spliced.load(Ordering::Relaxed),
+            life_ms: self.shared.now_ms - began_ms,
+        };
+        // Before the summary: who hears of the end finds the place free.
+        drop(place);
+        self.tell_gauges();
+        let _ = ended.send(summary);
+        Ok(())
+    }
+
+    fn tell_gauges(&self) {
+        let gauges = &self.inbox.gauges;
+        let Shared { pool, rests, .. } = &self.shared;
+        gauges.pairs.store(self.pairs.len(), Ordering::Relaxed);
+        gauges.pipes.store(pool.lent(), Ordering::Relaxed);
+        gauges
+            .pipes_exhausted
+            .store(pool.exhausted(), Ordering::Relaxed);
+        gauges.rest_bytes.store(rests.held(), Ordering::Relaxed);
+        gauges.spun_us.store(self.spin.spun_us(), Ordering::Relaxed);
+    }
+}
+
+fn total(pair: &Pair<Linux>) -> u64 {
+    pair.counts(Side::Client).0 + pair.counts(Side::Service).0
+}
+
+fn count(pair: &Pair<Linux>, live: &Live) {
+    let (to_service, up) = pair.counts(Side::Client);
+    let (to_client, down) = pair.counts(Side::Service);
+    live.to_service.store(to_service, Ordering::Relaxed);
+    live.to_client.store(to_client, Ordering::Relaxed);
+    live.spliced.store(up + down, Ordering::Relaxed);
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,11 @@
+//! The engine between real sockets, on each backend that the kernel allows.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on panics; patterns of test bytes wrap"
+)]
+
+mod ends;
+mod integrity;
+mod rig;
