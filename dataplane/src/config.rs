@@ -14,9 +14,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use culvert_config::Layers;
+use culvert_engine::IoEngine;
 use culvert_telemetry::log::LogFormat;
 
-use culvert_config::Layers;
 use reader::Reader;
 pub use settings::PROGRAM;
 
@@ -118,17 +119,6 @@ pub struct Tls {
     pub key: PathBuf,
     /// Authority of client certificates, which are then required.
     pub client_ca: Option<PathBuf>,
-}
-
-/// The runtime of the session threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IoEngine {
-    /// io_uring where the kernel allows it, else epoll.
-    Auto,
-    /// io_uring, or no start.
-    IoUring,
-    /// epoll.
-    Epoll,
 }
 
 /// What is wrong with the configuration: all of it.

@@ -10,79 +10,17 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::IoEngine;
+use culvert_engine::{Backend, IoEngine};
 
 /// Entries of the ring; it only carries file operations.
 const RING_ENTRIES: u32 = 16;
-
-/// What the threads run on, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backend {
-    /// Whether the ring is used.
-    pub uring: bool,
-    /// One word for the metric: `available`, `requested`, `seccomp`, `sysctl`,
-    /// `kernel`, `limit` or `error`.
-    pub reason: &'static str,
-}
-
-impl Backend {
-    /// The backend's name.
-    pub fn name(self) -> &'static str {
-        if self.uring { "io_uring" } else { "epoll" }
-    }
-}
 
 /// Tries what `engine` asks for.
 ///
 /// # Errors
 /// When io_uring is required and the kernel refuses it.
 pub fn probe(engine: IoEngine) -> io::Result<Backend> {
-    if engine == IoEngine::Epoll {
-        let reason = "requested";
-        return Ok(Backend {
-            uring: false,
-            reason,
-        });
-    }
-    // On a thread of its own: a runtime must not end inside another one.
-    let tried = std::thread::spawn(|| Runtime::uring().map(drop)).join();
-    match tried.unwrap_or_else(|_| Err(io::Error::other("the probe panicked"))) {
-        Ok(()) => Ok(Backend {
-            uring: true,
-            reason: if engine == IoEngine::Auto {
-                "available"
-            } else {
-                "requested"
-            },
-        }),
-        Err(why) if engine == IoEngine::Auto => Ok(Backend {
-            uring: false,
-            reason: reason(&why),
-        }),
-        Err(why) => Err(io::Error::new(
-            why.kind(),
-            format!(
-                "--io-engine io_uring: the kernel refuses it ({}): {why}; use auto",
-                reason(&why)
-            ),
-        )),
-    }
-}
-
-fn reason(why: &io::Error) -> &'static str {
-    let disabled = || {
-        let path = "/proc/sys/kernel/io_uring_disabled";
-        std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
-    };
-    match why.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::NOSYS) => "kernel",
-        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) if disabled() => "sysctl",
-        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => "seccomp",
-        Some(rustix::io::Errno::NOMEM | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-            "limit"
-        }
-        _ => "error",
-    }
+    engine.choose(|| Runtime::uring().map(drop))
 }
 
 /// The runtime of the thread that made it.

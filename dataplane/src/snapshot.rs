@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use culvert_engine::Backend;
 use culvert_net::crypto::VerifyingKey;
 use culvert_proto::limits::STATE_BYTES_MAX;
 use culvert_proto::update::{Snapshot, SnapshotFile};
 
-use crate::runtime::{Backend, sync_directory, write_durable};
+use crate::runtime::{sync_directory, write_durable};
 
 const SLOTS: [&str; 2] = ["snapshot.a", "snapshot.b"];
 
@@ -138,8 +139,8 @@ fn read(path: &Path, key: VerifyingKey) -> Result<Option<Snapshot>, BadCopy> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::IoEngine;
     use crate::runtime::{Runtime, probe};
+    use culvert_engine::IoEngine;
     use culvert_net::crypto::SigningKey;
     use culvert_proto::id::{ClusterId, Generation};
     use culvert_proto::update::ClusterState;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use culvert_engine::Backend;
 use culvert_net::listen::Listener;
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions};
 use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Shutdown};
@@ -19,7 +20,7 @@ use crate::admin;
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
 use crate::plane::Plane;
-use crate::runtime::{self, Backend, Runtime};
+use crate::runtime::{self, Runtime};
 use listeners::Listeners;
 use main_thread::Main;
 

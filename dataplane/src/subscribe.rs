@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_engine::Backend;
 use culvert_net::crypto::random_bytes;
 use culvert_net::tls::{ClientTls, ClientTlsOptions, Roots};
 use culvert_proto::id::{Generation, InstanceId};
@@ -16,7 +17,6 @@ use culvert_rpc::{Event, Held, LinkConfig, PeerCheck, Subscription, Trust};
 use crate::clusters;
 use crate::config::ControlLink;
 use crate::plane::{Plane, gauge, unix_ms};
-use crate::runtime::Backend;
 use crate::session::offer_rotation;
 use crate::snapshot::Copies;
 use crate::table::Source;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_config::Layers;
+use culvert_engine::IoEngine;
 use culvert_telemetry::log::LogFormat;
 
 use super::{
-    ClustersText, Config, ControlLink, DRAIN_GRACE_MAX, IoEngine, Problems,
-    STREAMS_PER_SESSION_MAX, StateSource, THREADS_MAX, Tls, units,
+    ClustersText, Config, ControlLink, DRAIN_GRACE_MAX, Problems, STREAMS_PER_SESSION_MAX,
+    StateSource, THREADS_MAX, Tls, units,
 };
 
 /// Reads one configuration.
@@ -41,14 +42,7 @@ impl Reader<'_> {
             .filter(|bytes| *bytes > 0);
         let head = self.parse("response-head-timeout", units::duration);
         let drain_grace = self.drain_grace();
-        let io_engine = self.choice(
-            "io-engine",
-            &[
-                ("auto", IoEngine::Auto),
-                ("io_uring", IoEngine::IoUring),
-                ("epoll", IoEngine::Epoll),
-            ],
-        );
+        let io_engine = self.choice("io-engine", &IoEngine::CHOICES);
         let threads = self.number("threads", 1..=THREADS_MAX as u64);
         let memory_budget = self.memory_budget();
         let log_format = self.choice(

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use culvert_engine::Backend;
 use culvert_net::tls::{ServerTls, keep_fresh};
 use culvert_telemetry::admin::{Admin, serve};
 use culvert_telemetry::lifecycle::{self, Phase};
@@ -13,7 +14,6 @@ use crate::clusters::Clusters;
 use crate::config::StateSource;
 use crate::drain;
 use crate::plane::{Plane, gauge, unix_ms};
-use crate::runtime::Backend;
 use crate::subscribe::{ClustersFile, Subscriber};
 use crate::table::Source;
 
