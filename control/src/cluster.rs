@@ -237,6 +237,8 @@ impl Cluster {
             labels: labels
                 .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
                 .collect(),
+            routes: Vec::new(),
+            personal_tokens: Vec::new(),
         }
     }
 }

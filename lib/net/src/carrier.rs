@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use culvert_mux::{Budget, Mux};
 use culvert_proto::close::CloseReason;
-use culvert_proto::control::{AgentStats, Drain, Rotate};
+use culvert_proto::control::{AgentStats, ChannelFail, Drain, Rotate, Tickets};
 use culvert_proto::hello::Caps;
 use culvert_proto::limits::{
     STREAM_HEADER_TIMEOUT_MS, WINDOW_OWN_INITIAL_BYTES, WRITE_STALL_TIMEOUT_MS,
@@ -230,6 +230,22 @@ impl Carrier {
     /// When the hub does not take it, or the session is not open.
     pub fn stats(&self, stats: AgentStats) -> Result<(), VerbError> {
         self.shared.verb(|session| session.stats(stats))
+    }
+
+    /// Hub: rights to open data channels.
+    ///
+    /// # Errors
+    /// When the agent opens none, or the session is not open.
+    pub fn tickets(&self, tickets: Tickets) -> Result<(), VerbError> {
+        self.shared.verb(|session| session.tickets(tickets))
+    }
+
+    /// Agent: a data channel could not be opened.
+    ///
+    /// # Errors
+    /// When the hub asked for none, or the session is not open.
+    pub fn channel_fail(&self, fail: ChannelFail) -> Result<(), VerbError> {
+        self.shared.verb(|session| session.channel_fail(fail))
     }
 
     /// Hub: other targets from now on.

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::channel::Form;
 use crate::close::CloseReason;
 use crate::id::Epoch;
 use crate::open::DialCode;
@@ -101,6 +102,8 @@ pub struct Grant {
 pub struct Tickets {
     /// Their life, s.
     pub ttl_s: u32,
+    /// What the channels have to run in.
+    pub form: Form,
     /// At most 255.
     pub tickets: Vec<Ticket>,
 }

@@ -149,14 +149,18 @@ impl Caps {
     /// Streams that start with [`WINDOW_OWN_INITIAL_BYTES`](crate::limits::WINDOW_OWN_INITIAL_BYTES)
     /// of credit both ways.
     pub const SMALL_WINDOW: Caps = Caps(32);
+    /// Data channels without TLS also for services whose payload is not sealed: the network
+    /// between the two is trusted.
+    pub const PLAIN_CHANNEL: Caps = Caps(64);
 
-    const NAMES: [(&'static str, Caps); 6] = [
+    const NAMES: [(&'static str, Caps); 7] = [
         ("channel", Caps::CHANNEL),
         ("status", Caps::STATUS),
         ("drain", Caps::DRAIN),
         ("rotate", Caps::ROTATE),
         ("renew", Caps::RENEW),
         ("window-32k", Caps::SMALL_WINDOW),
+        ("plain-channel", Caps::PLAIN_CHANNEL),
     ];
 
     /// Reads a comma-separated list; unknown names are ignored.

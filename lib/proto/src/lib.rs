@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod answer;
+pub mod channel;
 pub mod close;
 pub mod control;
 pub mod head;

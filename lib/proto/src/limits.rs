@@ -145,6 +145,12 @@ pub const MEMORY_BUDGET_DEFAULT_BYTES: usize = 1 << 30;
 
 /// Tokens of one cluster, live at once.
 pub const TOKENS_PER_CLUSTER_MAX: usize = 16;
+/// Routes of one cluster.
+pub const ROUTES_PER_CLUSTER_MAX: usize = 64;
+/// Personal tokens that reach one cluster.
+pub const PERSONAL_TOKENS_PER_CLUSTER_MAX: usize = 256;
+/// Services that one personal token names in one cluster.
+pub const GRANTS_PER_TOKEN_MAX: usize = 64;
 /// Labels of one cluster or agent.
 pub const LABELS_MAX: usize = 32;
 /// One label key or value, in bytes.

@@ -6,6 +6,7 @@ mod header;
 use alloc::string::String;
 use alloc::sync::Arc;
 
+use crate::channel::ChannelOffer;
 use crate::close::CloseReason;
 use crate::id::RequestId;
 
@@ -48,6 +49,11 @@ pub struct StreamHeader {
     pub client_addr: Option<Arc<str>>,
     /// Who asks, for the agent's log; never an authorisation.
     pub principal: Option<Arc<str>>,
+    /// The agent may answer on a data channel in place of this stream.
+    pub offer: Option<ChannelOffer>,
+    /// With an offer: this many bytes of payload follow on the stream; what the client sends after
+    /// them comes where the answer came from.
+    pub early_bytes: Option<u16>,
 }
 
 /// First bytes agent to hub on a [`StreamKind::Tcp`] stream.

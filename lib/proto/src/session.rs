@@ -18,7 +18,8 @@ use bytes::Bytes;
 
 use crate::close::CloseReason;
 use crate::control::{
-    AgentFacts, AgentStats, Bye, ByeReason, ControlDecoder, ControlMessage, Drain, Grant, Rotate,
+    AgentFacts, AgentStats, Bye, ByeReason, ChannelFail, ControlDecoder, ControlMessage, Drain,
+    Grant, Rotate, Tickets,
 };
 use crate::hello::{Caps, HelloAnswer};
 use crate::id::Epoch;
@@ -255,6 +256,22 @@ impl Session {
         let ready = self.phase == Phase::Open && matches!(self.role, Role::Agent(_));
         self.may(ready, Caps::STATUS)?;
         self.send(ControlMessage::Stats(stats));
+        Ok(())
+    }
+
+    /// Hub: rights to open data channels.
+    pub fn tickets(&mut self, tickets: Tickets) -> Result<(), VerbError> {
+        let ready = self.phase == Phase::Open && matches!(self.role, Role::Hub(_));
+        self.may(ready, Caps::CHANNEL)?;
+        self.send(ControlMessage::Tickets(tickets));
+        Ok(())
+    }
+
+    /// Agent: a data channel could not be opened.
+    pub fn channel_fail(&mut self, fail: ChannelFail) -> Result<(), VerbError> {
+        let ready = self.phase == Phase::Open && matches!(self.role, Role::Agent(_));
+        self.may(ready, Caps::CHANNEL)?;
+        self.send(ControlMessage::ChannelFail(fail));
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub use index::{IndexError, TokenEntry, TokenIndex, TokenRefusal};
 
 /// Prefix of cluster tokens.
 pub const TOKEN_PREFIX: &str = "rhc_";
+/// Prefix of personal tokens.
+pub const PERSONAL_TOKEN_PREFIX: &str = "cvp_";
 /// Shortest token, in bytes.
 pub const TOKEN_BYTES_MIN: usize = 16;
 /// Shortest token of a hub without TLS, in bytes: the example for one machine has nine (A-68,
@@ -27,6 +29,7 @@ pub const TOKEN_BYTES_MAX: usize = 512;
 const ID_DIGITS: usize = 11;
 const SECRET_DIGITS: usize = 43;
 const CRC_DIGITS: usize = 6;
+const _: () = assert!(TOKEN_PREFIX.len() == PERSONAL_TOKEN_PREFIX.len());
 const MINTED_BYTES: usize = TOKEN_PREFIX.len() + ID_DIGITS + 1 + SECRET_DIGITS + CRC_DIGITS;
 
 /// A token in clear. It has no `Debug`, no `Display`, no comparison, and is wiped when dropped.
@@ -35,14 +38,14 @@ pub struct TokenText(Box<str>);
 /// What a token's text looks like. Says nothing about whether it is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape<'a> {
-    /// `rhc_<id>_<secret><crc>` with a fitting checksum.
+    /// `rhc_<id>_<secret><crc>`, or `cvp_` of a person, with a fitting checksum.
     Minted {
         /// The public id, safe to log.
         id: &'a str,
     },
     /// The minted form with a checksum that does not fit: mistyped or cut.
     Damaged,
-    /// Another `rhc_` string, of an older hub.
+    /// Another string with such a prefix, of an older hub.
     Opaque,
     /// Any other text, from a clusters file.
     PreShared,
@@ -71,11 +74,20 @@ pub struct Digest(pub [u8; 32]);
 
 /// Makes a token from random bytes: `rhc_<id>_<secret><crc>`, 65 characters.
 pub fn mint(id_random: [u8; 8], secret_random: [u8; 32]) -> TokenText {
+    mint_as(TOKEN_PREFIX, id_random, secret_random)
+}
+
+/// Makes a person's token: `cvp_<id>_<secret><crc>`, 65 characters.
+pub fn mint_personal(id_random: [u8; 8], secret_random: [u8; 32]) -> TokenText {
+    mint_as(PERSONAL_TOKEN_PREFIX, id_random, secret_random)
+}
+
+fn mint_as(prefix: &str, id_random: [u8; 8], secret_random: [u8; 32]) -> TokenText {
     let secret_random = Zeroizing::new(secret_random);
     let secret = Zeroizing::new(text::base62(secret_random.as_slice(), SECRET_DIGITS));
     let id = text::base62(&id_random, ID_DIGITS);
     let mut token = String::with_capacity(MINTED_BYTES);
-    for part in [TOKEN_PREFIX, &id, "_", &secret] {
+    for part in [prefix, &id, "_", &secret] {
         token.push_str(part);
     }
     let crc = checksum(&token);
@@ -120,7 +132,8 @@ impl TokenText {
 
     /// What the text looks like.
     pub fn shape(&self) -> Shape<'_> {
-        let Some(rest) = self.0.strip_prefix(TOKEN_PREFIX) else {
+        let prefixes = [TOKEN_PREFIX, PERSONAL_TOKEN_PREFIX];
+        let Some(rest) = prefixes.iter().find_map(|it| self.0.strip_prefix(it)) else {
             return Shape::PreShared;
         };
         match rest.split_once('_') {

@@ -7,6 +7,7 @@ mod codec;
 mod file;
 mod report;
 mod rotation;
+mod route;
 mod snapshot;
 mod state;
 mod step;
@@ -22,6 +23,10 @@ pub use crate::registry::Policy;
 pub use codec::DecodeError;
 pub use file::{FileError, SNAPSHOT_SIGNATURE_BYTES, SnapshotFile};
 pub use report::{Ack, Report, RotatedFact, SessionFact, TokenUse};
+pub use route::{
+    EVERY_SERVICE, NameError, PersonalToken, Route, RouteKind, SERVICE_NAME_BYTES_MAX, ServiceName,
+    SniPattern,
+};
 pub use state::{ApplyError, State};
 
 /// Everything a data plane has to know.
@@ -97,6 +102,10 @@ pub struct ClusterState {
     pub name: Option<Arc<str>>,
     /// Free labels.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Ways to its services beside HTTP.
+    pub routes: Vec<Route>,
+    /// Who may ask for a service by name.
+    pub personal_tokens: Vec<PersonalToken>,
 }
 
 /// What stands behind the agents of a cluster.

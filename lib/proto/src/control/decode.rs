@@ -5,11 +5,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-use super::encode::{body_max, hello, kind, stats};
+use super::encode::{FLAG_PLAIN, body_max, hello, kind, stats};
 use super::{
     AgentFacts, AgentStats, Bye, ByeReason, CONTROL_TEXT_BYTES_MAX, ChannelFail, ControlMessage,
     DRAIN_ADDRESSES_MAX, Drain, Grant, Rotate, Ticket, Tickets,
 };
+use crate::channel::Form;
 use crate::id::Epoch;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX, TARGET_NAME_BYTES_MAX, TARGETS_MAX};
 use crate::open::DialCode;
@@ -61,7 +62,7 @@ impl ControlDecoder {
                 })?;
             let Some(block) = block else { return Ok(None) };
             let body = zeroize::Zeroizing::new(block.body);
-            match parse(block.first, &body) {
+            match parse(block.first, block.second, &body) {
                 Parsed::Message(message) => return Ok(Some(message)),
                 Parsed::Malformed => return Err(ControlError::Body(block.first)),
                 Parsed::Unknown if block.second & FLAG_CRITICAL != 0 => {
@@ -84,14 +85,14 @@ enum Parsed {
     Unknown,
 }
 
-fn parse(message: u8, body: &[u8]) -> Parsed {
+fn parse(message: u8, flags: u8, body: &[u8]) -> Parsed {
     let reader = Reader::new(body);
     let parsed = match message {
         kind::BEAT => nonce(reader).map(|nonce| ControlMessage::Beat { nonce }),
         kind::ECHO => nonce(reader).map(|nonce| ControlMessage::Echo { nonce }),
         kind::HELLO => read_hello(reader).map(ControlMessage::Hello),
         kind::GRANT => read_grant(reader).map(ControlMessage::Grant),
-        kind::TICKETS => read_tickets(reader).map(ControlMessage::Tickets),
+        kind::TICKETS => read_tickets(flags, reader).map(ControlMessage::Tickets),
         kind::CHANNEL_FAIL => read_channel_fail(reader).map(ControlMessage::ChannelFail),
         kind::DRAIN => read_drain(reader).map(ControlMessage::Drain),
         kind::ROTATE => read_rotate(reader).map(ControlMessage::Rotate),
@@ -156,7 +157,7 @@ fn read_grant(mut reader: Reader<'_>) -> Option<Grant> {
     reader.is_empty().then_some(Grant { epoch, targets })
 }
 
-fn read_tickets(mut reader: Reader<'_>) -> Option<Tickets> {
+fn read_tickets(flags: u8, mut reader: Reader<'_>) -> Option<Tickets> {
     let count = reader.u8().ok()?;
     let ttl_s = reader.u32().ok()?;
     let mut tickets = Vec::new();
@@ -166,7 +167,15 @@ fn read_tickets(mut reader: Reader<'_>) -> Option<Tickets> {
             key: reader.array().ok()?,
         });
     }
-    reader.is_empty().then_some(Tickets { ttl_s, tickets })
+    let form = match flags & FLAG_PLAIN {
+        0 => Form::Tls,
+        _ => Form::Plain,
+    };
+    reader.is_empty().then_some(Tickets {
+        ttl_s,
+        form,
+        tickets,
+    })
 }
 
 fn read_channel_fail(mut reader: Reader<'_>) -> Option<ChannelFail> {

@@ -7,11 +7,15 @@ use super::{
     AgentFacts, AgentStats, Bye, CONTROL_TEXT_BYTES_MAX, ChannelFail, ControlMessage,
     DRAIN_ADDRESSES_MAX, Drain, Grant, Rotate, TICKETS_MAX, Tickets,
 };
+use crate::channel::Form;
 use crate::limits::{
     CONTROL_MESSAGE_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, TARGET_NAME_BYTES_MAX, TARGETS_MAX,
 };
 use crate::text;
 use crate::wire::{self, BLOCK_HEAD, TooLong};
+
+/// On TICKETS: for channels of form 2.
+pub(super) const FLAG_PLAIN: u8 = 2;
 
 pub(super) mod kind {
     pub(in crate::control) const BEAT: u8 = 0x01;
@@ -67,9 +71,16 @@ impl ControlMessage {
         let mut body = Vec::new();
         let written = self
             .write_body(&mut body)
-            .and_then(|kind| wire::block(kind, 0, &body, body_max()));
+            .and_then(|kind| wire::block(kind, self.flags(), &body, body_max()));
         zeroize::Zeroize::zeroize(&mut body);
         written.map_err(|TooLong| ControlEncodeError { name: self.name() })
+    }
+
+    fn flags(&self) -> u8 {
+        match self {
+            ControlMessage::Tickets(tickets) if tickets.form == Form::Plain => FLAG_PLAIN,
+            _ => 0,
+        }
     }
 
     fn write_body(&self, body: &mut Vec<u8>) -> Result<u8, TooLong> {

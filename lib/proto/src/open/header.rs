@@ -3,12 +3,15 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::{
     EncodeError, LOG_FIELD_BYTES_MAX, OpenError, StreamHeader, StreamKind, TRACEPARENT_BYTES,
 };
+use crate::channel::{ChannelOffer, Form};
+use crate::control::Ticket;
 use crate::id::RequestId;
-use crate::limits::{STREAM_HEADER_BYTES_MAX, TARGET_NAME_BYTES_MAX};
+use crate::limits::{FIRST_BYTES_MAX, STREAM_HEADER_BYTES_MAX, TARGET_NAME_BYTES_MAX};
 use crate::text;
 use crate::wire::{self, BlockDecoder, Reader};
 
@@ -18,6 +21,9 @@ pub struct StreamHeaderDecoder(BlockDecoder);
 
 const FLAG_PAYLOAD: u8 = 1;
 
+/// Ticket id, key and form.
+const OFFER_BYTES: usize = 16 + 32 + 1;
+
 mod field {
     pub(super) const TARGET: u8 = 1;
     pub(super) const REQUEST_ID: u8 = 2;
@@ -25,6 +31,8 @@ mod field {
     pub(super) const DIAL_DEADLINE: u8 = 4;
     pub(super) const CLIENT_ADDR: u8 = 5;
     pub(super) const PRINCIPAL: u8 = 6;
+    pub(super) const OFFER: u8 = 7;
+    pub(super) const EARLY_BYTES: u8 = 8;
 }
 
 impl StreamHeader {
@@ -39,6 +47,8 @@ impl StreamHeader {
             dial_deadline_ms: None,
             client_addr: None,
             principal: None,
+            offer: None,
+            early_bytes: None,
         }
     }
 
@@ -88,6 +98,23 @@ impl StreamHeader {
                 let value = text::clip(value, LOG_FIELD_BYTES_MAX).as_bytes();
                 put(&mut body, kind, value, "log field", LOG_FIELD_BYTES_MAX)?;
             }
+        }
+        if let Some(ChannelOffer { form, ticket }) = &self.offer {
+            let mut offer = Zeroizing::new([0; OFFER_BYTES]);
+            offer[..16].copy_from_slice(&ticket.id);
+            offer[16..48].copy_from_slice(&ticket.key);
+            offer[48] = *form as u8;
+            put(
+                &mut body,
+                field::OFFER,
+                offer.as_slice(),
+                "offer",
+                OFFER_BYTES,
+            )?;
+        }
+        if let Some(early) = self.early_bytes {
+            let early = early.to_be_bytes();
+            put(&mut body, field::EARLY_BYTES, &early, "early bytes", 2)?;
         }
         let flags = if self.payload_follows {
             FLAG_PAYLOAD
@@ -152,6 +179,25 @@ impl StreamHeader {
                 let deadline_ms = value.u32().ok()?;
                 if value.is_empty() {
                     set(&mut self.dial_deadline_ms, deadline_ms)
+                } else {
+                    None
+                }
+            }
+            field::OFFER => {
+                let (id, key) = (value.array().ok()?, value.array().ok()?);
+                let form = Form::from_u8(value.u8().ok()?)?;
+                let ticket = Ticket { id, key };
+                let offer = ChannelOffer { form, ticket };
+                if value.is_empty() {
+                    set(&mut self.offer, offer)
+                } else {
+                    None
+                }
+            }
+            field::EARLY_BYTES => {
+                let early = value.u16().ok()?;
+                if value.is_empty() && usize::from(early) <= FIRST_BYTES_MAX {
+                    set(&mut self.early_bytes, early)
                 } else {
                     None
                 }

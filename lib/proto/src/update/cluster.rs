@@ -4,9 +4,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::codec::{DecodeError, Fields, Writer, push};
+use super::route::{self, read_route, write_route};
 use super::{ClusterState, Policy, Target, TargetKind, TokenHash};
 use crate::id::{ClusterId, Epoch};
-use crate::limits::{LABELS_MAX, STREAMS_DEFAULT, TOKENS_PER_CLUSTER_MAX};
+use crate::limits::{
+    LABELS_MAX, PERSONAL_TOKENS_PER_CLUSTER_MAX, ROUTES_PER_CLUSTER_MAX, STREAMS_DEFAULT,
+    TOKENS_PER_CLUSTER_MAX,
+};
 use crate::token::{Digest, TokenEntry};
 use crate::wire::Reader;
 
@@ -24,6 +28,8 @@ mod field {
     pub(super) const TARGET_ADDR: u8 = 11;
     pub(super) const NAME: u8 = 12;
     pub(super) const LABEL: u8 = 13;
+    pub(super) const ROUTE: u8 = 14;
+    pub(super) const PERSONAL_TOKEN: u8 = 15;
 }
 
 mod token {
@@ -53,6 +59,8 @@ impl ClusterState {
             target: Target::default(),
             name: None,
             labels: Vec::new(),
+            routes: Vec::new(),
+            personal_tokens: Vec::new(),
         }
     }
 
@@ -112,6 +120,12 @@ pub(super) fn write_cluster(cluster: &ClusterState) -> Vec<u8> {
         nested.text(label::VALUE, value);
         out.bytes(field::LABEL, &nested.finish());
     }
+    for route in &cluster.routes {
+        out.bytes(field::ROUTE, &write_route(route));
+    }
+    for token in &cluster.personal_tokens {
+        out.bytes(field::PERSONAL_TOKEN, &route::write_token(token));
+    }
     out.finish()
 }
 
@@ -127,13 +141,19 @@ fn write_token(hash: &TokenHash) -> Vec<u8> {
 }
 
 pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeError> {
-    let mut fields = Fields::nested("cluster", field::LABEL, value);
+    let mut fields = Fields::nested("cluster", field::PERSONAL_TOKEN, value);
     let Some((field::ID, id)) = fields.next(&[])? else {
         return Err(fields.error(field::ID));
     };
     let mut read = ClusterState::new(fields.cluster_id(field::ID, id)?);
     read.streams_max = 0;
-    while let Some((field, value)) = fields.next(&[field::TOKEN, field::LABEL])? {
+    let lists = [
+        field::TOKEN,
+        field::LABEL,
+        field::ROUTE,
+        field::PERSONAL_TOKEN,
+    ];
+    while let Some((field, value)) = fields.next(&lists)? {
         match field {
             field::DISABLED => read.enabled = !fields.flag(field, value)?,
             field::POLICY => {
@@ -156,6 +176,15 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
             field::TARGET_ADDR => read.target.addr = Some(fields.text(field, value)?),
             field::NAME => read.name = Some(fields.text(field, value)?),
             field::LABEL => push(&mut read.labels, read_label(value)?, "labels", LABELS_MAX)?,
+            field::ROUTE => {
+                let route = read_route(value)?;
+                push(&mut read.routes, route, "routes", ROUTES_PER_CLUSTER_MAX)?;
+            }
+            field::PERSONAL_TOKEN => {
+                let token = route::read_token(value)?;
+                let max = PERSONAL_TOKENS_PER_CLUSTER_MAX;
+                push(&mut read.personal_tokens, token, "personal tokens", max)?;
+            }
             _ => {}
         }
     }

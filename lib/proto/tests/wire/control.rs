@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use culvert_proto::channel::Form;
 use culvert_proto::control::*;
 use culvert_proto::id::Epoch;
 use culvert_proto::open::DialCode;
@@ -20,13 +21,23 @@ fn message_bytes() -> impl Strategy<Value = Vec<u8>> {
                 targets,
             })
         }),
-        (any::<u32>(), vec(any::<([u8; 16], [u8; 32])>(), 0..5)).prop_map(|(ttl_s, tickets)| {
-            let tickets = tickets
-                .into_iter()
-                .map(|(id, key)| Ticket { id, key })
-                .collect();
-            ControlMessage::Tickets(Tickets { ttl_s, tickets })
-        }),
+        (
+            any::<u32>(),
+            any::<bool>(),
+            vec(any::<([u8; 16], [u8; 32])>(), 0..5)
+        )
+            .prop_map(|(ttl_s, plain, tickets)| {
+                let form = if plain { Form::Plain } else { Form::Tls };
+                let tickets = tickets
+                    .into_iter()
+                    .map(|(id, key)| Ticket { id, key })
+                    .collect();
+                ControlMessage::Tickets(Tickets {
+                    ttl_s,
+                    form,
+                    tickets,
+                })
+            }),
         (any::<[u8; 16]>(), 1u8..10, "\\PC{0,50}").prop_map(|(id, code, reason)| {
             let code = DialCode::from_u8(code).unwrap();
             ControlMessage::ChannelFail(ChannelFail { id, code, reason })

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use culvert_proto::channel::{ChannelAnswer, ChannelOffer, Form, Preface};
 use culvert_proto::control::*;
 use culvert_proto::hello::*;
 use culvert_proto::id::*;
@@ -80,6 +81,7 @@ fn structures() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(hellos());
     all.extend(messages());
     all.extend(states());
+    all.extend(channels());
     all
 }
 
@@ -93,6 +95,8 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
         dial_deadline_ms: Some(30_000),
         client_addr: Some("192.0.2.7:4711".into()),
         principal: Some("alice".into()),
+        offer: None,
+        early_bytes: None,
     };
     let control = StreamHeader::new(StreamKind::Control);
     let answer = DialAnswer {
@@ -121,6 +125,55 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
             "join_string_text",
             join.encode().unwrap().as_bytes().to_vec(),
         ),
+    ]
+}
+
+/// What data channels and routes added.
+fn channels() -> Vec<(&'static str, Vec<u8>)> {
+    let mut offering = StreamHeader::new(StreamKind::Tcp);
+    offering.payload_follows = true;
+    offering.early_bytes = Some(517);
+    offering.offer = Some(ChannelOffer {
+        form: Form::Tls,
+        ticket: Ticket {
+            id: [0x22; 16],
+            key: [0x33; 32],
+        },
+    });
+    let preface = Preface {
+        form: Form::Plain,
+        ticket: [0x22; 16],
+        epoch: Epoch(9),
+    };
+    let tickets = ControlMessage::Tickets(Tickets {
+        ttl_s: 30,
+        form: Form::Plain,
+        tickets: vec![Ticket {
+            id: [3; 16],
+            key: [4; 32],
+        }],
+    });
+    let routed = Update {
+        generation: Generation(14),
+        issued_unix_ms: 1_800_000_000_002,
+        changes: vec![Change::Upsert(Arc::new(ClusterState {
+            routes: routes(),
+            personal_tokens: vec![PersonalToken {
+                digest: Digest([8; 32]),
+                id: "p1".into(),
+                principal: "alice".into(),
+                not_after_unix_ms: Some(77),
+                services: vec!["pg".into(), "*".into()],
+            }],
+            ..ClusterState::new(cluster())
+        }))],
+    };
+    vec![
+        ("stream_header_offer", offering.encode().unwrap().to_vec()),
+        ("channel_preface", preface.encode(&[0x44; 32]).to_vec()),
+        ("channel_answer", ChannelAnswer::PoolFull.encode().to_vec()),
+        ("tickets_plain", tickets.encode().unwrap().to_vec()),
+        ("update_routes", routed.encode().to_vec()),
     ]
 }
 
@@ -172,6 +225,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         }),
         ControlMessage::Tickets(Tickets {
             ttl_s: 30,
+            form: Form::Tls,
             tickets: vec![Ticket {
                 id: [3; 16],
                 key: [4; 32],
@@ -218,6 +272,29 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     all.into_iter()
         .map(|message| (message.name(), message.encode().unwrap().to_vec()))
         .collect()
+}
+
+fn routes() -> Vec<Route> {
+    let sni = |pattern| SniPattern::new(pattern).unwrap();
+    let kinds = [
+        RouteKind::Tcp {
+            addr: "127.0.0.1:5432".into(),
+        },
+        RouteKind::Sealed {
+            sni: sni("db.example.com"),
+            addr: None,
+        },
+        RouteKind::Sealed {
+            sni: sni("*.example.com"),
+            addr: Some("[::]:9443".into()),
+        },
+    ];
+    let service = ServiceName::new("pg").unwrap();
+    let route = |kind| Route {
+        service: service.clone(),
+        kind,
+    };
+    kinds.into_iter().map(route).collect()
 }
 
 fn states() -> Vec<(&'static str, Vec<u8>)> {

@@ -1,8 +1,11 @@
 use bytes::{Bytes, BytesMut};
+use culvert_proto::channel::{ChannelOffer, Form};
 use culvert_proto::close::CloseReason;
+use culvert_proto::control::Ticket;
 use culvert_proto::id::RequestId;
 use culvert_proto::limits::{DIAL_REASON_BYTES_MAX, STREAM_HEADER_BYTES_MAX};
 use culvert_proto::open::*;
+use proptest::option::of;
 use proptest::prelude::*;
 
 fn header() -> impl Strategy<Value = StreamHeader> {
@@ -11,15 +14,23 @@ fn header() -> impl Strategy<Value = StreamHeader> {
         Just(StreamKind::Http),
         Just(StreamKind::Tcp)
     ];
-    let text = |max| proptest::option::of(proptest::string::string_regex(max).unwrap());
+    let text = |max| of(proptest::string::string_regex(max).unwrap());
     let texts = (
         text("[ -~]{0,255}"),
         text("[0-9a-f-]{55}"),
         text("\\PC{0,60}"),
         text("\\PC{0,60}"),
     );
-    (kind, any::<(bool, Option<[u8; 16]>, Option<u32>)>(), texts).prop_map(
-        |(kind, (payload_follows, id, dial_deadline_ms), (target, trace, client, principal))| {
+    let offer = (any::<([u8; 16], [u8; 32])>(), any::<bool>()).prop_map(|((id, key), plain)| {
+        let form = if plain { Form::Plain } else { Form::Tls };
+        let ticket = Ticket { id, key };
+        ChannelOffer { form, ticket }
+    });
+    let offer = (of(offer), of(0..=16_384_u16));
+    let plain = any::<(bool, Option<[u8; 16]>, Option<u32>)>();
+    (kind, plain, texts, offer).prop_map(
+        |(kind, plain, (target, trace, client, principal), (offer, early_bytes))| {
+            let (payload_follows, id, dial_deadline_ms) = plain;
             StreamHeader {
                 kind,
                 payload_follows,
@@ -29,6 +40,8 @@ fn header() -> impl Strategy<Value = StreamHeader> {
                 dial_deadline_ms,
                 client_addr: client.map(Into::into),
                 principal: principal.map(Into::into),
+                offer,
+                early_bytes,
             }
         },
     )

@@ -29,6 +29,31 @@ fn token() -> impl Strategy<Value = TokenHash> {
     })
 }
 
+fn route() -> impl Strategy<Value = Route> {
+    let addr = "[0-9.]{7,12}:[0-9]{1,5}";
+    let tcp = addr.prop_map(|addr| RouteKind::Tcp { addr: addr.into() });
+    let sni = "(\\*\\.)?[a-z0-9]{1,9}\\.[a-z]{2,5}";
+    let sealed = (sni, of(addr)).prop_map(|(sni, addr)| RouteKind::Sealed {
+        sni: SniPattern::new(&sni).unwrap(),
+        addr: addr.map(Into::into),
+    });
+    ("[a-z0-9]{1,63}", prop_oneof![tcp, sealed]).prop_map(|(service, kind)| Route {
+        service: ServiceName::new(&service).unwrap(),
+        kind,
+    })
+}
+
+fn personal_token() -> impl Strategy<Value = PersonalToken> {
+    let services = vec("[a-z*]{1,9}", 0..4);
+    (token(), "[ -~]{1,30}", services).prop_map(|(token, principal, services)| PersonalToken {
+        digest: token.digest,
+        id: token.id,
+        principal: principal.into(),
+        not_after_unix_ms: token.not_after_unix_ms,
+        services: services.into_iter().map(Into::into).collect(),
+    })
+}
+
 fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
     let policy = prop_oneof![
         Just(Policy::Spread),
@@ -37,9 +62,15 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
     ];
     let kind = prop_oneof![Just(TargetKind::Http), Just(TargetKind::Kube)];
     let plain = any::<(bool, bool, u64, u32, u32, u32)>();
-    let lists = (vec(token(), 0..4), vec((text(), text()), 0..4));
+    let lists = (
+        vec(token(), 0..4),
+        vec((text(), text()), 0..4),
+        vec(route(), 0..4),
+        vec(personal_token(), 0..4),
+    );
     (plain, policy, kind, some_text(), some_text(), lists).prop_map(
-        move |(plain, policy, kind, addr, name, (tokens, labels))| {
+        move |(plain, policy, kind, addr, name, lists)| {
+            let (tokens, labels, routes, personal_tokens) = lists;
             let (enabled, allow_impersonation, floor, streams_max, requests_max, rate) = plain;
             Arc::new(ClusterState {
                 id: id.clone(),
@@ -54,6 +85,8 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
                 target: Target { kind, addr },
                 name,
                 labels,
+                routes,
+                personal_tokens,
             })
         },
     )
