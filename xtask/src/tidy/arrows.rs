@@ -10,7 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-mux", &[]),
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
-    ("culvert-config", &[]),
+    ("culvert-config", &["culvert-proto"]),
     (
         "culvert-net",
         &["culvert-mux", "culvert-proto", "culvert-telemetry"],
