@@ -1,7 +1,15 @@
 //! The clusters file: JSON or YAML, a list of entries, each value with its line.
 //!
-//! `[{"id": "dev", "token": "...", "targetAddr": "127.0.0.1:6443"}]`. What the
-//! values mean is the reader's business; one bad entry makes the file bad.
+//! `[{"id": "dev", "token": "...", "targetAddr": "127.0.0.1:6443"}]`. One bad entry
+//! makes the file bad; [`check`] names everything that is wrong at once.
+
+mod addr;
+mod check;
+mod claims;
+mod personal;
+mod problem;
+mod routes;
+mod words;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,6 +17,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
+
+pub use addr::{host_port_problem, listen_addr};
+pub use check::{Listed, Secrets, check, file_id};
+pub use claims::Claims;
+pub use problem::Problems;
+pub use words::text_problem;
 
 /// Longest clusters file in bytes.
 pub const CLUSTERS_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -51,6 +65,33 @@ pub struct Entry {
     pub max_requests: Option<At<u32>>,
     pub rate_limit: Option<At<u32>>,
     pub labels: Option<At<BTreeMap<String, String>>>,
+    #[serde(default)]
+    pub routes: Vec<RouteEntry>,
+    #[serde(default)]
+    pub personal_tokens: Vec<PersonalEntry>,
+}
+
+/// One way to a service as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(missing_docs, reason = "as for Entry")]
+pub struct RouteEntry {
+    pub service: At<String>,
+    pub tcp: Option<At<String>>,
+    pub sealed: Option<At<String>>,
+    pub addr: Option<At<String>>,
+}
+
+/// One person's token as it is written: its digest, or the file that holds it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(missing_docs, reason = "as for Entry")]
+pub struct PersonalEntry {
+    pub principal: At<String>,
+    pub services: Vec<At<String>>,
+    pub digest: Option<At<String>>,
+    pub token_file: Option<At<String>>,
+    pub expires: Option<At<String>>,
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {

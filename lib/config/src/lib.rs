@@ -3,7 +3,7 @@
 //!
 //! A process keeps one table of [`Setting`]s; `--help`, the environment, the
 //! file and the reference in `docs/` are all read through it. Floor 1: knows no
-//! other crate of ours.
+//! other crate of ours but, for the clusters file, `culvert-proto`.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "clusters")]
