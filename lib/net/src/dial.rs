@@ -8,6 +8,7 @@
 mod backoff;
 mod connect;
 mod error;
+mod link;
 mod order;
 mod proxy;
 mod race;
@@ -24,11 +25,14 @@ use tokio::time::Instant;
 
 pub use backoff::{Backoff, RETRY_AFTER_MAX, Setback};
 pub use error::{DialError, DialFailure, Step};
+pub use link::{Link, Linked};
 pub use order::attempt_order;
 pub use proxy::{ProxyConfig, ProxyConfigError};
 pub use url::{HubUrl, UrlError, WEIGHT_MAX};
 
+use self::link::Secure;
 use crate::hangup::Hangup;
+use crate::socket::set_leg_options;
 use crate::tls::{ClientTls, TlsInfo};
 use crate::transport::{Choices, Transport};
 
@@ -72,20 +76,52 @@ impl Dialer {
     /// # Errors
     /// When none does; the error lists what happened at each address.
     pub async fn dial(&self, urls: &[HubUrl]) -> Result<Conn, DialError> {
-        match tokio::time::timeout(DIAL_MAX, connect::dial(self, urls)).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::one(DialFailure {
-                target: urls.first().map(ToString::to_string).unwrap_or_default(),
-                step: Step::Deadline,
-                reason: CloseReason::HubTimeout,
-                problem: format!("no address answered within {} s", DIAL_MAX.as_secs()),
-            })),
-        }
+        in_time(urls.first(), connect::dial(self, urls)).await
+    }
+
+    /// As [`Dialer::dial`], for a connection that is relayed: a plain one can be had for splicing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn link(&self, urls: &[HubUrl]) -> Result<Linked, DialError> {
+        let tuned = |stream| set_leg_options(&stream).map(|()| stream);
+        in_time(urls.first(), connect::dial_link(self, urls, tuned)).await
+    }
+
+    /// A further connection to the hub that answers at `peer` ([`Conn::peer`]), through the same
+    /// proxy. With `alpn` it is TLS that offers this protocol alone, whatever the URL says; without
+    /// it there is no TLS.
+    ///
+    /// # Errors
+    /// As [`Dialer::dial`].
+    pub async fn link_again(
+        &self,
+        url: &HubUrl,
+        peer: SocketAddr,
+        alpn: Option<&[u8]>,
+    ) -> Result<Linked, DialError> {
+        let secure = alpn.map_or(Secure::No, Secure::Alpn);
+        in_time(Some(url), connect::dial_again(self, url, peer, secure)).await
     }
 
     /// Milliseconds since this dialler was made.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+async fn in_time<T>(
+    url: Option<&HubUrl>,
+    dial: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    match tokio::time::timeout(DIAL_MAX, dial).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::one(DialFailure {
+            target: url.map(ToString::to_string).unwrap_or_default(),
+            step: Step::Deadline,
+            reason: CloseReason::HubTimeout,
+            problem: format!("no address answered within {} s", DIAL_MAX.as_secs()),
+        })),
     }
 }
 

@@ -8,6 +8,8 @@ mod refusal;
 mod rewind;
 mod websocket;
 
+use std::any::Any;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use agent::{AgentConn, UPGRADE_MAX, connect_agent};
@@ -18,7 +20,8 @@ pub use refusal::{ConnectError, Refusal};
 pub(crate) use rewind::rewound;
 pub use websocket::WebSocket;
 
-/// Any byte stream a carrier can run on.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+/// Any byte stream a carrier can run on. `Any`, so that a plain TCP connection among them can be
+/// had back for splicing.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Any {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}

@@ -1,5 +1,6 @@
 //! One dial from names to an open connection.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_proto::close::CloseReason;
@@ -8,12 +9,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::{DialError, DialFailure, Step};
+use super::link::{Link, Linked, Secure};
 use super::proxy::Proxy;
-use super::race::{Candidate, Failed, Field, Found, Lookup, interleave, race};
+use super::race::{Candidate, Failed, Field, Found, Lookup, attempt, interleave, race};
 use super::url::HubUrl;
 use super::{Conn, Dialer, LOOKUP_PATIENCE, STAGGER, STEP_MAX};
-use crate::hangup::Leg;
-use crate::socket::set_carrier_options;
+use crate::hangup::{Hangup, Leg};
+use crate::socket::{set_carrier_options, set_leg_options};
 use crate::tls::{ClientTls, TlsError};
 use crate::transport::Transport;
 
@@ -25,23 +27,50 @@ struct Route<'a> {
     port: u16,
 }
 
+impl<'a> Route<'a> {
+    fn new(dialer: &Dialer, url: &'a HubUrl) -> Route<'a> {
+        let proxy = dialer.proxy.for_url(url);
+        let (host, port) = match &proxy {
+            Some(proxy) => proxy.host_and_port(),
+            None => (url.host().to_owned(), url.port()),
+        };
+        Route {
+            url,
+            proxy,
+            host,
+            port,
+        }
+    }
+}
+
+/// A carrier's connection: it obeys a [`crate::hangup::Hangup`], whatever lies on it.
 pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialError> {
-    let routes: Vec<Route<'_>> = urls
-        .iter()
-        .map(|url| {
-            let proxy = dialer.proxy.for_url(url);
-            let (host, port) = match &proxy {
-                Some(proxy) => proxy.host_and_port(),
-                None => (url.host().to_owned(), url.port()),
-            };
-            Route {
-                url,
-                proxy,
-                host,
-                port,
-            }
-        })
-        .collect();
+    let mut hangup = Hangup::default();
+    let linked = dial_link(dialer, urls, |stream| {
+        set_carrier_options(&stream)?;
+        let (leg, order) = Leg::new(stream);
+        // The last one that was wrapped is the one that won.
+        hangup = order;
+        Ok(leg)
+    })
+    .await?;
+    Ok(Conn {
+        io: linked.link.boxed(),
+        hangup,
+        url_index: linked.url_index,
+        peer: linked.peer,
+        proxy: linked.proxy,
+        tls: linked.tls,
+    })
+}
+
+/// A connection to the first of `urls` that lets itself be connected to; `wrap` sets options.
+pub(super) async fn dial_link<IO: Transport>(
+    dialer: &Dialer,
+    urls: &[HubUrl],
+    mut wrap: impl FnMut(TcpStream) -> io::Result<IO>,
+) -> Result<Linked<IO>, DialError> {
+    let routes: Vec<Route<'_>> = urls.iter().map(|url| Route::new(dialer, url)).collect();
     let failures = Mutex::new(Vec::new());
     let mut field = Field::default();
     let lookups = routes.iter().enumerate();
@@ -51,21 +80,23 @@ pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialE
     loop {
         let failed = |candidate: &Candidate, problem| {
             let route = &routes[candidate.url_index];
-            let failure = failure(route, candidate, Step::Tcp, problem);
+            let failure = failure(route, candidate.addr, Step::Tcp, problem);
             failures.lock().push(failure);
         };
         let Some((candidate, stream)) = race(&mut field, STAGGER, STEP_MAX, failed).await else {
             break;
         };
         let route = &routes[candidate.url_index];
-        match finish(dialer, route, &candidate, stream).await {
-            Ok(conn) => {
+        let secure = Secure::of(route.url);
+        match finish(dialer, route, candidate.addr, wrap(stream), secure).await {
+            Ok(mut linked) => {
                 let key = (route.host.clone(), route.port);
                 dialer.last_good.lock().insert(key, candidate.addr);
-                return Ok(conn);
+                linked.url_index = candidate.url_index;
+                return Ok(linked);
             }
             Err((step, why)) => {
-                let failure = failure(route, &candidate, step, why);
+                let failure = failure(route, candidate.addr, step, why);
                 failures.lock().push(failure);
             }
         }
@@ -76,15 +107,37 @@ pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialE
     })
 }
 
-fn failure(route: &Route<'_>, candidate: &Candidate, step: Step, why: Failed) -> DialFailure {
+/// A further connection to a hub that is connected to already: the same process has to answer, so
+/// `peer` is where the first one went, and no name is resolved.
+pub(super) async fn dial_again(
+    dialer: &Dialer,
+    url: &HubUrl,
+    peer: SocketAddr,
+    secure: Secure<'_>,
+) -> Result<Linked<TcpStream>, DialError> {
+    let route = Route::new(dialer, url);
+    let (_, connected) = attempt(
+        Candidate {
+            url_index: 0,
+            addr: peer,
+        },
+        STEP_MAX,
+    )
+    .await;
+    let finished = match connected {
+        Ok(stream) => {
+            let stream = set_leg_options(&stream).map(|()| stream);
+            finish(dialer, &route, peer, stream, secure).await
+        }
+        Err(why) => Err((Step::Tcp, why)),
+    };
+    finished.map_err(|(step, why)| DialError::one(failure(&route, peer, step, why)))
+}
+
+fn failure(route: &Route<'_>, addr: SocketAddr, step: Step, why: Failed) -> DialFailure {
     let through = match &route.proxy {
-        Some(proxy) => format!(
-            "{} through {} at {}",
-            route.url,
-            proxy.name(),
-            candidate.addr
-        ),
-        None => format!("{} at {}", route.url, candidate.addr),
+        Some(proxy) => format!("{} through {} at {addr}", route.url, proxy.name()),
+        None => format!("{} at {addr}", route.url),
     };
     let (reason, problem) = why;
     DialFailure {
@@ -158,57 +211,59 @@ async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 }
 
 /// Proxy and TLS on a TCP connection that stands.
-async fn finish(
+async fn finish<IO: Transport>(
     dialer: &Dialer,
     route: &Route<'_>,
-    candidate: &Candidate,
-    stream: TcpStream,
-) -> Result<Conn, (Step, Failed)> {
-    set_carrier_options(&stream)
-        .map_err(|e| (Step::Tcp, (CloseReason::HubUnreachable, e.to_string())))?;
-    let (stream, hangup) = Leg::new(stream);
-    let proxy_name = route.proxy.as_ref().map(Proxy::name);
-    let conn = |io, tls| Conn {
-        io,
-        hangup,
-        url_index: candidate.url_index,
-        peer: candidate.addr,
-        proxy: proxy_name,
-        tls,
+    peer: SocketAddr,
+    io: io::Result<IO>,
+    secure: Secure<'_>,
+) -> Result<Linked<IO>, (Step, Failed)> {
+    let io = io.map_err(|e| (Step::Tcp, (CloseReason::HubUnreachable, e.to_string())))?;
+    let io = match &route.proxy {
+        None => Ok(io),
+        Some(proxy) => Link::unboxed(pass(dialer, proxy, route.url, io).await?),
     };
     let host = route.url.host();
-    let Some(proxy) = &route.proxy else {
-        // The common path keeps its concrete types: one virtual call per read, not two.
-        if !route.url.is_tls() {
-            return Ok(conn(Box::new(stream), None));
+    // The common paths keep their concrete types: one virtual call per read, not two.
+    let (link, tls) = match io {
+        Ok(io) if !secure.is_tls() => (Link::Plain(io), None),
+        Err(io) if !secure.is_tls() => (Link::Boxed(io), None),
+        Ok(io) => {
+            let tls = secure.handshake(&dialer.tls, host, io).await;
+            let tls = tls.map_err(|e| by_tls(&e))?;
+            let info = ClientTls::info(&tls);
+            (Link::Tls(Box::new(tls)), Some(info))
         }
-        let tls = dialer
-            .tls
-            .connect(host, stream)
-            .await
-            .map_err(|e| by_tls(&e))?;
-        let info = ClientTls::info(&tls);
-        return Ok(conn(Box::new(tls), Some(info)));
+        Err(io) => {
+            let tls = secure.handshake(&dialer.tls, host, io).await;
+            let tls = tls.map_err(|e| by_tls(&e))?;
+            let info = ClientTls::info(&tls);
+            (Link::Boxed(Box::new(tls)), Some(info))
+        }
     };
-    let passed = timeout(
-        STEP_MAX,
-        proxy.pass(Box::new(stream), route.url, &dialer.tls),
-    )
-    .await;
-    let io: Box<dyn Transport> = match passed {
-        Ok(Ok(io)) => io,
-        Ok(Err(why)) => return Err((Step::Proxy, why)),
+    Ok(Linked {
+        link,
+        url_index: 0,
+        peer,
+        proxy: route.proxy.as_ref().map(Proxy::name),
+        tls,
+    })
+}
+
+async fn pass(
+    dialer: &Dialer,
+    proxy: &Proxy,
+    url: &HubUrl,
+    io: impl Transport,
+) -> Result<Box<dyn Transport>, (Step, Failed)> {
+    match timeout(STEP_MAX, proxy.pass(Box::new(io), url, &dialer.tls)).await {
+        Ok(Ok(io)) => Ok(io),
+        Ok(Err(why)) => Err((Step::Proxy, why)),
         Err(_) => {
             let problem = format!("the proxy did not answer within {} s", STEP_MAX.as_secs());
-            return Err((Step::Proxy, (CloseReason::ProxyRefused, problem)));
+            Err((Step::Proxy, (CloseReason::ProxyRefused, problem)))
         }
-    };
-    if !route.url.is_tls() {
-        return Ok(conn(io, None));
     }
-    let tls = dialer.tls.connect(host, io).await.map_err(|e| by_tls(&e))?;
-    let info = ClientTls::info(&tls);
-    Ok(conn(Box::new(tls), Some(info)))
 }
 
 fn by_tls(error: &TlsError) -> (Step, Failed) {

@@ -137,7 +137,11 @@ pub(super) async fn race(
     winner
 }
 
-async fn attempt(candidate: Candidate, max: Duration) -> (Candidate, Result<TcpStream, Failed>) {
+/// One TCP connection, within `max`.
+pub(super) async fn attempt(
+    candidate: Candidate,
+    max: Duration,
+) -> (Candidate, Result<TcpStream, Failed>) {
     let result = match timeout(max, TcpStream::connect(candidate.addr)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {

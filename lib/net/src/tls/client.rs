@@ -87,11 +87,28 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let server_name =
-            ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
+        let server_name = server_name(name)?;
         let handshake = TlsConnector::from(self.config()).connect(server_name, io);
         in_time(handshake).await
+    }
+
+    /// As [`ClientTls::connect`], offering `alpn` alone in place of the configured protocols.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect_alpn<IO>(
+        &self,
+        name: &str,
+        alpn: &[u8],
+        io: IO,
+    ) -> Result<ClientStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let server_name = server_name(name)?;
+        let connector = TlsConnector::from(self.config());
+        let connector = connector.with_alpn(vec![alpn.to_vec()]);
+        in_time(connector.connect(server_name, io)).await
     }
 
     /// What the handshake of `stream` agreed on.
@@ -117,6 +134,11 @@ impl Reload for ClientTls {
     fn reload(&self) -> Result<Reloaded, TlsError> {
         self.fresh.reload(|| Files::read(&self.options))
     }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))
 }
 
 struct Files<'a> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use culvert_net::dial::{Dialer, HubUrl, ProxyConfig, Step};
+use culvert_net::dial::{Dialer, HubUrl, Link, ProxyConfig, Step};
 use culvert_net::tls::ServerTls;
 use culvert_proto::close::CloseReason;
 use tokio::io::{
@@ -12,7 +12,7 @@ use tokio::io::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::rig::{Pki, round_trip, soon, tls_echo};
+use crate::rig::{Pki, echo, round_trip, soon, tls_echo};
 
 fn url(text: &str) -> HubUrl {
     text.parse().unwrap()
@@ -300,4 +300,81 @@ async fn names_that_do_not_resolve_are_named() {
         error.to_string().contains("no-such-host.invalid"),
         "{error}"
     );
+}
+
+async fn plain_echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(echo(socket));
+        }
+    });
+    addr
+}
+
+/// What is spliced has to be the TCP connection itself, behind a proxy too.
+#[tokio::test]
+async fn a_plain_link_is_the_connection_itself() {
+    let pki = Pki::new("CA");
+    let hub = plain_echo().await;
+    let hub_url = url(&format!("ws://hub.internal:{}", hub.port()));
+    let here = url(&format!("ws://{hub}"));
+    let by_connect = connect_proxy(None, None).await.addr;
+    let by_tls = connect_proxy(None, Some(pki.server())).await.addr;
+    let by_socks = socks_proxy().await;
+    for (proxy, url, plain) in [
+        (None, &here, true),
+        (Some(format!("http://{by_connect}")), &hub_url, true),
+        (
+            Some(format!("socks5h://me:secret@{by_socks}")),
+            &hub_url,
+            true,
+        ),
+        (
+            Some(format!("https://localhost:{}", by_tls.port())),
+            &hub_url,
+            false,
+        ),
+    ] {
+        let config = proxy.as_deref().map_or_else(ProxyConfig::direct, through);
+        let dialer = Dialer::new(pki.client(), config.with_tls(pki.client()));
+        let first = soon("link", dialer.link(std::slice::from_ref(url))).await;
+        let mut first = first.unwrap();
+        round_trip(&mut first.link, b"first").await;
+        let again = soon("again", dialer.link_again(url, first.peer, None)).await;
+        let mut again = again.unwrap();
+        round_trip(&mut again.link, b"again").await;
+        for linked in [first, again] {
+            assert_eq!(matches!(linked.link, Link::Plain(_)), plain, "{proxy:?}");
+            assert_eq!(linked.link.bottom().is_some(), plain);
+            assert!(linked.tls.is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_to_the_same_hub_resolves_nothing_and_offers_its_own_protocol() {
+    let pki = Pki::new("CA");
+    let options = culvert_net::tls::ServerTlsOptions {
+        alpn: vec![b"http/1.1".to_vec(), b"culvert-data/1".to_vec()],
+        ..pki.server_options()
+    };
+    let server = Arc::new(ServerTls::load(options).unwrap());
+    let peer = tls_echo(server).await;
+    let dialer = Dialer::new(pki.client(), ProxyConfig::direct());
+    // The certificate is for this name, and no resolver knows it with this port.
+    let hub_url = url("wss://localhost:1");
+    let alpn = b"culvert-data/1";
+    let linked = dialer.link_again(&hub_url, peer, Some(alpn));
+    let mut linked = soon("again", linked).await.unwrap();
+    assert_eq!(
+        linked.tls.as_ref().unwrap().alpn.as_deref(),
+        Some(&alpn[..])
+    );
+    assert!(linked.link.bottom().is_some());
+    round_trip(&mut linked.link, b"through TLS").await;
+    let foreign = dialer.link_again(&hub_url, peer, Some(b"unknown/9"));
+    let error = soon("again", foreign).await.err().unwrap();
+    assert_eq!(error.step(), Step::Tls, "{error}");
 }
