@@ -11,6 +11,7 @@ pub mod hangup;
 pub mod interject;
 pub mod listen;
 pub mod peer;
+pub mod relay;
 pub mod socket;
 pub mod tls;
 pub mod transport;

@@ -7,6 +7,7 @@ mod dial;
 mod hangup;
 mod moving;
 mod radar;
+mod relay;
 mod rig;
 mod silence;
 mod tls;
