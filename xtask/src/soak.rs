@@ -10,6 +10,9 @@ pub struct Args {
     /// Seeds of the mux model, about 20 ms each; CI runs a slice of them.
     #[arg(long, default_value_t = 1_000_000)]
     seeds: u64,
+    /// Seeds of the engine's model, about 0.2 ms each; CI runs a slice of them.
+    #[arg(long, default_value_t = 5_000_000)]
+    engine_seeds: u64,
     /// Cases of every property test and of the session and registry models.
     #[arg(long, default_value_t = 100_000)]
     cases: u64,
@@ -22,6 +25,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut models = run::cargo(&["test", "--locked", "--release"]);
     models.args(["--package", "culvert-mux", "--package", "culvert-proto"]);
+    models.args(["--package", "culvert-engine"]);
+    models.env("CULVERT_ENGINE_SEEDS", args.engine_seeds.to_string());
     models.env("CULVERT_MODEL_SEEDS", args.seeds.to_string());
     models.env("PROPTEST_CASES", args.cases.to_string());
     run::wait(models)?;

@@ -110,13 +110,12 @@ pub struct Flow<P> {
 }
 
 impl<P> Flow<P> {
-    /// A direction that delivers `early` first. It is tried at once: EAGAIN
-    /// corrects it.
+    /// A direction that delivers `early` first. The poll tells what it may do.
     pub fn new(early: Vec<u8>, rests: &mut Rests) -> Self {
         rests.held += early.len();
         Self {
-            readable: true,
-            writable: true,
+            readable: false,
+            writable: false,
             hup: false,
             eof: false,
             done: false,
@@ -201,11 +200,14 @@ impl<P> Flow<P> {
         if self.done {
             return Break(Turn::Done);
         }
+        if !self.writable {
+            // FIN waits too: it would end a connection that is being opened.
+            return Break(Turn::Waits);
+        }
         if self.pending() > 0 {
-            return match self.writable {
-                true if self.rest.is_empty() => self.drain_pipe(to, env),
-                true => self.drain_rest(to, env),
-                false => Break(Turn::Waits),
+            return match self.rest.is_empty() {
+                true => self.drain_pipe(to, env),
+                false => self.drain_rest(to, env),
             };
         }
         if self.eof {
@@ -215,7 +217,7 @@ impl<P> Flow<P> {
             self.done = true;
             return Break(Turn::Done);
         }
-        if !self.readable || !self.writable {
+        if !self.readable {
             return Break(Turn::Waits);
         }
         if self.splicing && self.pipe.is_none() {

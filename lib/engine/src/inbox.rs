@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use culvert_proto::close::CloseReason;
 
+use crate::hop::Door;
+
 /// Counters of one pair that may be read while it lives. Bytes count when they
 /// were delivered to the other side's socket.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub struct Gauges {
     pub rest_bytes: AtomicUsize,
     /// Time spun, in us.
     pub spun_us: AtomicU64,
+    /// Connections that hops had to reset in place of joining them.
+    pub hops_refused: AtomicU64,
 }
 
 /// A pair on its way into a thread.
@@ -74,12 +78,14 @@ pub(crate) struct Arrival {
     pub probed: [bool; 2],
     pub cluster: u32,
     pub live: Arc<Live>,
-    pub ended: oneshot::Sender<Summary>,
+    /// Who wants to hear of its end.
+    pub ended: Option<oneshot::Sender<Summary>>,
     pub place: Place,
 }
 
 pub(crate) enum Command {
     Join(Box<Arrival>),
+    Open(Box<Door>),
     Cut(Arc<Live>, CloseReason),
     Stop,
 }

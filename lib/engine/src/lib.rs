@@ -2,12 +2,13 @@
 //!
 //! `flow` is one direction and `pair` two of them, both pure over `kernel`.
 //! `pipe` lends pipes, `poll` tells of readiness by epoll or io_uring
-//! (`backend` says which), `thread` owns the pairs of one thread. This file
-//! places pairs and can cut them.
+//! (`backend` says which), `thread` owns the pairs of one thread, `hop`
+//! lets it accept by itself. This file places pairs and can cut them.
 #![deny(unsafe_code)]
 
 mod backend;
 mod flow;
+mod hop;
 mod inbox;
 mod kernel;
 #[cfg(test)]
@@ -32,10 +33,12 @@ use tokio::sync::oneshot;
 use culvert_net::listen::{bound_probes, lift_user_timeout};
 use culvert_proto::close::CloseReason;
 
+use hop::Door;
 use inbox::{Arrival, Command, Inbox, Places};
 use thread::Worker;
 
 pub use backend::{Backend, IoEngine, refusal};
+pub use hop::{HOPS_MAX, Hop};
 pub use inbox::{Gauges, Live, Summary};
 pub use pair::Limits;
 pub use poll::probe;
@@ -63,7 +66,9 @@ pub struct Settings {
 pub struct Join {
     /// Who asked. Nobody else may hold or watch it.
     pub client: OwnedFd,
-    /// The agent's leg. Nobody else may hold or watch it.
+    /// The agent's leg. Nobody else may hold or watch it. It may still be
+    /// connecting: bytes then wait, and a refusal ends the pair with
+    /// [`CloseReason::DialRefused`].
     pub service: OwnedFd,
     /// Read from the client already, at most [`EARLY_BYTES_MAX`].
     pub from_client: Vec<u8>,
@@ -130,9 +135,7 @@ impl Engine {
         let probed = sockets
             .each_ref()
             .map(|socket| bound_probes(&socket.as_fd()).is_ok());
-        let load = |(inbox, _): &&(Arc<Inbox>, _)| inbox.gauges.pairs.load(Ordering::Relaxed);
-        let least = self.threads.iter().min_by_key(load);
-        let (inbox, _) = least.ok_or(CloseReason::Internal)?;
+        let inbox = self.least_loaded().map_err(|_| CloseReason::Internal)?;
         let (tell, ended) = oneshot::channel();
         let live = Arc::new(Live::default());
         inbox.gauges.pairs.fetch_add(1, Ordering::Relaxed);
@@ -142,11 +145,31 @@ impl Engine {
             probed,
             cluster: join.cluster,
             live: live.clone(),
-            ended: tell,
+            ended: Some(tell),
             place,
         })));
         let inbox = inbox.clone();
         Ok(Joined { live, ended, inbox })
+    }
+
+    fn least_loaded(&self) -> io::Result<&Arc<Inbox>> {
+        let load = |(inbox, _): &&(Arc<Inbox>, _)| inbox.gauges.pairs.load(Ordering::Relaxed);
+        let least = self.threads.iter().min_by_key(load);
+        let none = || io::Error::other("the engine has no thread");
+        least.map(|(inbox, _)| inbox).ok_or_else(none)
+    }
+
+    /// Accepts from a listener on the thread with the fewest pairs, until the
+    /// engine ends, and joins each connection to one that it opens. Pairs of a
+    /// hop count towards the limits; over one, the client is reset. How a pair
+    /// ended is logged at debug level.
+    ///
+    /// # Errors
+    /// The operating system's, for a socket that does not listen for TCP.
+    pub fn hop(&self, hop: Hop) -> io::Result<()> {
+        let door = Door::new(hop, self.places.clone())?;
+        self.least_loaded()?.put(Command::Open(Box::new(door)));
+        Ok(())
     }
 
     /// The counters of each thread.

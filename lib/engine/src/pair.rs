@@ -84,20 +84,15 @@ pub struct Pair<K: Kernel> {
 
 impl<K: Kernel> Pair<K> {
     /// Joins two sockets; `early[side]` was read from that side before and is
-    /// delivered first. Both are armed: any end but a clean one is RST.
-    ///
-    /// # Errors
-    /// When a socket is broken already.
+    /// delivered first. Both are armed already: any end but a clean one is RST.
+    /// Nothing is tried before a poll tells of them; one may be connecting.
     pub fn join(
         sockets: [K::Socket; 2],
         early: [Vec<u8>; 2],
         probed: [bool; 2],
         env: &mut Env<'_, K>,
-    ) -> Result<Self, Errno> {
-        for socket in &sockets {
-            env.kernel.arm(socket, true)?;
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             sockets,
             flows: early.map(|early| Flow::new(early, env.rests)),
             watches: probed.map(Watch::new),
@@ -105,7 +100,7 @@ impl<K: Kernel> Pair<K> {
             starved_since_ms: None,
             seen: 0,
             seen_ms: env.now_ms,
-        })
+        }
     }
 
     /// The socket of a side.
@@ -270,6 +265,8 @@ fn reason(side: Side, why: Errno) -> CloseReason {
     match (side, why) {
         (Side::Client, Errno::TIMEDOUT | Errno::HOSTUNREACH) => CloseReason::ClientDead,
         (Side::Client, _) => CloseReason::ClientReset,
+        (Side::Service, Errno::CONNREFUSED) => CloseReason::DialRefused,
+        (Side::Service, Errno::NETUNREACH) => CloseReason::DialUnreachable,
         (Side::Service, Errno::TIMEDOUT | Errno::HOSTUNREACH) => CloseReason::CarrierDead,
         (Side::Service, _) => CloseReason::UpstreamReset,
     }

@@ -41,8 +41,10 @@ pub struct Slab<T> {
     free: Vec<u32>,
 }
 
-/// The last two generations mark the bell and completions for nobody.
+/// The last generation marks doors, the bell and completions for nobody.
 const GENERATION_MAX: u32 = (1 << 31) - 2;
+/// No token of a pair is greater.
+pub const TOKEN_MAX: u64 = ((GENERATION_MAX as u64) << 33) | ((1 << 33) - 1);
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use culvert_proto::close::CloseReason;
 
 use crate::flow::{COPY_BYTES, Env, Rests, THIN_BYTES};
+use crate::hop::{DOORS, Doors};
 use crate::inbox::{Arrival, Command, Inbox, Live, Place, Summary};
 use crate::kernel::Linux;
 use crate::pair::{Limits, Outcome, Pair, Side};
@@ -52,7 +53,7 @@ struct Entry {
     /// The next wait before it tries again by itself.
     later_ms: u64,
     live: Arc<Live>,
-    ended: oneshot::Sender<Summary>,
+    ended: Option<oneshot::Sender<Summary>>,
     _place: Place,
 }
 
@@ -63,6 +64,8 @@ pub struct Worker {
     shared: Shared,
     pairs: Slab<Box<Entry>>,
     queue: VecDeque<Id>,
+    doors: Doors,
+    arrivals: Vec<Arrival>,
     /// When to look at pairs, and when to let them try again.
     looks: Times,
     laters: Times,
@@ -113,6 +116,8 @@ impl Worker {
             },
             pairs: Slab::default(),
             queue: VecDeque::new(),
+            doors: Doors::default(),
+            arrivals: Vec::new(),
             looks: Times::default(),
             laters: Times::default(),
             limits: share.limits,
@@ -140,10 +145,13 @@ impl Worker {
                     if !self.obey()? {
                         return Ok(());
                     }
+                } else if event.token >= DOORS {
+                    self.doors.knock(event, &mut self.poll)?;
                 } else {
                     self.heed(event)?;
                 }
             }
+            self.admit()?;
             self.keep_time()?;
             self.work()?;
         }
@@ -151,15 +159,12 @@ impl Worker {
 
     fn timeout(&mut self) -> Option<Duration> {
         let now = self.clock.elapsed();
-        if !self.queue.is_empty() || self.spin.polls_on(micros(now)) {
+        let doors = self.doors.wants(millis(now));
+        if doors.is_ok() || !self.queue.is_empty() || self.spin.polls_on(micros(now)) {
             return Some(Duration::ZERO);
         }
-        let next = self
-            .looks
-            .next()
-            .into_iter()
-            .chain(self.laters.next())
-            .min()?;
+        let pairs = self.looks.next().into_iter().chain(self.laters.next());
+        let next = pairs.chain(doors.err().flatten()).min()?;
         Some(Duration::from_millis(next).saturating_sub(now))
     }
 
@@ -168,6 +173,7 @@ impl Worker {
         for command in self.inbox.take() {
             match command {
                 Command::Join(arrival) => self.join(*arrival)?,
+                Command::Open(door) => self.doors.open(*door, &mut self.poll)?,
                 Command::Cut(live, reason) => {
                     let (id, _) = Id::of(live.place.load(Ordering::Relaxed));
                     self.end(id, reason)?;
@@ -176,6 +182,7 @@ impl Worker {
                     for id in self.pairs.ids() {
                         self.end(id, CloseReason::Shutdown)?;
                     }
+                    self.doors.close(&mut self.poll)?;
                     // A ring lets go of its files when it has heard of it.
                     self.poll.wait(Some(Duration::ZERO), &mut Vec::new())?;
                     return Ok(false);
@@ -197,15 +204,12 @@ impl Worker {
             place,
         } = arrival;
         let mut env = self.shared.env(cluster);
-        let Ok(pair) = Pair::join(sockets, early, probed, &mut env) else {
-            // It broke before: both close, and nobody hears a summary.
-            return Ok(());
-        };
+        let pair = Pair::join(sockets, early, probed, &mut env);
         let entry = Entry {
             pair,
             cluster,
             began_ms: self.shared.now_ms,
-            queued: true,
+            queued: false,
             watched: false,
             later_ms: LATER_MS,
             live: live.clone(),
@@ -216,13 +220,25 @@ impl Worker {
             return Ok(());
         };
         live.place.store(id.token(Side::Client), Ordering::Relaxed);
-        self.queue.push_back(id);
         for side in [Side::Client, Side::Service] {
             if self.watch(id, side).is_err() {
                 // Without news of it, it would hang.
                 return self.end(id, CloseReason::Overload);
             }
         }
+        Ok(())
+    }
+
+    fn admit(&mut self) -> io::Result<()> {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let now_ms = self.shared.now_ms;
+        self.doors.admit(now_ms, &mut self.poll, &mut arrivals)?;
+        for arrival in arrivals.drain(..) {
+            self.join(arrival)?;
+        }
+        self.arrivals = arrivals;
+        let refused = &self.inbox.gauges.hops_refused;
+        refused.store(self.doors.refused(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -349,7 +365,11 @@ impl Worker {
         // Before the summary: who hears of the end finds the place free.
         drop(place);
         self.tell_gauges();
-        let _ = ended.send(summary);
+        match ended {
+            // Nobody has to wait for it.
+            Some(ended) => drop(ended.send(summary)),
+            None => tracing::debug!(?summary, "a pair of a hop ended"),
+        }
         Ok(())
     }
 

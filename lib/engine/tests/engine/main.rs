@@ -7,5 +7,6 @@
 )]
 
 mod ends;
+mod hop;
 mod integrity;
 mod rig;
