@@ -4,6 +4,10 @@ use anyhow::Result;
 
 use crate::{fuzz, run};
 
+/// Connections of the engine's integrity suite, which ends them in every way.
+/// All at once: their descriptors have to fit.
+const ENGINE_CONNECTIONS: u64 = 2_000;
+
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
@@ -13,6 +17,9 @@ pub struct Args {
     /// Seeds of the engine's model, about 0.2 ms each; CI runs a slice of them.
     #[arg(long, default_value_t = 5_000_000)]
     engine_seeds: u64,
+    /// Connections that come and go through each kind of engine.
+    #[arg(long, default_value_t = 100_000)]
+    churn: u64,
     /// Cases of every property test and of the session and registry models.
     #[arg(long, default_value_t = 100_000)]
     cases: u64,
@@ -25,11 +32,17 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut models = run::cargo(&["test", "--locked", "--release"]);
     models.args(["--package", "culvert-mux", "--package", "culvert-proto"]);
-    models.args(["--package", "culvert-engine"]);
-    models.env("CULVERT_ENGINE_SEEDS", args.engine_seeds.to_string());
     models.env("CULVERT_MODEL_SEEDS", args.seeds.to_string());
     models.env("PROPTEST_CASES", args.cases.to_string());
     run::wait(models)?;
+    // A process for each test: they count descriptors and change who they are.
+    let mut engine = run::cargo(&["nextest", "run", "--locked", "--release"]);
+    engine.args(["--package", "culvert-engine", "--profile", "soak"]);
+    engine.args(["--success-output", "final"]);
+    engine.env("CULVERT_ENGINE_SEEDS", args.engine_seeds.to_string());
+    engine.env("CULVERT_ENGINE_CHURN", args.churn.to_string());
+    engine.env("CULVERT_ENGINE_CONNECTIONS", ENGINE_CONNECTIONS.to_string());
+    run::wait(engine)?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
         only: String::new(),

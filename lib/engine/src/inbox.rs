@@ -59,6 +59,10 @@ pub struct Summary {
 pub struct Gauges {
     /// Pairs now.
     pub pairs: AtomicUsize,
+    /// Bytes delivered so far, both ways, of all its pairs.
+    pub bytes: AtomicU64,
+    /// Of those, the ones that no copy touched.
+    pub spliced_bytes: AtomicU64,
     /// Pipes in use now.
     pub pipes: AtomicUsize,
     /// How often a direction had to copy for want of a pipe.

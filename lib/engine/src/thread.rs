@@ -72,6 +72,8 @@ pub struct Worker {
     limits: Limits,
     spin: Spin,
     clock: Instant,
+    /// Bytes delivered, and those of them spliced.
+    moved: (u64, u64),
 }
 
 /// What all pairs of the thread use.
@@ -123,6 +125,7 @@ impl Worker {
             limits: share.limits,
             spin: Spin::new(share.spins),
             clock: Instant::now(),
+            moved: (0, 0),
         })
     }
 
@@ -294,7 +297,7 @@ impl Worker {
     /// One turn for everyone in the queue.
     fn work(&mut self) -> io::Result<()> {
         let turns = self.queue.len();
-        let (mut moved, mut bulk) = (0, false);
+        let (before, mut bulk) = (self.moved.0, false);
         for _ in 0..turns {
             let Some(id) = self.queue.pop_front() else {
                 break;
@@ -303,9 +306,11 @@ impl Worker {
                 continue;
             };
             let mut env = self.shared.env(entry.cluster);
-            let before = total(&entry.pair);
+            let (all, spliced) = total(&entry.pair);
             let outcome = entry.pair.turn(&mut env);
-            moved += total(&entry.pair) - before;
+            let now = total(&entry.pair);
+            self.moved.0 += now.0 - all;
+            self.moved.1 += now.1 - spliced;
             bulk |= entry.pair.is_splicing();
             count(&entry.pair, &entry.live);
             if outcome != Outcome::Later {
@@ -331,6 +336,7 @@ impl Worker {
         }
         if turns > 0 {
             self.tell_gauges();
+            let moved = self.moved.0 - before;
             let small = moved > 0 && moved < THIN_BYTES as u64 && !bulk;
             self.spin.worked(micros(self.clock.elapsed()), small);
         }
@@ -377,6 +383,8 @@ impl Worker {
         let gauges = &self.inbox.gauges;
         let Shared { pool, rests, .. } = &self.shared;
         gauges.pairs.store(self.pairs.len(), Ordering::Relaxed);
+        gauges.bytes.store(self.moved.0, Ordering::Relaxed);
+        gauges.spliced_bytes.store(self.moved.1, Ordering::Relaxed);
         gauges.pipes.store(pool.lent(), Ordering::Relaxed);
         gauges
             .pipes_exhausted
@@ -386,8 +394,10 @@ impl Worker {
     }
 }
 
-fn total(pair: &Pair<Linux>) -> u64 {
-    pair.counts(Side::Client).0 + pair.counts(Side::Service).0
+/// Bytes delivered both ways, and those of them spliced.
+fn total(pair: &Pair<Linux>) -> (u64, u64) {
+    let (up, down) = (pair.counts(Side::Client), pair.counts(Side::Service));
+    (up.0 + down.0, up.1 + down.1)
 }
 
 fn count(pair: &Pair<Linux>, live: &Live) {

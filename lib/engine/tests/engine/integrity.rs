@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use culvert_engine::Summary;
+use culvert_engine::{Settings, Summary};
 use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rig::{Random, Rig, descriptors, engines, pattern, soon};
+use crate::rig::{Random, Rig, descriptors, engines, lift_descriptor_limit, pattern, soon};
 
 /// What one end sends, and how it behaves.
 #[derive(Clone, Copy, Debug)]
@@ -170,51 +170,51 @@ fn judge(plans: [Plan; 2], seen: &[Seen; 2], summary: Summary) {
     }
 }
 
+/// Connections of every kind through an engine: what they sent, what arrived,
+/// how they ended, and what is left afterwards.
+pub async fn suite(name: &str, settings: &Settings) {
+    lift_descriptor_limit();
+    let before = descriptors();
+    let rig = Rig::new(settings);
+    let mut tasks = Vec::new();
+    for number in 0..connections() {
+        let plans = plans(number);
+        let ends = rig.join(number as u32 % 3);
+        let name = name.to_owned();
+        tasks.push(tokio::spawn(async move {
+            let what = |which| format!("{name}: {which} of {plans:?}");
+            let seen = tokio::join!(
+                soon(what("the client"), end(ends.client, plans[0], plans[1])),
+                soon(what("the service"), end(ends.service, plans[1], plans[0]))
+            );
+            let summary = soon(what("the end"), ends.joined.ended).await.unwrap();
+            judge(plans, &seen.into(), summary);
+            summary
+        }));
+    }
+    let (mut moved, mut spliced) = (0, 0);
+    for task in tasks {
+        let summary = task.await.unwrap();
+        moved += summary.to_client + summary.to_service;
+        spliced += summary.spliced;
+    }
+    println!("{name}: {moved} bytes, {spliced} spliced");
+    assert!(spliced > moved / 4, "{name}: bulk is spliced");
+    assert_eq!(rig.held(), (0, 0, 0), "{name}: pairs, pipes, bytes");
+    assert_eq!(rig.moved(), (moved, spliced), "{name}: in all");
+    drop(rig);
+    soon("descriptors come back", async {
+        // A ring lets go of them a moment after it is gone.
+        while descriptors() > before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_byte_is_lost_changed_or_reordered_and_no_end_is_a_lie() {
     for (name, settings) in engines() {
-        let before = descriptors();
-        let rig = Rig::new(&settings);
-        let mut tasks = Vec::new();
-        for number in 0..connections() {
-            let plans = plans(number);
-            let ends = rig.join(number as u32 % 3);
-            tasks.push(tokio::spawn(async move {
-                let what = |which| format!("{name}: {which} of {plans:?}");
-                let seen = tokio::join!(
-                    soon(what("the client"), end(ends.client, plans[0], plans[1])),
-                    soon(what("the service"), end(ends.service, plans[1], plans[0]))
-                );
-                let summary = soon(what("the end"), ends.joined.ended).await.unwrap();
-                judge(plans, &seen.into(), summary);
-                summary
-            }));
-        }
-        let (mut moved, mut spliced) = (0, 0);
-        for task in tasks {
-            let summary = task.await.unwrap();
-            moved += summary.to_client + summary.to_service;
-            spliced += summary.spliced;
-        }
-        println!("{name}: {moved} bytes, {spliced} spliced");
-        assert!(spliced > moved / 4, "{name}: bulk is spliced");
-        for gauges in rig.engine.gauges() {
-            use std::sync::atomic::Ordering::Relaxed;
-            let left = (&gauges.pairs, &gauges.pipes, &gauges.rest_bytes);
-            let left = (
-                left.0.load(Relaxed),
-                left.1.load(Relaxed),
-                left.2.load(Relaxed),
-            );
-            assert_eq!(left, (0, 0, 0), "{name}: pairs, pipes, bytes");
-        }
-        drop(rig);
-        soon("descriptors come back", async {
-            // A ring lets go of them a moment after it is gone.
-            while descriptors() > before {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        suite(name, &settings).await;
     }
 }

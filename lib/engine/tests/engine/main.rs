@@ -3,10 +3,13 @@
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
-    reason = "a test that cannot go on panics; patterns of test bytes wrap"
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, patterns of test bytes wrap, measurements are printed"
 )]
 
+mod denied;
 mod ends;
 mod hop;
 mod integrity;
+mod poor;
 mod rig;
