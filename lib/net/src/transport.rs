@@ -2,6 +2,7 @@
 
 mod agent;
 mod choice;
+mod forward;
 mod frame;
 mod hub;
 mod refusal;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use agent::{AgentConn, UPGRADE_MAX, connect_agent};
 pub(crate) use choice::Choices;
+pub use forward::{FORWARD_PROTOCOL, Forwarded, connect_forward};
 pub use frame::{End, FrameError, MESSAGE_BYTES_MAX, SENT_MESSAGE_BYTES_MAX};
 pub use hub::{hub_transport, unwrapped, websocket_accept};
 pub use refusal::{ConnectError, Refusal};
