@@ -3,6 +3,8 @@
 //! once, and nothing is dialled or bound before.
 
 mod build;
+mod engine;
+mod forward;
 mod hub;
 mod reader;
 mod service;
@@ -22,8 +24,11 @@ use culvert_proto::token::TokenText;
 use culvert_telemetry::log::LogFormat;
 use ipnet::IpNet;
 
+pub use crate::engine::EngineConfig;
+use crate::services::NamedService;
 use crate::target::Target;
 
+pub use forward::ForwardConfig;
 pub(crate) use hub::hub_url;
 pub use settings::PROGRAM;
 
@@ -50,7 +55,11 @@ pub struct Config {
     pub target: Target,
     /// TLS towards the target, when it speaks it.
     pub target_tls: Option<ClientTlsOptions>,
-    /// Special addresses the target may resolve to.
+    /// The services that routes may reach.
+    pub services: Vec<NamedService>,
+    /// Those that are not sealed may be served without TLS.
+    pub allow_plaintext_data_channels: bool,
+    /// Special addresses the target or a service may resolve to.
     pub allow_addresses: Vec<IpNet>,
     /// File of the bearer token for the target.
     pub service_account_token: Option<PathBuf>,
@@ -70,6 +79,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Worker threads; 1 is a single-threaded runtime.
     pub threads: usize,
+    /// What moves the bytes of services where nothing lies on them.
+    pub engine: EngineConfig,
     /// Memory that all sessions together may use for streams.
     pub memory_budget_bytes: u64,
     /// Time for requests in flight after SIGTERM.
@@ -110,7 +121,15 @@ impl fmt::Display for Refused {
     }
 }
 
-impl Config {
+/// What a process was asked to be.
+pub enum Job {
+    /// The agent.
+    Agent(Box<Config>),
+    /// A local port that leads to a service.
+    Forward(Box<ForwardConfig>),
+}
+
+impl Job {
     /// Reads and checks everything. `env` looks up one environment variable.
     ///
     /// # Errors
@@ -120,13 +139,16 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
         let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
-        build::build(layers, &env)
+        if layers.matches.subcommand_name() == Some(forward::VERB) {
+            return forward::build(layers, &env).map(|it| Self::Forward(Box::new(it)));
+        }
+        build::build(layers, &env).map(|it| Self::Agent(Box::new(it)))
     }
 
     /// Reads the command line and environment of this process.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// As [`Job::load`].
     pub fn from_process() -> Result<Self, Refused> {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }

@@ -12,11 +12,12 @@ use culvert_net::dial::{Backoff, Dialer, HubUrl, Setback};
 use culvert_net::transport::{AgentConn, ConnectError, connect_agent};
 use culvert_proto::close::{CloseReason, Retry};
 use culvert_proto::control::{AgentFacts, Drain};
-use culvert_proto::hello::AgentHello;
+use culvert_proto::hello::{AgentHello, Caps};
 use culvert_proto::session;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::channel::Way;
 use crate::config::hub_url;
 use crate::session::{Ended, Next, Session, Shared};
 
@@ -26,7 +27,7 @@ pub const LEFT_SESSIONS_MAX: usize = 4;
 /// How and where to connect.
 pub struct Plan {
     /// Opens connections to hubs.
-    pub dialer: Dialer,
+    pub dialer: Arc<Dialer>,
     /// Where to, in order.
     pub hubs: Vec<HubUrl>,
     /// `ws://` is allowed, in drain advice too.
@@ -91,6 +92,7 @@ impl Connector {
                 left,
                 current,
                 fresh,
+                shared,
                 ..
             } = &mut self;
             for session in left.iter_mut().chain(current).chain(fresh) {
@@ -101,11 +103,14 @@ impl Connector {
                     "session closed"
                 );
             }
+            // Those whose session was lost before are told to nobody and still have their time.
+            let _ = timeout_at(deadline, shared.flows.mover().idle()).await;
         };
         tokio::select! {
             () = all => {}
             () = shutdown.reached(Phase::Stopped) => tracing::warn!("stopped before all requests were finished"),
         }
+        self.shared.flows.mover().cut();
     }
 
     async fn keep_connected(&mut self) -> Infallible {
@@ -170,7 +175,12 @@ impl Connector {
         config.mux.streams_max = self.shared.streams_max;
         config.hangup = conn.hangup;
         let (carrier, driver) = carrier(conn.io, config, self.plan.budget.clone());
-        Session::start(self.shared.clone(), carrier, driver)
+        let way = conn.answer.caps.has(Caps::CHANNEL).then_some(Way {
+            url: conn.url,
+            peer: conn.peer,
+            epoch: conn.answer.epoch,
+        });
+        Session::start(self.shared.clone(), carrier, driver, way)
     }
 
     /// A join string was good: from now on what is kept counts, not the string.

@@ -5,15 +5,22 @@
 //! ```
 //! `connect` keeps a session with the hub, `session` takes its streams, `serve`
 //! answers one request on each, `upstream` holds the connections to the target.
-//! Nothing but hub, proxy and target is ever dialled.
+//! A connection to one of the `services` is a `flow`, on a stream or on a data
+//! `channel` that the agent dials for it. Nothing but hub, proxy, target and
+//! services is ever dialled.
 #![forbid(unsafe_code)]
 
+pub mod channel;
 pub mod config;
 pub mod connect;
 pub mod credential;
+pub mod engine;
+pub mod flow;
+pub mod forward;
 pub mod health;
 pub mod metrics;
 pub mod serve;
+pub mod services;
 pub mod session;
 mod start;
 pub mod target;

@@ -3,19 +3,19 @@
 
 use std::process::ExitCode;
 
-use culvert_agent::config::{Config, Refused};
+use culvert_agent::config::{Job, Refused};
 use culvert_telemetry::lifecycle::{EXIT_FAILURE, EXIT_USAGE};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let config = match Config::from_process() {
-        Ok(config) => config,
+    let job = match Job::from_process() {
+        Ok(job) => job,
         Err(Refused::Usage(usage)) => usage.exit(),
         Err(why) => return refuse(&why),
     };
-    match culvert_agent::run_process(config) {
+    match culvert_agent::run_process(job) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!(%why, "culvert-agent cannot run");

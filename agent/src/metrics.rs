@@ -1,12 +1,17 @@
 //! Every metric of the agent: names, help, labels (docs/metrics.md is made from this).
 
+mod engine;
+
 use std::time::Duration;
 
+use culvert_proto::channel::Form;
 use culvert_proto::close::{CloseReason, Side};
 use culvert_telemetry::metrics::{
     HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, SECONDS,
 };
 use parking_lot::Mutex;
+
+pub use engine::EngineMetrics;
 
 /// Dials remembered for the percentiles in STATS.
 const DIALS_MAX: usize = 128;
@@ -37,14 +42,40 @@ pub struct AgentMetrics {
     session_rtt: HistogramVec,
     sessions_ended: IntCounterVec,
     handshake_failures: IntCounterVec,
+    flows: IntGaugeVec,
+    flows_ended: IntCounterVec,
+    channels: IntGaugeVec,
+    channels_opened: IntCounterVec,
+    channels_failed: IntCounterVec,
+    engine: EngineMetrics,
     cluster: String,
     dials: Mutex<Dials>,
 }
 
-/// Counts one open stream while it lives.
-pub struct OpenStream(IntGauge);
+/// How the bytes of a flow travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// On a data channel without TLS of its own, by the engine.
+    Splice,
+    /// On a data channel inside TLS.
+    Copy,
+    /// On a stream of the carrier.
+    Stream,
+}
 
-impl Drop for OpenStream {
+/// Where a data channel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelState {
+    /// It is being opened.
+    Dialling,
+    /// It waits for a client.
+    Warm,
+}
+
+/// One of something that is there now, until it is dropped.
+pub struct Counted(IntGauge);
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -54,6 +85,18 @@ impl Drop for OpenStream {
 struct Dials {
     micros: Vec<u32>,
     next: usize,
+}
+
+impl Datapath {
+    /// The label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Splice => "splice",
+            Self::Copy => "copy",
+            Self::Stream => "stream",
+        }
+    }
 }
 
 impl AgentMetrics {
@@ -130,6 +173,32 @@ impl AgentMetrics {
                 "Attempts to reach the hub that failed.",
                 &["stage", "reason"],
             ),
+            flows: m.gauge_vec(
+                "culvert_flows",
+                "Connections to services now, by the way of their bytes.",
+                &["datapath"],
+            ),
+            flows_ended: m.counter_vec(
+                "culvert_flows_total",
+                "Connections to services that ended, by the way of their bytes: splice (data channel without TLS), copy (data channel inside TLS), stream (on the carrier).",
+                &["datapath", "reason"],
+            ),
+            channels: m.gauge_vec(
+                "culvert_data_channels",
+                "Data channels that wait for a client (warm) or are being opened (dialling).",
+                &["state"],
+            ),
+            channels_opened: m.counter_vec(
+                "culvert_channels_opened_total",
+                "Data channels that the hub let in, by form: tls or plain.",
+                &["form"],
+            ),
+            channels_failed: m.counter_vec(
+                "culvert_channels_failed_total",
+                "Data channels that could not be opened.",
+                &["reason"],
+            ),
+            engine: EngineMetrics::new(&m),
             registry: m,
             cluster: cluster.to_owned(),
             dials: Mutex::default(),
@@ -138,12 +207,12 @@ impl AgentMetrics {
 
     /// A stream came in; it is open until the guard is dropped.
     #[must_use]
-    pub fn open_stream(&self) -> OpenStream {
+    pub fn open_stream(&self) -> Counted {
         self.streams.inc();
         self.streams_opened
             .with_label_values(&[&self.cluster])
             .inc();
-        OpenStream(self.streams.clone())
+        Counted(self.streams.clone())
     }
 
     /// A stream was answered by us.
@@ -211,6 +280,51 @@ impl AgentMetrics {
             .inc();
     }
 
+    /// A flow runs until the guard is dropped.
+    #[must_use]
+    pub fn open_flow(&self, datapath: Datapath) -> Counted {
+        let now = self.flows.with_label_values(&[datapath.as_str()]);
+        now.inc();
+        Counted(now)
+    }
+
+    /// A flow ended for `reason`.
+    pub fn flow_ended(&self, datapath: Datapath, reason: CloseReason) {
+        self.flows_ended
+            .with_label_values(&[datapath.as_str(), reason.as_str()])
+            .inc();
+    }
+
+    /// A data channel is in `state` until the guard is dropped.
+    #[must_use]
+    pub fn channel(&self, state: ChannelState) -> Counted {
+        let word = match state {
+            ChannelState::Dialling => "dialling",
+            ChannelState::Warm => "warm",
+        };
+        let now = self.channels.with_label_values(&[word]);
+        now.inc();
+        Counted(now)
+    }
+
+    /// The hub let a data channel in.
+    pub fn channel_opened(&self, form: Form) {
+        self.channels_opened
+            .with_label_values(&[form.as_str()])
+            .inc();
+    }
+
+    /// A data channel could not be opened; `reason` is one word of a fixed set.
+    pub fn channel_failed(&self, reason: &'static str) {
+        self.channels_failed.with_label_values(&[reason]).inc();
+    }
+
+    /// The engine's instruments.
+    #[must_use]
+    pub fn engine(&self) -> &EngineMetrics {
+        &self.engine
+    }
+
     /// Median and 99th percentile in µs of the last dials of the target.
     #[must_use]
     pub fn dial_percentiles(&self) -> Option<(u32, u32)> {
@@ -243,6 +357,11 @@ mod tests {
         metrics.session_ended(Duration::from_secs(3), CloseReason::CarrierLost);
         metrics.round_trip(Duration::from_millis(2));
         metrics.handshake_failed("auth", CloseReason::Unauthenticated);
+        let _flow = metrics.open_flow(Datapath::Copy);
+        metrics.flow_ended(Datapath::Splice, CloseReason::Finished);
+        let _warm = metrics.channel(ChannelState::Warm);
+        metrics.channel_opened(Form::Plain);
+        metrics.channel_failed("tls");
         let text = metrics.registry.render();
         for line in [
             "agent_connected 1",
@@ -255,6 +374,11 @@ mod tests {
             "culvert_streams_refused_total{reason=\"too_many_streams\"} 1",
             "culvert_tcp_connect_duration_seconds_count{cluster=\"prod\",leg=\"upstream\"} 1",
             "culvert_tcp_connect_failures_total{cluster=\"prod\",leg=\"upstream\",reason=\"refused\"} 1",
+            "culvert_flows{datapath=\"copy\"} 1",
+            "culvert_flows_total{datapath=\"splice\",reason=\"finished\"} 1",
+            "culvert_data_channels{state=\"warm\"} 1",
+            "culvert_channels_opened_total{form=\"plain\"} 1",
+            "culvert_channels_failed_total{reason=\"tls\"} 1",
             "culvert_session_duration_seconds_count 1",
             "culvert_agent_sessions_ended_total{reason=\"carrier_lost\"} 1",
             "culvert_session_rtt_seconds_count{cluster=\"prod\"} 1",

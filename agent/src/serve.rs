@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_net::interject::{Interject, Interjected};
-use culvert_proto::close::CloseReason;
 use culvert_proto::limits;
-use culvert_proto::open::{DialAnswer, DialCode, StreamHeader, StreamKind};
+use culvert_proto::open::{StreamHeader, StreamKind};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -23,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::answer::Failure;
 use self::tunnel::Tunnel;
@@ -71,16 +70,15 @@ impl Service {
         &self.upstream
     }
 
-    /// Serves one stream to its end. `refused` answers it without the target.
+    /// Serves one request to its end. `refused` answers it without the target.
     pub async fn serve<IO>(&self, header: StreamHeader, stream: IO, refused: Option<Failure>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match header.kind {
             StreamKind::Http => self.request(&header, stream, refused).await,
-            StreamKind::Tcp => self.tcp(stream, refused).await,
-            // The session owns the only control stream there is; drop = reset.
-            StreamKind::Control => tracing::debug!("the hub opened a second control stream"),
+            // Flows are not requests, and the session owns the only control stream there is.
+            StreamKind::Tcp | StreamKind::Control => tracing::debug!("no request on this stream"),
         }
     }
 
@@ -165,29 +163,6 @@ impl Service {
             request_id = %shown(header), "request not served"
         );
         why.answer(self.upstream.target().kind).map(AnswerBody::Own)
-    }
-
-    /// Raw streams need targets of their own, which this agent does not have yet.
-    async fn tcp<IO: AsyncWrite + Unpin>(&self, mut stream: IO, refused: Option<Failure>) {
-        let (code, reason) = match refused {
-            Some(why) => (dial_code(why.reason), why.detail),
-            None => (
-                DialCode::UnknownTarget,
-                "this agent serves HTTP only".to_owned(),
-            ),
-        };
-        let answer = DialAnswer { code, reason }.encode();
-        if stream.write_all(&answer).await.is_ok() {
-            let _ = stream.shutdown().await;
-        }
-    }
-}
-
-fn dial_code(reason: CloseReason) -> DialCode {
-    match reason {
-        CloseReason::TargetNotAllowed => DialCode::NotAllowed,
-        CloseReason::AgentDraining => DialCode::Draining,
-        _ => DialCode::Overload,
     }
 }
 

@@ -1,34 +1,44 @@
 //! One session with a hub: its streams, its advice, its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use culvert_net::carrier::{Carrier, CarrierEnd, Driver, Incoming, SessionEvent};
+use culvert_net::carrier::{Carrier, CarrierEnd, Driver, Incoming, SessionEvent, Stream};
 use culvert_proto::close::CloseReason;
-use culvert_proto::control::{AgentStats, Drain, Grant};
+use culvert_proto::control::{AgentStats, ControlMessage, Drain, Grant};
 use culvert_proto::limits;
+use culvert_proto::open::{DialAnswer, StreamHeader, StreamKind};
 use culvert_proto::session::RotateOutput;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use crate::channel::{Channels, Granted, Opener, Way};
 use crate::credential::Tokens;
+use crate::flow::{Flows, dial_code};
 use crate::metrics::AgentMetrics;
 use crate::serve::Service;
 use crate::serve::answer::Failure;
+use crate::target::DEFAULT_NAME;
 
 /// Streams that crossed our "no more" on the wire are served. The hub says when it has heard it;
 /// one that does not say so is waited for this long, and streams that come later are refused.
 const CROSSING: Duration = Duration::from_secs(1);
+/// From the end of a connection's stream to ours: the hub's readers take the last bytes.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 const STATS_EVERY: Duration = Duration::from_millis(limits::STATS_INTERVAL_MS);
 
 /// What all sessions of a process share.
 pub struct Shared {
-    /// Answers streams.
+    /// Answers requests.
     pub service: Arc<Service>,
+    /// Serves connections to services.
+    pub flows: Arc<Flows>,
+    /// Opens data channels.
+    pub opener: Arc<Opener>,
     /// Proves who we are.
     pub tokens: Arc<Tokens>,
     /// Counts.
@@ -89,19 +99,31 @@ struct Leave {
 }
 
 impl Session {
-    /// Starts a session on a carrier.
-    pub fn start<T>(shared: Arc<Shared>, carrier: Carrier, driver: Driver<T>) -> Self
+    /// Starts a session on a carrier. It opens data channels where `way` says.
+    pub fn start<T>(
+        shared: Arc<Shared>,
+        carrier: Carrier,
+        driver: Driver<T>,
+        way: Option<Way>,
+    ) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (tell, told) = watch::channel(Told::default());
         let (leave, orders) = watch::channel(None);
+        let granted = Arc::<Granted>::default();
+        let channels = way.map(|way| {
+            let opener = shared.opener.clone();
+            Arc::new(Channels::new(opener, way, carrier.clone(), granted.clone()))
+        });
         let running = Running {
             slots: Arc::new(Semaphore::new(shared.streams_max as usize)),
             carrier,
             shared,
             tell,
-            grant: None,
+            granted,
+            channels,
+            connected: AtomicBool::new(false),
             since: None,
             streams: TaskTracker::new(),
         };
@@ -170,7 +192,10 @@ struct Running {
     shared: Arc<Shared>,
     tell: watch::Sender<Told>,
     slots: Arc<Semaphore>,
-    grant: Option<Grant>,
+    granted: Arc<Granted>,
+    channels: Option<Arc<Channels>>,
+    /// Connections were served on streams.
+    connected: AtomicBool,
     since: Option<Instant>,
     streams: TaskTracker,
 }
@@ -189,7 +214,7 @@ impl Running {
             tokio::select! {
                 end = &mut driver => break end,
                 // Nothing is served before the hub said what may be reached.
-                Some(incoming) = carrier.accept(), if self.grant.is_some() => {
+                Some(incoming) = carrier.accept(), if self.since.is_some() => {
                     self.take(incoming, leaving.as_ref());
                 }
                 Some(event) = carrier.event() => self.hear(event).await,
@@ -198,7 +223,7 @@ impl Running {
                     let order = *orders.borrow_and_update();
                     leaving = order.map(|leave| self.leave(leave, leaving.take()));
                 }
-                reason = done(leaving.as_ref(), &self.streams, &carrier) => {
+                reason = self.done(leaving.as_ref()) => {
                     carrier.close(reason);
                     leaving = leaving.map(|leaving| Leaving { said: true, ..leaving });
                 }
@@ -208,12 +233,13 @@ impl Running {
     }
 
     fn take(&self, incoming: Incoming, leaving: Option<&Leaving>) {
+        let Incoming { header, stream, .. } = incoming;
         // A carrier without headers is not ours to serve; drop = reset.
-        let Some(header) = incoming.header else {
+        let Some(header) = header else {
             return;
         };
-        let mut refused = self.forbidden(header.target.as_deref());
         let slot = self.slots.clone().try_acquire_owned();
+        let mut refused = None;
         if slot.is_err() {
             let most = self.shared.streams_max;
             refused = Some(Failure::new(
@@ -226,11 +252,46 @@ impl Running {
                 "this agent is about to stop",
             ));
         }
-        let service = self.shared.service.clone();
         let open = self.shared.metrics.open_stream();
+        let held = (slot, open);
+        if header.kind == StreamKind::Tcp {
+            return self.connect(header, stream, refused, held);
+        }
+        let refused = refused.or_else(|| self.forbidden(header.target.as_deref()));
+        let service = self.shared.service.clone();
         self.streams.spawn(async move {
-            service.serve(header, incoming.stream, refused).await;
-            drop((slot, open));
+            service.serve(header, stream, refused).await;
+            drop(held);
+        });
+    }
+
+    /// A connection to a service.
+    fn connect<H: Send + 'static>(
+        &self,
+        mut header: StreamHeader,
+        stream: Stream,
+        refused: Option<Failure>,
+        held: H,
+    ) {
+        let flows = self.shared.flows.clone();
+        let (granted, channels) = (self.granted.clone(), self.channels.clone());
+        let offer = header.offer.take();
+        self.connected.store(true, Ordering::Relaxed);
+        self.streams.spawn(async move {
+            if let Some(why) = refused {
+                let answer = DialAnswer {
+                    code: dial_code(why.reason),
+                    reason: why.detail,
+                };
+                flows.refused(&header, &answer);
+                flows.refuse(stream, &answer).await;
+            } else if let (Some(offer), Some(channels)) = (offer, channels) {
+                Box::pin(channels.answer(&header, &offer, stream)).await;
+            } else {
+                let grant = granted.get();
+                flows.on_stream(&header, grant.as_deref(), stream).await;
+            }
+            drop(held);
         });
     }
 
@@ -247,10 +308,12 @@ impl Running {
                 ),
             ));
         }
-        let granted = self.grant.as_ref().is_some_and(|grant| match named {
+        let granted = self.granted.get().is_some_and(|grant| match named {
             Some(name) => grant.targets.iter().any(|one| **one == *name),
             None => {
-                grant.targets.is_empty() || grant.targets.iter().any(|one| target.answers_to(one))
+                // Names of services say nothing about the target, which is an address.
+                let mut targets = grant.targets.iter().filter(|one| is_target(one)).peekable();
+                targets.peek().is_none() || targets.any(|one| target.answers_to(one))
             }
         });
         (!granted).then(|| {
@@ -283,15 +346,20 @@ impl Running {
                     Err(why) => tracing::error!(%why, "keeping the new token failed"),
                 }
             }
-            // GoAway comes with the BYE that ends the session; data channels and
-            // certificates are not offered by this agent.
+            SessionEvent::Message(ControlMessage::Tickets(tickets)) => {
+                if let Some(channels) = &self.channels {
+                    channels.open_all(tickets);
+                }
+            }
+            // GoAway comes with the BYE that ends the session; certificates are not offered by
+            // this agent.
             other => tracing::debug!(?other, "unexpected message"),
         }
     }
 
     fn granted(&mut self, grant: Grant) {
         tracing::debug!(epoch = grant.epoch.0, targets = ?grant.targets, "granted");
-        if self.grant.replace(grant).is_none() {
+        if self.granted.set(grant).is_none() {
             self.since = Some(Instant::now());
             let before = self.shared.established.fetch_add(1, Ordering::AcqRel);
             self.shared.metrics.connected.set(1);
@@ -306,7 +374,7 @@ impl Running {
         if let Some(ms) = self.carrier.rtt_ms() {
             metrics.round_trip(Duration::from_millis(ms.into()));
         }
-        if self.grant.is_none() {
+        if self.since.is_none() {
             return;
         }
         let dial = metrics.dial_percentiles();
@@ -334,7 +402,47 @@ impl Running {
         }
     }
 
+    /// Resolves when nothing keeps a leaving session: every stream ended and was sent, or time is
+    /// up.
+    async fn done(&self, leaving: Option<&Leaving>) -> CloseReason {
+        let Some(Leaving {
+            leave,
+            began,
+            said: false,
+        }) = leaving
+        else {
+            return std::future::pending().await;
+        };
+        let idle = async {
+            // Late or not, what came is served.
+            let _ = timeout_at(*began + CROSSING, self.carrier.heard()).await;
+            self.retire_channels();
+            self.streams.wait().await;
+            // The hub ends the flows of a session soon after its end, unless this agent comes back.
+            if leave.reason == CloseReason::Shutdown {
+                self.shared.flows.mover().idle().await;
+            }
+            // Their last bytes may still be on the way to the hub.
+            self.carrier.idle().await;
+            // A request ends when its answer was read; of a connection nobody says so.
+            if self.connected.load(Ordering::Relaxed) {
+                sleep(LAST_WORDS).await;
+            }
+        };
+        tokio::select! {
+            () = idle => leave.reason,
+            () = sleep_until(leave.deadline) => CloseReason::DrainDeadline,
+        }
+    }
+
+    fn retire_channels(&self) {
+        if let Some(channels) = &self.channels {
+            channels.retire();
+        }
+    }
+
     fn end(&self, ended: Result<CarrierEnd, JoinError>) -> Ended {
+        self.retire_channels();
         let (reason, detail) = match ended {
             Ok(end) => (end.reason, end.detail),
             Err(why) => (CloseReason::Internal, why.to_string()),
@@ -360,26 +468,7 @@ struct Leaving {
     said: bool,
 }
 
-/// Resolves when nothing keeps a leaving session: every stream ended and was sent, or time is up.
-async fn done(leaving: Option<&Leaving>, streams: &TaskTracker, carrier: &Carrier) -> CloseReason {
-    match leaving {
-        Some(Leaving {
-            leave,
-            began,
-            said: false,
-        }) => {
-            let idle = async {
-                // Late or not, what came is served.
-                let _ = timeout_at(*began + CROSSING, carrier.heard()).await;
-                streams.wait().await;
-                // Their last bytes may still be on the way to the hub.
-                carrier.idle().await;
-            };
-            tokio::select! {
-                () = idle => leave.reason,
-                () = sleep_until(leave.deadline) => CloseReason::DrainDeadline,
-            }
-        }
-        _ => std::future::pending().await,
-    }
+/// Whether a granted name is an address, or the name that stands for the only one.
+fn is_target(name: &str) -> bool {
+    name == DEFAULT_NAME || name.contains(':')
 }

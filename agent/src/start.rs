@@ -14,18 +14,23 @@ use culvert_proto::id::InstanceId;
 use culvert_telemetry::lifecycle::{self, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
 
-use crate::config::Config;
+use crate::channel::Opener;
+use crate::config::{Config, Job};
 use crate::connect::{Connector, Plan};
 use crate::credential::Tokens;
+use crate::engine::start_engine;
+use crate::flow::Flows;
+use crate::forward;
 use crate::health::Health;
 use crate::metrics::AgentMetrics;
 use crate::serve::Service;
+use crate::services::Services;
 use crate::session::Shared;
 use crate::upstream::allow::AllowList;
 use crate::upstream::dial::Dialer as TargetDialer;
 use crate::upstream::http::Upstream;
 use crate::upstream::kube::TokenFile;
-use crate::upstream::resolve::SystemResolver;
+use crate::upstream::resolve::{Resolve, SystemResolver};
 
 /// How often idle connections are looked over and the loop shows that it runs.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,34 +44,44 @@ pub enum StartError {
     /// The state directory changed for the worse since then.
     #[error("state directory: {0}")]
     State(String),
+    /// The relay engine cannot start.
+    #[error("the relay engine cannot start: {0}")]
+    Engine(std::io::Error),
     /// The health address cannot be listened on.
     #[error("cannot serve /healthz and /metrics: {0}; set --health-addr")]
     Health(std::io::Error),
 }
 
-/// Runs a process: log, runtime, signals, agent.
+/// Runs a process: log, runtime, signals, and what it was asked to be.
 ///
 /// # Errors
 /// Why it could not start.
-pub fn run_process(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+pub fn run_process(job: Job) -> Result<(), Box<dyn std::error::Error>> {
+    let (level, format, threads) = match &job {
+        Job::Agent(config) => (&config.log_level, config.log_format, config.threads),
+        Job::Forward(config) => (&config.log_level, config.log_format, 1),
+    };
     log::init(&LogConfig {
-        level: config.log_level.clone(),
-        format: config.log_format,
+        level: level.clone(),
+        format,
         process: "culvert-agent",
     })?;
     lifecycle::forbid_dumps()?;
     // One thread needs no scheduler that shares work.
-    let mut builder = match config.threads {
+    let mut builder = match threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder
-        .worker_threads(config.threads.max(1))
+        .worker_threads(threads.max(1))
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let shutdown = lifecycle::signals()?;
-        Ok(run(config, &shutdown).await?)
+        match job {
+            Job::Agent(config) => Ok(run(*config, &shutdown).await?),
+            Job::Forward(config) => Ok(forward::run(*config, &shutdown).await?),
+        }
     })
 }
 
@@ -88,16 +103,19 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     for tls in std::iter::once(&hub_tls).chain(&target_tls) {
         tokio::spawn(keep_fresh(tls.clone() as Arc<dyn Reload>, reloaded));
     }
-    let shared = Arc::new(shared(&config, target_tls, metrics)?);
+    let dialer = Arc::new(Dialer::new(hub_tls, config.proxy.clone()));
+    let shared = Arc::new(shared(&config, target_tls, metrics, &dialer)?);
     let health = Health::bind(config.health_addr, &shared).map_err(StartError::Health)?;
     let ticking = health.ticker();
     let upstream = shared.service.upstream().clone();
+    let flows = shared.flows.clone();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
             ticking.tick();
             upstream.sweep();
+            flows.mover().count();
         }
     });
     let serving = tokio::spawn(health.serve());
@@ -105,10 +123,10 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         version = env!("CARGO_PKG_VERSION"),
         threads = config.threads,
         target_addr = shared.service.upstream().target().address(),
+        services = ?shared.flows.services().names().collect::<Vec<_>>(),
         hubs = config.hubs.len(),
         "culvert-agent starts"
     );
-    let dialer = Dialer::new(hub_tls, config.proxy.clone());
     Connector::new(plan(config, dialer, &shared), shared)
         .run(shutdown)
         .await;
@@ -131,6 +149,7 @@ fn shared(
     config: &Config,
     target_tls: Option<Arc<ClientTls>>,
     metrics: Arc<AgentMetrics>,
+    dialer: &Arc<Dialer>,
 ) -> Result<Shared, StartError> {
     let credential = &config.credential;
     let token = credential.token.as_ref().map(|token| token.duplicate());
@@ -138,13 +157,29 @@ fn shared(
         .map_err(StartError::State)?;
     let target = Arc::new(config.target.clone());
     let allow = AllowList::new(&target, config.allow_addresses.clone());
-    let dialer = TargetDialer::new(target.clone(), allow, Arc::new(SystemResolver), target_tls);
+    let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
+    let services = Services::new(
+        &config.services,
+        config.allow_plaintext_data_channels,
+        &config.allow_addresses,
+        &resolver,
+    );
+    let engine = match services.is_empty() {
+        true => None,
+        false => Some(
+            start_engine(config.engine, config.threads, &metrics).map_err(StartError::Engine)?,
+        ),
+    };
+    let flows = Arc::new(Flows::new(services, engine, metrics.clone()));
+    let target_dialer = TargetDialer::new(target.clone(), allow, resolver, target_tls);
     let token = config.service_account_token.clone().map(TokenFile::new);
     let in_flight_max = config.streams_max as usize;
-    let upstream = Upstream::new(target, dialer, token, metrics.clone(), in_flight_max);
+    let upstream = Upstream::new(target, target_dialer, token, metrics.clone(), in_flight_max);
     let upstream = Arc::new(upstream);
     Ok(Shared {
         service: Arc::new(Service::new(upstream, metrics.clone())),
+        opener: Arc::new(Opener::new(dialer.clone(), flows.clone())),
+        flows,
         tokens: Arc::new(tokens),
         metrics,
         streams_max: config.streams_max,
@@ -152,11 +187,23 @@ fn shared(
     })
 }
 
-fn plan(config: Config, dialer: Dialer, shared: &Shared) -> Plan {
+fn plan(config: Config, dialer: Arc<Dialer>, shared: &Shared) -> Plan {
     let mut caps = Caps::STATUS.with(Caps::DRAIN).with(Caps::SMALL_WINDOW);
     if shared.tokens.can_rotate() {
         caps = caps.with(Caps::ROTATE);
     }
+    let services = shared.flows.services();
+    if !services.is_empty() {
+        caps = caps.with(Caps::CHANNEL);
+        if config.allow_plaintext_data_channels {
+            caps = caps.with(Caps::PLAIN_CHANNEL);
+        }
+    }
+    let targets = [
+        crate::target::DEFAULT_NAME.to_owned(),
+        shared.service.upstream().target().address(),
+    ];
+    let services = services.names().map(str::to_owned);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Plan {
         hello: AgentHello {
@@ -167,10 +214,7 @@ fn plan(config: Config, dialer: Dialer, shared: &Shared) -> Plan {
         },
         facts: AgentFacts {
             version,
-            targets: vec![
-                crate::target::DEFAULT_NAME.to_owned(),
-                shared.service.upstream().target().address(),
-            ],
+            targets: targets.into_iter().chain(services).collect(),
             streams_max: Some(config.streams_max),
             region: config.region.unwrap_or_default(),
             labels: config.labels,

@@ -10,7 +10,7 @@ use culvert_telemetry::log::LogFormat;
 use super::reader::Reader;
 use super::{Config, Refused, THREADS_MAX};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Below this a handful of streams already waits for memory.
 const MEMORY_BUDGET_BYTES_MIN: u64 = 16 << 20;
 
@@ -50,6 +50,8 @@ pub(super) fn build(
         service_account_token: all.service_account_token(target.as_ref()),
         target_tls,
         allow_addresses,
+        services: all.services(),
+        allow_plaintext_data_channels: all.switch("allow-plaintext-data-channels"),
         region: all.layers.get("region").map(|region| region.text.clone()),
         labels: all.list("label", |text| match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -65,6 +67,7 @@ pub(super) fn build(
         log_level: all.text("log-level"),
         log_format: all.log_format(),
         threads: all.threads(),
+        engine: all.engine(),
         memory_budget_bytes: all.bytes("memory-budget", MEMORY_BUDGET_BYTES_MIN),
         drain_grace: all.duration("drain-grace", Duration::ZERO, DAY),
         warnings: Vec::new(),
@@ -98,7 +101,7 @@ impl Reader {
         })
     }
 
-    fn log_format(&mut self) -> LogFormat {
+    pub(super) fn log_format(&mut self) -> LogFormat {
         let Some(value) = self.layers.get("log-format").cloned() else {
             return LogFormat::Auto;
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use culvert_net::tls::{ClientTlsOptions, MinVersion, Roots};
 
 use super::reader::Reader;
+use crate::services::{NamedService, SERVICES_MAX};
 use crate::target::{Target, TargetKind};
 
 impl Reader {
@@ -25,6 +26,32 @@ impl Reader {
         Target::parse(&value.text, kind, plain)
             .map_err(|why| self.layers.problems.push(format!("{}: {why}", value.from)))
             .ok()
+    }
+
+    pub(super) fn services(&mut self) -> Vec<NamedService> {
+        let mut services: Vec<NamedService> = Vec::new();
+        for (setting, sealed) in [("service", false), ("sealed-service", true)] {
+            let Some(value) = self.layers.get(setting).cloned() else {
+                continue;
+            };
+            for item in value.text.split(',').map(str::trim) {
+                match NamedService::parse(item, sealed) {
+                    Ok(one) if services.iter().any(|known| known.name == one.name) => {
+                        let name = one.name.as_str();
+                        self.problem(&value, format_args!("names {name:?} twice; keep one"));
+                    }
+                    Ok(one) => services.push(one),
+                    Err(why) => self.problem(&value, format_args!("holds {item:?}, which {why}")),
+                }
+            }
+            if services.len() > SERVICES_MAX {
+                self.problem(
+                    &value,
+                    format_args!("makes more than {SERVICES_MAX} services"),
+                );
+            }
+        }
+        services
     }
 
     pub(super) fn target_tls(&mut self) -> ClientTlsOptions {

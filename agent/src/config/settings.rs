@@ -19,13 +19,16 @@ pub const PROGRAM: Program = Program {
     verbs,
 };
 
-/// `join cvj_...` takes the flags before and behind it.
+/// `join cvj_...` and `forward` take the flags before and behind them.
 fn verbs(command: Command) -> Command {
     let string = Arg::new("string").value_name("CVJ").required(true);
     let join = Command::new("join")
         .about("Run with a join string")
         .arg(string);
-    command.mut_args(|arg| arg.global(true)).subcommand(join)
+    command
+        .mut_args(|arg| arg.global(true))
+        .subcommand(join)
+        .subcommand(super::forward::verb())
 }
 
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -75,11 +78,35 @@ const SETTINGS: &[Setting] = &[
         "",
         "http or kube; default: http for a URL, kube for host:port",
     ),
+    Setting {
+        env: Some("CULVERT_SERVICES"),
+        ..row(
+            "service",
+            Many,
+            "",
+            "NAME=HOST:PORT: a TCP service that the hub's routes may reach by this name; may be given 64 times in all",
+        )
+    },
+    Setting {
+        env: Some("CULVERT_SEALED_SERVICES"),
+        ..row(
+            "sealed-service",
+            Many,
+            "",
+            "NAME=HOST:PORT: a service that speaks TLS with its clients, from end to end; the hub passes it on unopened",
+        )
+    },
+    row(
+        "allow-plaintext-data-channels",
+        Switch,
+        "false",
+        "Serve services that are not sealed on connections without TLS when the hub allows it too; for networks that are trusted",
+    ),
     row(
         "allow-address",
         Many,
         "",
-        "Loopback, link-local or metadata address or network that the target's name may resolve to",
+        "Loopback, link-local or metadata address or network that the name of the target or of a service may resolve to",
     ),
     row(
         "sa-token-path",
@@ -187,6 +214,24 @@ const SETTINGS: &[Setting] = &[
         "Worker threads: auto (1 or 2) or 1 to 64",
     ),
     row(
+        "io-engine",
+        Text,
+        "auto",
+        "What the engine threads use: auto (io_uring where the kernel allows it), io_uring, epoll",
+    ),
+    row(
+        "engine-threads",
+        Text,
+        "1",
+        "Threads that move the bytes of services on data channels without TLS, 1 to 64; started when there is a service",
+    ),
+    row(
+        "spin",
+        Text,
+        "auto",
+        "Poll on for a moment after a small message: auto (where a CPU is left for it) or off",
+    ),
+    row(
         "memory-budget",
         Text,
         "1GiB",
@@ -196,6 +241,6 @@ const SETTINGS: &[Setting] = &[
         "drain-grace",
         Text,
         "30s",
-        "Time for requests in flight after SIGTERM, 0s to 24h",
+        "Time for requests and connections in flight after SIGTERM, 0s to 24h",
     ),
 ];

@@ -11,9 +11,11 @@ use std::time::Duration;
 use culvert_net::socket;
 use culvert_net::tls::{ClientStream, ClientTls};
 use culvert_proto::close::CloseReason;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::allow::AllowList;
 use super::resolve::Resolve;
@@ -22,6 +24,8 @@ use crate::target::Target;
 
 /// Longest wait for one address, name lookup and TLS handshake each.
 pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// Between the starts of two connection attempts.
+pub const STAGGER: Duration = Duration::from_millis(250);
 /// Longest wait for a connection in all; the hub answers 504 at 30 s.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(25);
 
@@ -50,23 +54,46 @@ impl Dialer {
         }
     }
 
-    /// Connects within `limit`.
+    /// Connects within `limit`: addresses in the resolver's order, the next one [`STAGGER`] after
+    /// the one before or as soon as that failed, and the first that answers is taken.
     ///
     /// # Errors
     /// What was seen of the last address tried.
     pub async fn dial(&self, limit: Duration) -> Result<TargetIo, Failure> {
         let end = Instant::now() + limit.min(DIAL_DEADLINE);
+        let mut waiting = self.addresses(end).await?.into_iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut next_start = Instant::now();
         let mut last = None;
-        for address in self.addresses(end).await? {
-            match self.connect(address, end).await {
-                Ok(connected) => return Ok(connected),
-                Err(why) => last = Some(why),
-            }
-            if Instant::now() >= end {
-                break;
+        loop {
+            tokio::select! {
+                biased;
+                Some(result) = attempts.next(), if !attempts.is_empty() => match result {
+                    Ok(connected) => return Ok(connected),
+                    Err(why) => {
+                        last = Some(why);
+                        next_start = Instant::now();
+                    }
+                },
+                () = sleep_until(next_start), if waiting.len() > 0 && Instant::now() < end => {
+                    attempts.extend(waiting.next().map(|address| self.connect(address, end)));
+                    next_start = Instant::now() + STAGGER;
+                }
+                else => break,
             }
         }
         Err(last.unwrap_or_else(|| self.failure(CloseReason::DialName, "has no address")))
+    }
+
+    /// The same without TLS, whatever was configured.
+    ///
+    /// # Errors
+    /// As [`Dialer::dial`].
+    pub async fn dial_plain(&self, limit: Duration) -> Result<TcpStream, Failure> {
+        match self.dial(limit).await? {
+            TargetIo::Plain(tcp) => Ok(tcp),
+            TargetIo::Tls(_) => Err(self.failure(CloseReason::Internal, "speaks TLS by itself")),
+        }
     }
 
     /// The addresses that may be dialled.

@@ -253,3 +253,74 @@ fn an_unknown_flag_and_help() {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
 }
+
+#[test]
+fn services_come_from_flags_environment_and_file() {
+    let base = ["--server", HUB, "--token", TOKEN];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    let names = |config: &Config| {
+        let name = |one: &culvert_agent::services::NamedService| {
+            format!("{}{}", one.name.as_str(), if one.sealed { "!" } else { "" })
+        };
+        config
+            .services
+            .iter()
+            .map(name)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let config = good(
+        &with(&[
+            "--service",
+            "pg=a:1",
+            "--service=ssh=b:22",
+            "--sealed-service",
+            "v=c:1",
+        ]),
+        &[],
+    );
+    assert_eq!(names(&config), "pg ssh v!");
+    assert!(!config.allow_plaintext_data_channels && config.engine.spin);
+    let env = [
+        ("CULVERT_SERVICES", "pg=a:1, ssh=b:22"),
+        ("CULVERT_SEALED_SERVICES", "v=c:1"),
+        ("CULVERT_ALLOW_PLAINTEXT_DATA_CHANNELS", "true"),
+    ];
+    let config = good(&with(&["--spin", "off", "--engine-threads", "2"]), &env);
+    assert_eq!(names(&config), "pg ssh v!");
+    assert!(config.allow_plaintext_data_channels && !config.engine.spin);
+    assert_eq!(config.engine.threads, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        "agent.toml",
+        "service = [\"pg=a:1\", \"ssh=b:22\"]\nsealed_service = [\"v=c:1\"]\n",
+    );
+    let from_file = [&base[..], &["--config", &file]].concat();
+    assert_eq!(names(&good(&from_file, &[])), "pg ssh v!");
+}
+
+#[test]
+fn services_that_cannot_be_are_all_named() {
+    let base = ["--server", HUB, "--token", TOKEN];
+    let many: Vec<String> = (0..65).map(|n| format!("s{n}=a:1")).collect();
+    for (args, words) in [
+        (vec!["--service", "pg"], "NAME=HOST:PORT"),
+        (vec!["--service", "Pg=a:1"], "lower-case"),
+        (vec!["--service", "pg=a"], "no host and port"),
+        (
+            vec!["--service", "pg=a:1", "--sealed-service", "pg=b:1"],
+            "names \"pg\" twice",
+        ),
+        (vec!["--service", &many.join(",")], "more than 64 services"),
+        (
+            vec!["--io-engine", "kqueue"],
+            "none of auto, io_uring, epoll",
+        ),
+        (vec!["--spin", "always"], "neither auto nor off"),
+        (vec!["--engine-threads", "0"], "from 1 to 64"),
+    ] {
+        let said = refused(&[&base[..], &args].concat(), &[]);
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}

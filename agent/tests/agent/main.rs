@@ -6,8 +6,11 @@
 )]
 
 mod allow;
+mod channel;
 mod config;
 mod drain;
+mod flow;
+mod forward;
 mod hub;
 mod process;
 mod request;

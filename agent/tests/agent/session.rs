@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use culvert_net::carrier::SessionEvent;
 use culvert_proto::close::CloseReason;
 use culvert_proto::hello::CarrierKind;
-use culvert_proto::open::{DialAnswerDecoder, DialCode, StreamHeader, StreamKind};
+use culvert_proto::open::{StreamHeader, StreamKind};
 use http::Response;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -110,28 +110,6 @@ async fn only_the_agents_own_and_granted_target_is_served() {
         assert_eq!(status(Some(target)).await, refused, "{target}");
     }
     assert_eq!(served.connections(), 1);
-}
-
-#[tokio::test]
-async fn raw_streams_are_answered_in_their_own_way() {
-    let mut hub = Hub::start().await;
-    let _agent = Running::of(&hub, hello().await.addr, &[]);
-    let session = hub.session().await;
-    for (target, code) in [
-        (None, DialCode::UnknownTarget),
-        (Some("x:1"), DialCode::NotAllowed),
-    ] {
-        let mut header = StreamHeader::new(StreamKind::Tcp);
-        header.target = target.map(Arc::from);
-        let mut stream = session.open(&header);
-        let mut bytes = Vec::new();
-        within(stream.read_to_end(&mut bytes)).await.unwrap();
-        let answer = DialAnswerDecoder::new()
-            .push(&mut bytes.into())
-            .unwrap()
-            .unwrap();
-        assert_eq!(answer.code, code);
-    }
 }
 
 /// A service that holds every request until the test lets it go, and counts those that wait.
