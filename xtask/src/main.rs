@@ -10,6 +10,7 @@ mod codegen;
 mod docs;
 mod e2e;
 mod fuzz;
+mod instructions;
 mod perf;
 mod quickstart;
 mod run;

@@ -8,6 +8,8 @@ use crate::run;
 
 const NEXTEST: &str = "0.9.143";
 const DENY: &str = "0.20.2";
+/// The same version as the crate in Cargo.toml.
+const GUNGRAUN: &str = "0.20.0";
 
 /// Debian packages of the tests, a name a line.
 const PACKAGES: &str = "perf/packages.txt";
@@ -19,6 +21,25 @@ pub fn for_tests() -> anyhow::Result<()> {
     packages()
 }
 
+/// What counting instructions needs beside the packages.
+pub fn for_counts() -> anyhow::Result<()> {
+    let listed = run::output(run::cargo(&["install", "--list"]))?;
+    match listed.contains(&format!("gungraun-runner v{GUNGRAUN}:")) {
+        true => Ok(()),
+        false => install("gungraun-runner", GUNGRAUN),
+    }
+}
+
+/// Whether a program of this name is in the path.
+pub fn has(program: &str) -> bool {
+    let mut found = Command::new("sh");
+    found.args(["-c", "command -v \"$0\"", program]);
+    found
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
 fn tool(verb: &str, package: &str, version: &str) -> anyhow::Result<()> {
     let have = run::cargo(&[verb, "--version"])
         .stdout(Stdio::null())
@@ -28,6 +49,10 @@ fn tool(verb: &str, package: &str, version: &str) -> anyhow::Result<()> {
     if have {
         return Ok(());
     }
+    install(package, version)
+}
+
+fn install(package: &str, version: &str) -> anyhow::Result<()> {
     let mut install = run::cargo(&["install", package, "--locked", "--version", version]);
     // Built outside the checkout's target directory: other features, other profile.
     install.env_remove("CARGO_TARGET_DIR");

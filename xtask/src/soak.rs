@@ -14,7 +14,7 @@ pub struct Args {
     /// Seeds of the mux model, about 20 ms each; CI runs a slice of them.
     #[arg(long, default_value_t = 1_000_000)]
     seeds: u64,
-    /// Seeds of the engine's model, about 0.2 ms each; CI runs a slice of them.
+    /// Seeds of the engine's model, about 0.3 ms each; CI runs a slice of them.
     #[arg(long, default_value_t = 5_000_000)]
     engine_seeds: u64,
     /// Connections that come and go through each kind of engine.

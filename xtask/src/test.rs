@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{docs, fuzz, run, setup, tidy};
+use crate::{docs, fuzz, instructions, run, setup, tidy};
 
 /// The slice of `cargo xtask soak` that each fuzz target gets.
 const FUZZ_SECONDS: u32 = 5;
@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         "--doc",
         "--quiet",
     ]))?;
+    instructions::run()?;
     fuzz::run(&fuzz::Args {
         seconds: FUZZ_SECONDS,
         only: String::new(),

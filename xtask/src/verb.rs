@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::{codegen, docs, e2e, fuzz, perf, quickstart, soak, test, tidy};
+use crate::{codegen, docs, e2e, fuzz, instructions, perf, quickstart, soak, test, tidy};
 
 /// Build, test and run Culvert.
 #[derive(Parser)]
@@ -18,6 +18,8 @@ pub enum Verb {
     Tidy,
     /// Measure against rivals; writes under perf/runs/.
     Perf(perf::Args),
+    /// Count the instructions of the hot steps, against benches/instructions.txt.
+    Instructions,
     /// The long proofs: models with millions of interleavings, long transfers.
     Soak(soak::Args),
     /// Every fuzz target for a bounded time.
@@ -37,6 +39,7 @@ impl Verb {
             Self::E2e(args) => e2e::run(&args),
             Self::Tidy => tidy::run(),
             Self::Perf(args) => perf::run(&args),
+            Self::Instructions => instructions::run(),
             Self::Soak(args) => soak::run(&args),
             Self::Fuzz(args) => fuzz::run(&args),
             Self::Docs(args) => docs::run(&args),

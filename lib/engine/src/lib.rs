@@ -44,6 +44,17 @@ pub use pair::Limits;
 pub use poll::probe;
 pub use thread::Share;
 
+/// What one turn of one pair is, over a kernel of the caller's: for benches that
+/// count what it costs.
+pub mod step {
+    pub use culvert_net::listen::Progress;
+
+    pub use crate::flow::{COPY_BYTES, Env, Rests};
+    pub use crate::kernel::Kernel;
+    pub use crate::pair::{Outcome, Pair, Readiness, Side};
+    pub use crate::pipe::Pool;
+}
+
 /// Bytes read from a side before the pair was joined.
 pub const EARLY_BYTES_MAX: usize = 64 << 10;
 
