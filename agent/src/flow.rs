@@ -189,3 +189,17 @@ fn remedy(reason: CloseReason) -> &'static str {
         _ => "look at the agent's log",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_the_code_that_the_hub_reads_it_from() {
+        for code in (1..=8).filter_map(DialCode::from_u8) {
+            let reason = code.close_reason().unwrap();
+            assert_eq!(dial_code(reason), code, "{reason}");
+        }
+        assert_eq!(dial_code(CloseReason::TooManyStreams), DialCode::Overload);
+    }
+}

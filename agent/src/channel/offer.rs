@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteEx
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::parked::{accepted, broken, silent};
+use super::parked::{accepted, broken, refuse, silent};
 use super::{Channels, Failed};
 use crate::flow::dial_limit;
 use crate::services::Service;
@@ -156,7 +156,17 @@ impl Channels {
             let waits = matches!(channel, Some(Ok(_))) && !preface.is_empty();
             tokio::select! {
                 biased;
-                dialled = &mut dial, if reached.is_none() => reached = Some(dialled?),
+                dialled = &mut dial, if reached.is_none() => match (dialled, channel.take()) {
+                    (Err(answer), Some(Ok(link))) if preface.is_empty() => {
+                        // The hub let the channel in and listens there.
+                        refuse(link, &answer).await;
+                        return Err(answer);
+                    }
+                    (dialled, back) => {
+                        channel = back;
+                        reached = Some(dialled?);
+                    }
+                },
                 connected = &mut connect, if channel.is_none() => channel = Some(connected),
                 () = sleep_until(show_at), if waits => {
                     if let Some(Ok(link)) = &mut channel {

@@ -73,7 +73,7 @@ impl Channels {
 
     async fn serve(
         self: &Arc<Self>,
-        mut link: Link<TcpStream>,
+        link: Link<TcpStream>,
         form: Form,
         header: &StreamHeader,
         first: Bytes,
@@ -93,16 +93,7 @@ impl Channels {
             },
             Err(answer) => answer,
         };
-        let said = async {
-            link.write_all(&answer.encode()).await?;
-            link.shutdown().await?;
-            // Unread bytes would turn the end into a reset that destroys the answer.
-            while !poll_fn(|cx| poll_some(cx, &mut link)).await?.is_empty() {}
-            io::Result::Ok(())
-        };
-        if !matches!(timeout(HEADER_MAX, said).await, Ok(Ok(()))) {
-            reset(&link);
-        }
+        refuse(link, &answer).await;
     }
 
     /// The service that may be dialled for `header`, which came with `first`.
@@ -196,8 +187,22 @@ async fn more(link: &mut Link<TcpStream>, end: Instant) -> io::Result<Bytes> {
     }
 }
 
+/// Tells why not, on the channel.
+pub(super) async fn refuse(mut link: Link<TcpStream>, answer: &DialAnswer) {
+    let said = async {
+        link.write_all(&answer.encode()).await?;
+        link.shutdown().await?;
+        // Unread bytes would turn the end into a reset that destroys the answer.
+        while !poll_fn(|cx| poll_some(cx, &mut link)).await?.is_empty() {}
+        io::Result::Ok(())
+    };
+    if !matches!(timeout(HEADER_MAX, said).await, Ok(Ok(()))) {
+        reset(&link);
+    }
+}
+
 /// The end of `link` will be RST.
-pub(super) fn reset(link: &Link<TcpStream>) {
+fn reset(link: &Link<TcpStream>) {
     if let Some(socket) = link.socket()
         && let Err(why) = set_socket_linger(socket, Some(Duration::ZERO))
     {

@@ -16,7 +16,7 @@ use culvert_telemetry::lifecycle::Phase;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::flow::{Service, broken, ended, expect, pattern, reset, whole_conversation};
+use crate::flow::{Hanging, Service, broken, ended, expect, pattern, reset, whole_conversation};
 use crate::hub::{Accepted, Hub, Running, dial_answer, ticket, to_service};
 use crate::support::within;
 
@@ -25,8 +25,16 @@ const HELLO: &[u8] = b"\x16\x03\x01 and so on";
 
 /// An agent of a hub behind TLS, with `service` as `pg`, and as `vault`, which is sealed.
 async fn serving(service: &Service, more: &[&str]) -> (Hub, Running, Accepted) {
+    serving_granted(service, &["pg", "vault"], more).await
+}
+
+async fn serving_granted(
+    service: &Service,
+    granted: &[&str],
+    more: &[&str],
+) -> (Hub, Running, Accepted) {
     let dir = tempfile::tempdir().unwrap();
-    let mut hub = Hub::with_tls(&["pg", "vault"], dir.path()).await;
+    let mut hub = Hub::with_tls(granted, dir.path()).await;
     let ca = dir.path().join("ca.crt");
     let (pg, vault) = (service.named("pg"), service.named("vault"));
     let mut args = vec!["--service", &pg, "--sealed-service", &vault];
@@ -174,6 +182,26 @@ async fn an_offered_service_that_refuses_is_told_on_the_stream() {
     }
     assert_eq!(answer.code, DialCode::Refused, "{}", answer.reason);
     drop(hub);
+}
+
+/// The hub closes a channel that stays silent: a slow service does not keep the preface back.
+#[tokio::test]
+async fn a_slow_service_is_told_on_the_channel_that_waited_for_it() {
+    let service = Service::start().await;
+    let hanging = Hanging::start().await;
+    let slow = format!("slow={}", hanging.addr);
+    let args = ["--service", slow.as_str()];
+    let (mut hub, _agent, session) = serving_granted(&service, &["*"], &args).await;
+    let (mut header, ticket) = offer("slow", Form::Tls, b"");
+    header.dial_deadline_ms = Some(3_000);
+    let _stream = session.open(&header);
+    let began = std::time::Instant::now();
+    let mut channel = hub.channel().await;
+    assert!(channel.is_for(&ticket, session.epoch));
+    assert!(began.elapsed() < Duration::from_millis(2_900));
+    channel.say(ChannelAnswer::Parked).await;
+    let answer = dial_answer(&mut channel.io).await;
+    assert_eq!(answer.code, DialCode::Timeout, "{}", answer.reason);
 }
 
 fn stream_of(session: &Accepted, service: &str) -> culvert_net::carrier::Stream {

@@ -12,8 +12,8 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::hub::{Accepted, Hub, Running, dial_answer, to_service};
-use crate::support::within;
+use crate::hub::{Accepted, Direct, Hub, Running, dial_answer, to_service};
+use crate::support::{Recipe, get, within};
 
 /// A TCP service whose side of each connection the test plays.
 pub struct Service {
@@ -68,6 +68,7 @@ pub async fn broken(io: &mut (impl AsyncRead + Unpin)) -> io::Error {
 
 pub fn reset(tcp: TcpStream) {
     set_socket_linger(&tcp, Some(Duration::ZERO)).unwrap();
+    drop(tcp);
 }
 
 /// Bytes that tell where they stand.
@@ -182,6 +183,31 @@ async fn a_break_on_one_side_is_a_break_on_the_other() {
     );
 }
 
+/// An address where connections neither succeed nor fail: its queue is full.
+pub struct Hanging {
+    pub addr: SocketAddr,
+    _listener: std::net::TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl Hanging {
+    pub async fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(tcp) = tokio::time::timeout(patience, TcpStream::connect(addr)).await {
+            queue.push(tcp.unwrap());
+        }
+        Self {
+            addr,
+            _listener: listener,
+            _queue: queue,
+        }
+    }
+}
+
 async fn closed_port() -> SocketAddr {
     Service::start().await.addr
 }
@@ -189,7 +215,9 @@ async fn closed_port() -> SocketAddr {
 #[tokio::test]
 async fn each_refusal_says_what_was_seen_and_what_to_do() {
     let service = Service::start().await;
-    let granted = ["gone", "nowhere", "loop", "pg"];
+    let hanging = Hanging::start().await;
+    let slow = format!("slow={}", hanging.addr);
+    let granted = ["gone", "nowhere", "slow", "pg"];
     let mut hub = Hub::with(&granted, false).await;
     let gone = format!("gone={}", closed_port().await);
     let _agent = Running::of(
@@ -201,7 +229,7 @@ async fn each_refusal_says_what_was_seen_and_what_to_do() {
             "--service",
             "nowhere=no-such-host.invalid:1",
             "--service",
-            &format!("ip6-loop={}", service.addr),
+            &slow,
             "--sealed-service",
             "other=10.0.0.1:1",
         ],
@@ -214,11 +242,18 @@ async fn each_refusal_says_what_was_seen_and_what_to_do() {
             "see that it runs and listens there",
         ),
         ("nowhere", DialCode::Name, "look at the agent's DNS"),
+        (
+            "slow",
+            DialCode::Timeout,
+            "look at its load and at the firewalls",
+        ),
         ("pg", DialCode::UnknownTarget, "--service pg=HOST:PORT"),
         ("other", DialCode::NotAllowed, "has not granted it"),
         ("default", DialCode::UnknownTarget, "this agent serves gone"),
     ] {
-        let mut client = session.open(&to_service(name));
+        let mut header = to_service(name);
+        header.dial_deadline_ms = Some(500);
+        let mut client = session.open(&header);
         let answer = dial_answer(&mut client).await;
         assert_eq!(answer.code, code, "{name}: {}", answer.reason);
         assert!(answer.reason.contains(words), "{name}: {}", answer.reason);
@@ -254,4 +289,24 @@ async fn an_agent_at_its_limit_or_about_to_stop_says_so() {
     served.shutdown().await.unwrap();
     ended(&mut first).await;
     agent.stop().await;
+}
+
+/// A hub that opens more than it was told it may.
+#[tokio::test]
+async fn a_connection_above_max_conns_is_told_overload() {
+    let held = crate::support::service(crate::support::answer(|_| std::future::pending())).await;
+    let direct = Direct::start(Recipe::http(held.addr), 1).await;
+    let mut busy = direct.http().await;
+    let waiting = tokio::spawn(async move { busy.send_request(get("/")).await });
+    within(async {
+        while held.connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut client = direct.carrier.open(Some(&to_service("pg"))).unwrap();
+    let answer = dial_answer(&mut client).await;
+    assert_eq!(answer.code, DialCode::Overload);
+    assert!(answer.reason.contains("--max-conns"), "{}", answer.reason);
+    waiting.abort();
 }
