@@ -146,7 +146,7 @@ async fn connection(
         Err(_) => return failed(plane, "tcp", "silent"),
     }
     let Some(tls) = &port.tls else {
-        let socket = ClientSocket::new(stream, state.clone());
+        let socket = ClientSocket::new(stream, bytes::Bytes::new(), state.clone());
         return http1(plane, port, peer, state, socket).await;
     };
     if first[0] != TLS_HANDSHAKE {
@@ -154,7 +154,7 @@ async fn connection(
         return read_out(stream, PLAIN_ON_TLS).await;
     }
     let spare = rustix::io::fcntl_dupfd_cloexec(&stream, 0);
-    let socket = ClientSocket::new(stream, state.clone());
+    let socket = ClientSocket::new(stream, bytes::Bytes::new(), state.clone());
     match tls.accept(socket).await {
         Ok(socket) if ServerTls::info(&socket).alpn.as_deref() == Some(b"h2") => {
             drop(spare);

@@ -7,18 +7,21 @@
 mod vigil;
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use culvert_net::hangup::Hangup;
+use culvert_net::relay::End;
 use culvert_proto::close::CloseReason;
 use culvert_proto::limits::{CLIENT_IDLE_TIMEOUT_MS, HEAD_TIMEOUT_MS};
 
@@ -121,6 +124,8 @@ impl Drop for InFlight {
 /// A client's TCP socket.
 pub struct ClientSocket {
     stream: TcpStream,
+    /// Read before anything else: what was looked at to see who comes.
+    prefix: Bytes,
     state: Arc<ConnState>,
     /// Which wait for a head this is, when it began, whether bytes have come.
     wait: (u32, Instant, bool),
@@ -131,10 +136,11 @@ pub struct ClientSocket {
 }
 
 impl ClientSocket {
-    /// Wraps an accepted socket whose first byte has come.
-    pub fn new(stream: TcpStream, state: Arc<ConnState>) -> Self {
+    /// Wraps an accepted socket whose first byte has come; `prefix` was read from it.
+    pub fn new(stream: TcpStream, prefix: Bytes, state: Arc<ConnState>) -> Self {
         Self {
             stream,
+            prefix,
             state,
             wait: (0, Instant::now(), true),
             sleep: None,
@@ -253,6 +259,12 @@ impl ClientSocket {
     }
 }
 
+impl End for ClientSocket {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.stream.as_fd())
+    }
+}
+
 impl Drop for ClientSocket {
     fn drop(&mut self) {
         self.settle_linger();
@@ -265,6 +277,11 @@ impl AsyncRead for ClientSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let bytes = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => {

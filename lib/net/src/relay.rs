@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 use crate::carrier::{self, Stream};
 use crate::dial::Link;
 use crate::listen::progress;
+use crate::tls::ServerStream;
 use crate::transport::Transport;
 
 use direction::Direction;
@@ -56,6 +57,19 @@ impl End for TcpStream {
 impl<IO: Transport + std::os::fd::AsFd> End for Link<IO> {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.bottom().map(|io| io.as_fd())
+    }
+}
+
+/// Over TLS only `close_notify` is an end.
+impl<E: End> End for ServerStream<E> {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.get_ref().0.socket()
+    }
+}
+
+impl<E: End + ?Sized> End for Box<E> {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        (**self).socket()
     }
 }
 
@@ -100,9 +114,20 @@ pub fn arm(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// are armed; they are disarmed only when everything was delivered and acknowledged, so dropping
 /// them after this returns tells their peers the truth.
 pub async fn relay<C: End, S: End>(client: &mut C, service: &mut S, early: Early) -> Relayed {
+    relay_told(client, service, early, |_, _| {}).await
+}
+
+/// As [`relay`]; `tell` hears of bytes delivered to the service and to the client since it was last
+/// told.
+pub async fn relay_told<C: End, S: End>(
+    client: &mut C,
+    service: &mut S,
+    early: Early,
+    mut tell: impl FnMut(u64, u64),
+) -> Relayed {
     let mut up = Direction::new(early.to_service);
     let mut down = Direction::new(early.to_client);
-    let reason = match run(client, service, &mut up, &mut down).await {
+    let reason = match run(client, service, (&mut up, &mut down), &mut tell).await {
         Ok(()) => CloseReason::Finished,
         Err(reason) => reason,
     };
@@ -116,8 +141,8 @@ pub async fn relay<C: End, S: End>(client: &mut C, service: &mut S, early: Early
 async fn run<C: End, S: End>(
     client: &mut C,
     service: &mut S,
-    up: &mut Direction,
-    down: &mut Direction,
+    (up, down): (&mut Direction, &mut Direction),
+    tell: &mut impl FnMut(u64, u64),
 ) -> Result<(), CloseReason> {
     let mut vigils = [Vigil::new(client.socket()), Vigil::new(service.socket())];
     let sockets = [client.socket(), service.socket()];
@@ -129,7 +154,15 @@ async fn run<C: End, S: End>(
         return Err(CloseReason::Internal);
     }
     let mut clock = Clock::new();
-    poll_fn(|cx| turn(cx, client, service, (up, down), &mut vigils, &mut clock)).await?;
+    poll_fn(|cx| {
+        let before = (up.moved(), down.moved());
+        let turned = turn(cx, client, service, (up, down), &mut vigils, &mut clock);
+        if (up.moved(), down.moved()) != before {
+            tell(up.moved() - before.0, down.moved() - before.1);
+        }
+        turned
+    })
+    .await?;
     for socket in [client.socket(), service.socket()].into_iter().flatten() {
         settle(socket).await?;
     }

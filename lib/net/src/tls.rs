@@ -8,6 +8,7 @@ pub mod dev;
 mod error;
 mod files;
 mod fresh;
+mod greeting;
 mod server;
 mod verify;
 
@@ -19,6 +20,7 @@ use rustls::{ProtocolVersion, SupportedProtocolVersion};
 
 pub use client::{ClientStream, ClientTls, ClientTlsOptions, Roots};
 pub use error::{Problem, SeenCertificate, TlsError};
+pub use greeting::{Alert, Greeting, GreetingError, HELLO_BYTES_MAX, read_greeting};
 pub use rustls::pki_types::CertificateDer;
 pub use server::{ClientAuth, ServerStream, ServerTls, ServerTlsOptions};
 pub use verify::{PinParseError, SpkiPin, spki_sha256};

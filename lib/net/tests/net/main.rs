@@ -4,6 +4,7 @@
 mod carrier;
 mod connect;
 mod dial;
+mod greeting;
 mod hangup;
 mod moving;
 mod radar;
