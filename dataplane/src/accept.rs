@@ -1,4 +1,6 @@
-//! From an accepted socket to requests: first byte, TLS, HTTP.
+//! From an accepted socket to whoever serves it, by its first bytes.
+
+mod http;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -6,43 +8,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use culvert_net::listen::Listener;
-use culvert_net::tls::ServerTls;
-use culvert_proto::answer::BodyKind;
-use culvert_proto::close::CloseReason;
-use culvert_proto::head::HeadError;
-use culvert_proto::limits::{FIRST_BYTE_TIMEOUT_MS, HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
+use culvert_net::tls::{Alert, ServerTls, read_greeting};
+use culvert_proto::channel::{ALPN, MAGIC};
+use culvert_proto::limits::FIRST_BYTE_TIMEOUT_MS;
 use culvert_telemetry::admin::Admin;
 
-use crate::conn::{ClientSocket, ConnState, InFlight};
-use crate::ingress::{self, Body, Refusal};
+use crate::channel::arrive;
+use crate::conn::{ClientSocket, ConnState};
 use crate::lobby::Lobby;
 use crate::plane::Plane;
-use crate::tunnel;
+use crate::routes::serve::Client;
 
-/// h2: streams of one connection, resets that wait, and windows.
-const H2_STREAMS_MAX: u32 = 100;
-const H2_RESETS_MAX: usize = 20;
-const H2_STREAM_WINDOW: u32 = 64 << 10;
-const H2_CONNECTION_WINDOW: u32 = 1 << 20;
 /// A refused connection is read this long.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub const FAREWELL: Duration = Duration::from_secs(1);
 /// First byte of every TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Which listener this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Agents.
+    /// Agents, data channels, sealed routes, port forwards of people.
     Public,
     /// Clients, metrics, probes.
     Internal,
@@ -58,18 +49,24 @@ pub struct Port {
     pub lobby: Arc<Lobby>,
     /// Answers probes and metrics.
     pub admin: Arc<Admin>,
-    /// Most connections at once.
-    pub connections_max: usize,
     /// Connections now.
-    pub connections: AtomicUsize,
+    pub connections: Arc<AtomicUsize>,
 }
 
-/// One connection's place.
-struct Place(Arc<Port>);
+/// One connection's place in the count of its listener.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes a place; the number tells how many were taken before.
+    pub fn take(connections: &Arc<AtomicUsize>) -> (Self, usize) {
+        let before = connections.fetch_add(1, Ordering::Relaxed);
+        (Self(connections.clone()), before)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -95,83 +92,181 @@ pub async fn accept(plane: Arc<Plane>, port: Arc<Port>, listener: Listener) -> s
 }
 
 fn admit(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAddr) {
-    let before = port.connections.fetch_add(1, Ordering::Relaxed);
-    let place = Place(port.clone());
-    if before >= port.connections_max {
-        failed(plane, "tcp", "too_many_connections");
+    let (place, before) = Place::take(&port.connections);
+    if before >= plane.connections_max {
+        plane.handshake_failed("tcp", "too_many_connections");
         let _ = stream.set_zero_linger();
         return;
     }
-    let (plane, port) = (plane.clone(), port.clone());
+    let arrival = Arrival {
+        plane: plane.clone(),
+        port: port.clone(),
+        stream,
+        peer,
+        place,
+    };
+    guard(plane.clone(), peer, arrival.serve());
+}
+
+/// Runs the task of one connection; its panic costs only itself.
+pub fn guard(plane: Arc<Plane>, peer: SocketAddr, task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
-        let served = AssertUnwindSafe(serve(&plane, &port, stream, peer))
-            .catch_unwind()
-            .await;
-        if served.is_err() {
-            plane
-                .metrics
-                .panics
-                .with_label_values(&["connection"])
-                .inc();
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            let panics = plane.metrics.panics.with_label_values(&["connection"]);
+            panics.inc();
             tracing::error!(%peer, "a connection's task panicked; only it is lost");
         }
-        drop(place);
     });
 }
 
-async fn serve(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAddr) {
-    let (guest, told) = port.lobby.enter();
-    let state = ConnState::new(guest);
-    tokio::select! {
-        () = connection(plane, port, stream, peer, state) => {}
-        () = told.notified() => {
-            failed(plane, "tcp", "evicted");
-            tracing::debug!(%peer, "the oldest silent connection made room for a new one");
+/// An accepted connection.
+struct Arrival {
+    plane: Arc<Plane>,
+    port: Arc<Port>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+impl Arrival {
+    async fn serve(self) {
+        let (guest, told) = self.port.lobby.enter();
+        let state = ConnState::new(guest);
+        let (plane, peer) = (self.plane.clone(), self.peer);
+        tokio::select! {
+            () = self.dispatch(state) => {}
+            () = told.notified() => {
+                plane.handshake_failed("tcp", "evicted");
+                tracing::debug!(%peer, "the oldest silent connection made room for a new one");
+            }
+        }
+    }
+
+    async fn dispatch(mut self, state: Arc<ConnState>) {
+        let wait = Duration::from_millis(FIRST_BYTE_TIMEOUT_MS);
+        let mut first = [0];
+        match tokio::time::timeout(wait, self.stream.peek(&mut first)).await {
+            Ok(Ok(1)) => {}
+            Ok(_) => return,
+            Err(_) => return self.plane.handshake_failed("tcp", "silent"),
+        }
+        let is_public = self.port.side == Side::Public;
+        let mut seen = Bytes::new();
+        if is_public && first[0] == MAGIC[0] {
+            match tokio::time::timeout(wait, magic(&mut self.stream)).await {
+                Ok(Ok(Ok(seen))) => return self.channel(seen, state).await,
+                Ok(Ok(Err(other))) => seen = other,
+                Ok(Err(_)) => return,
+                Err(_) => return self.plane.handshake_failed("tcp", "silent"),
+            }
+        }
+        let is_tls = first[0] == TLS_HANDSHAKE;
+        if is_tls && is_public && self.plane.table.load().routes.has_sealed(None) {
+            return self.by_name(state).await;
+        }
+        match self.port.tls.clone() {
+            None => {
+                let socket = ClientSocket::new(self.stream, seen, state.clone());
+                http::http1(&self.plane, &self.port, self.peer, state, socket).await;
+            }
+            Some(tls) if is_tls => self.handshake(&tls, seen, state).await,
+            Some(_) => {
+                self.plane.handshake_failed("tls", "plain_http");
+                read_out(self.stream, PLAIN_ON_TLS).await;
+            }
+        }
+    }
+
+    async fn channel(self, seen: [u8; 4], state: Arc<ConnState>) {
+        let from = arrive::From {
+            peer: self.peer,
+            place: self.place,
+        };
+        arrive::plain(&self.plane, from, self.stream, seen).await;
+        drop(state);
+    }
+
+    /// TLS on a listener that has sealed routes: who asks for one of their names
+    /// is joined unopened, anybody else is served here.
+    async fn by_name(mut self, state: Arc<ConnState>) {
+        let greeting = read_greeting(&mut self.stream).await;
+        let is_routed = |name: &Option<String>| {
+            let table = self.plane.table.load();
+            let name = name.as_deref();
+            name.is_some_and(|name| table.routes.sealed(None, name).is_some())
+        };
+        match greeting {
+            Ok(greeting) if is_routed(&greeting.server_name) => {
+                state.leave_lobby();
+                self.client().sealed(None, greeting).await;
+            }
+            Ok(greeting) => match self.port.tls.clone() {
+                Some(tls) => self.handshake(&tls, greeting.bytes, state).await,
+                None => {
+                    self.plane.handshake_failed("tls", "name_unknown");
+                    read_out(self.stream, &Alert::UnrecognizedName.record()).await;
+                }
+            },
+            Err(why) => self.client().misheard(why).await,
+        }
+    }
+
+    fn client(self) -> Client {
+        Client {
+            plane: self.plane,
+            stream: self.stream,
+            peer: self.peer,
+            place: self.place,
+        }
+    }
+
+    /// TLS that ends here; `seen` was read of it.
+    async fn handshake(self, tls: &ServerTls, seen: Bytes, state: Arc<ConnState>) {
+        let (plane, port, peer) = (&self.plane, &self.port, self.peer);
+        let spare = rustix::io::fcntl_dupfd_cloexec(&self.stream, 0);
+        let socket = ClientSocket::new(self.stream, seen, state.clone());
+        let socket = match tls.accept(socket).await {
+            Ok(socket) => socket,
+            Err(why) => {
+                plane.handshake_failed("tls", "handshake");
+                tracing::debug!(%peer, %why, "TLS handshake failed");
+                if let Ok(spare) = spare {
+                    end_gently(spare.into()).await;
+                }
+                return;
+            }
+        };
+        drop(spare);
+        let info = ServerTls::info(&socket);
+        state.set_certified(!info.peer_certificates.is_empty());
+        match info.alpn.as_deref() {
+            Some(b"h2") => http::http2(plane, port, peer, state, socket).await,
+            Some(alpn) if alpn == ALPN && port.side == Side::Public => {
+                let from = arrive::From {
+                    peer,
+                    place: self.place,
+                };
+                arrive::tls(plane, from, state.request_begins(), socket).await;
+            }
+            Some(alpn) if alpn == ALPN => plane.handshake_failed("tls", "alpn"),
+            _ => http::http1(plane, port, peer, state, socket).await,
         }
     }
 }
 
-async fn connection(
-    plane: &Arc<Plane>,
-    port: &Arc<Port>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    state: Arc<ConnState>,
-) {
-    let wait = Duration::from_millis(FIRST_BYTE_TIMEOUT_MS);
-    let mut first = [0];
-    match tokio::time::timeout(wait, stream.peek(&mut first)).await {
-        Ok(Ok(1)) => {}
-        Ok(_) => return,
-        Err(_) => return failed(plane, "tcp", "silent"),
-    }
-    let Some(tls) = &port.tls else {
-        let socket = ClientSocket::new(stream, bytes::Bytes::new(), state.clone());
-        return http1(plane, port, peer, state, socket).await;
-    };
-    if first[0] != TLS_HANDSHAKE {
-        failed(plane, "tls", "plain_http");
-        return read_out(stream, PLAIN_ON_TLS).await;
-    }
-    let spare = rustix::io::fcntl_dupfd_cloexec(&stream, 0);
-    let socket = ClientSocket::new(stream, bytes::Bytes::new(), state.clone());
-    match tls.accept(socket).await {
-        Ok(socket) if ServerTls::info(&socket).alpn.as_deref() == Some(b"h2") => {
-            drop(spare);
-            http2(plane, port, peer, state, socket).await;
-        }
-        Ok(socket) => {
-            drop(spare);
-            http1(plane, port, peer, state, socket).await;
-        }
-        Err(why) => {
-            failed(plane, "tls", "handshake");
-            tracing::debug!(%peer, %why, "TLS handshake failed");
-            if let Ok(spare) = spare {
-                end_gently(spare.into()).await;
-            }
+/// Reads as long as the bytes are those of a data channel's preface; else gives
+/// back what was read.
+async fn magic(stream: &mut TcpStream) -> std::io::Result<Result<[u8; 4], Bytes>> {
+    let mut seen = [0; MAGIC.len()];
+    let mut got = 0;
+    while got < seen.len() {
+        let read = stream.read(&mut seen[got..]).await?;
+        got += read;
+        if read == 0 || seen[..got] != MAGIC[..got] {
+            return Ok(Err(Bytes::copy_from_slice(&seen[..got])));
         }
     }
+    Ok(Ok(seen))
 }
 
 /// The last words (an alert) are sent already. A socket closed over unread bytes
@@ -182,7 +277,8 @@ async fn end_gently(stream: std::net::TcpStream) {
     }
 }
 
-async fn read_out(mut stream: TcpStream, last_words: &[u8]) {
+/// Says `last_words`, and waits for the peer's end for at most a second.
+pub async fn read_out(mut stream: TcpStream, last_words: &[u8]) {
     let mut unread = [0; 1024];
     let _ = tokio::time::timeout(FAREWELL, async {
         stream.write_all(last_words).await?;
@@ -196,132 +292,3 @@ async fn read_out(mut stream: TcpStream, last_words: &[u8]) {
 const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
     This port speaks TLS: use https:// or wss://.";
-
-fn failed(plane: &Plane, stage: &str, reason: &str) {
-    plane
-        .metrics
-        .handshake_failures
-        .with_label_values(&[stage, reason])
-        .inc();
-}
-
-async fn http1<S>(
-    plane: &Arc<Plane>,
-    port: &Arc<Port>,
-    peer: SocketAddr,
-    state: Arc<ConnState>,
-    socket: S,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(|request| {
-        let in_flight = state.request_begins();
-        answer(plane, port, peer, in_flight, request)
-    });
-    // Deadlines are the socket's own: hyper would use one for idle and head.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_headers(HEAD_FIELDS_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(socket), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = plane.refusing() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended(peer, served);
-}
-
-async fn http2<S>(
-    plane: &Arc<Plane>,
-    port: &Arc<Port>,
-    peer: SocketAddr,
-    state: Arc<ConnState>,
-    socket: S,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    state.set_multiplexed();
-    let (plane, port) = (plane.clone(), port.clone());
-    let shared = plane.clone();
-    let service = service_fn(move |request| {
-        let in_flight = state.request_begins();
-        let (plane, port) = (plane.clone(), port.clone());
-        async move { answer(&plane, &port, peer, in_flight, request).await }
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS_MAX)
-        .max_pending_accept_reset_streams(H2_RESETS_MAX)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(socket), service);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = shared.refusing() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended(peer, served);
-}
-
-fn ended(peer: SocketAddr, served: hyper::Result<()>) {
-    if let Err(why) = served {
-        tracing::debug!(%peer, why = &why as &dyn std::error::Error, "connection ended");
-    }
-}
-
-async fn answer(
-    plane: &Arc<Plane>,
-    port: &Arc<Port>,
-    peer: SocketAddr,
-    in_flight: InFlight,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    let path = request.uri().path();
-    let answer = match port.side {
-        Side::Public if request.method() == Method::CONNECT => {
-            let why = HeadError::Method;
-            Refusal::closing(why.close_reason(), why.to_string()).answer(BodyKind::Problem)
-        }
-        Side::Public => match tunnel::agent_path(path) {
-            Some(path) => {
-                let from = tunnel::From { path, peer };
-                tunnel::enter(plane, from, in_flight, request).await
-            }
-            None if path == "/healthz" => probe(port, &request),
-            None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
-        },
-        Side::Internal => match path {
-            "/metrics" | "/healthz" | "/livez" | "/readyz" | "/readyz/serve" => {
-                plane.refresh_metrics();
-                probe(port, &request)
-            }
-            _ => ingress::tunnel(plane, peer, in_flight, request).await,
-        },
-    };
-    Ok(answer)
-}
-
-fn probe(port: &Port, request: &Request<Incoming>) -> Response<Body> {
-    let common = port.admin.common(request.method(), request.uri().path());
-    match common {
-        Some(answer) => answer.map(|body| {
-            let whole = http_body_util::BodyExt::collect(body).now_or_never();
-            let whole = whole
-                .and_then(Result::ok)
-                .map(http_body_util::Collected::to_bytes);
-            Body::from(whole.unwrap_or_default())
-        }),
-        None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
-    }
-}

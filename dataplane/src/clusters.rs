@@ -1,25 +1,22 @@
 //! The clusters file: what a data plane without control serves.
 //!
-//! JSON or YAML, a list of entries: `[{"id": "dev", "token": "...", "targetAddr":
-//! "127.0.0.1:6443"}]`. One bad entry makes the whole file bad.
+//! Its syntax and what its values may be are those of control's registry file;
+//! here everything that control would add has to stand in it.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
-use culvert_net::crypto::sha256;
+use culvert_config::clusters::{
+    self, CLUSTERS_FILE_BYTES_MAX as FILE_BYTES_MAX, Listed, Secrets, file_id,
+};
+use culvert_net::crypto::{read_private, sha256};
 use culvert_proto::id::{ClusterId, Generation};
-use culvert_proto::limits::{CLUSTERS_MAX, STREAMS_MAX, TOKENS_PER_CLUSTER_MAX};
-use culvert_proto::token::{Digest, TOKEN_BYTES_MIN, TokenEntry, TokenIndex, TokenText};
-use culvert_proto::update::{ClusterState, Policy, State, Target, TargetKind, TokenHash};
-
-/// Longest clusters file in bytes.
-pub const FILE_BYTES_MAX: u64 = 64 << 20;
+use culvert_proto::token::{Digest, TOKEN_BYTES_MIN, TokenText};
+use culvert_proto::update::{ClusterState, State, Target, TargetKind, TokenHash};
 
 /// What is wrong with a clusters file.
 #[derive(Debug, thiserror::Error)]
@@ -48,44 +45,11 @@ impl Clusters {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Entry {
-    id: String,
-    #[serde(default)]
-    token: Option<Secret>,
-    #[serde(default)]
-    tokens: Vec<Secret>,
-    #[serde(default)]
-    target_addr: Option<String>,
-    #[serde(default)]
-    target_kind: Option<String>,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    policy: Option<String>,
-    #[serde(default)]
-    allow_impersonation: bool,
-    #[serde(default)]
-    max_streams: Option<u32>,
-    #[serde(default)]
-    max_requests: u32,
-    #[serde(default)]
-    rate_limit: u32,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-/// A token on its way to its digest: no `Debug`.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Secret(String);
-
 /// Reads the file at `path`, which should be its owner's alone; `tls` refuses
 /// one that is not, and tokens for development.
 ///
 /// # Errors
-/// The first thing that is wrong, by entry.
+/// Everything that is wrong, by line.
 pub fn read(path: &Path, tls: bool) -> Result<Clusters, ClustersError> {
     let fail = |why: String| ClustersError(format!("{}: {why}", path.display()));
     let broken = |why: io::Error| fail(why.to_string());
@@ -123,15 +87,16 @@ fn exposure(mode: u32, path: &Path) -> Option<(String, bool)> {
 /// Reads the text of a file.
 ///
 /// # Errors
-/// The first thing that is wrong, by entry.
+/// Everything that is wrong, by line.
 pub fn parse(text: &str, tls: bool) -> Result<Clusters, ClustersError> {
-    let entries = entries(text)?;
-    if entries.is_empty() {
-        return Err(ClustersError("no cluster is listed".to_owned()));
-    }
-    if entries.len() > CLUSTERS_MAX {
-        return Err(ClustersError(format!("more than {CLUSTERS_MAX} clusters")));
-    }
+    let entries = clusters::parse(text).map_err(ClustersError)?;
+    let digests = Digests {
+        tls,
+        short: RefCell::default(),
+    };
+    let listed = clusters::check(&entries, &digests);
+    let listed = listed.map_err(|why| ClustersError(why.to_string()))?;
+    let short = digests.short.into_inner();
     let mut read = Clusters {
         state: State {
             generation: Generation(1),
@@ -140,119 +105,82 @@ pub fn parse(text: &str, tls: bool) -> Result<Clusters, ClustersError> {
         short_tokens: Vec::new(),
         exposed: None,
     };
-    for (place, entry) in entries.into_iter().enumerate() {
-        let named = format!("entry {} (id {:?})", place + 1, entry.id);
-        let cluster = entry
-            .into_state(tls, &mut read.short_tokens)
-            .map_err(|why| ClustersError(format!("{named}: {why}")))?;
+    for cluster in listed {
         let id = cluster.id.clone();
-        if read.state.clusters.insert(id, Arc::new(cluster)).is_some() {
-            return Err(ClustersError(format!("{named}: this id is listed twice")));
+        let tokens = &cluster.tokens;
+        if tokens.is_empty() {
+            return Err(ClustersError(format!("cluster {id}: no token is given")));
         }
+        if tokens.iter().any(|token| short.contains(&token.digest)) {
+            read.short_tokens.push(id.clone());
+        }
+        read.state.clusters.insert(id, Arc::new(state(cluster)));
     }
-    let owners = read
-        .state
-        .clusters
-        .values()
-        .flat_map(|cluster| cluster.token_entries());
-    TokenIndex::build(owners.collect::<Vec<TokenEntry>>())
-        .map_err(|why| ClustersError(why.to_string()))?;
     Ok(read)
 }
 
-/// Error texts of the parsers may quote the input; a token must not be shown.
-fn entries(text: &str) -> Result<Vec<Entry>, ClustersError> {
-    if text.trim_start().starts_with(['[', '{']) {
-        return serde_json::from_str(text).map_err(|why| {
-            let what = match why.classify() {
-                serde_json::error::Category::Data => why.to_string(),
-                _ => format!("not JSON at line {} column {}", why.line(), why.column()),
-            };
-            ClustersError(what)
-        });
-    }
-    serde_saphyr::from_str(text).map_err(|why| {
-        let said = why.to_string();
-        ClustersError(said.lines().next().unwrap_or("not YAML").to_owned())
-    })
+/// What this process keeps of tokens.
+struct Digests {
+    tls: bool,
+    /// Of those short enough to be guessed.
+    short: RefCell<Vec<Digest>>,
 }
 
-impl Entry {
-    fn into_state(self, tls: bool, short: &mut Vec<ClusterId>) -> Result<ClusterState, String> {
-        let id = ClusterId::new(&self.id).map_err(|why| why.to_string())?;
-        let mut state = ClusterState::new(id);
-        let tokens = self.token.into_iter().chain(self.tokens);
-        for (place, token) in tokens.enumerate() {
-            let token = match tls {
-                true => TokenText::new(&token.0),
-                false => TokenText::for_development(&token.0),
-            };
-            let token = token.map_err(|why| format!("token: {why}"))?;
-            let text = token.expose();
-            if text.len() < TOKEN_BYTES_MIN {
-                short.push(state.id.clone());
-            }
-            let digest = Digest(sha256(text.as_bytes()));
-            let token_id = token
-                .id()
-                .map_or_else(|| format!("file-{}", place + 1), str::to_owned);
-            state.tokens.push(TokenHash {
-                digest,
-                id: token_id.into(),
-                not_after_unix_ms: None,
-            });
+impl Secrets for Digests {
+    fn token(&self, text: &str) -> Result<TokenHash, String> {
+        let token = match self.tls {
+            true => TokenText::new(text),
+            false => TokenText::for_development(text),
+        };
+        let token = token.map_err(|why| format!("is unfit: {why}"))?;
+        let digest = Digest(sha256(token.expose().as_bytes()));
+        if token.expose().len() < TOKEN_BYTES_MIN {
+            self.short.borrow_mut().push(digest);
         }
-        if state.tokens.is_empty() {
-            return Err("no token is given".to_owned());
-        }
-        if state.tokens.len() > TOKENS_PER_CLUSTER_MAX {
-            return Err(format!("more than {TOKENS_PER_CLUSTER_MAX} tokens"));
-        }
-        state.target = target(self.target_addr, self.target_kind)?;
-        if let Some(word) = self.policy {
-            let unknown = || format!("policy {word:?} is none of spread, replace, refuse");
-            state.policy = Policy::from_word(&word).ok_or_else(unknown)?;
-        }
-        // Without a limit of its own the data plane's applies.
-        state.streams_max = self.max_streams.unwrap_or(0);
-        if state.streams_max > STREAMS_MAX || self.max_streams == Some(0) {
-            return Err(format!("maxStreams is not between 1 and {STREAMS_MAX}"));
-        }
-        state.requests_max = self.max_requests;
-        state.rate_per_second = self.rate_limit;
-        state.allow_impersonation = self.allow_impersonation;
-        state.name = self.name.map(Arc::from);
-        let labels = self.labels.into_iter();
-        state.labels = labels
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect();
-        Ok(state)
+        let id = token.id().map_or_else(|| file_id(&digest), str::to_owned);
+        Ok(TokenHash {
+            digest,
+            id: id.into(),
+            not_after_unix_ms: None,
+        })
+    }
+
+    fn personal(&self, path: &Path) -> Result<Digest, String> {
+        let bytes = read_private(path).map_err(|why| format!("cannot be read: {why}"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| "holds no text".to_owned())?;
+        let token = TokenText::new(text.trim()).map_err(|why| format!("holds no token: {why}"))?;
+        Ok(Digest(sha256(token.expose().as_bytes())))
     }
 }
 
-/// As in the source system, an address is that of a Kubernetes API server
-/// unless the kind says otherwise; without either, any HTTP service.
-fn target(addr: Option<String>, kind: Option<String>) -> Result<Target, String> {
-    let kind = match kind {
-        Some(word) => TargetKind::from_word(&word)
-            .ok_or_else(|| format!("targetKind {word:?} is none of http, kube"))?,
-        None if addr.is_some() => TargetKind::Kube,
-        None => TargetKind::Http,
+fn state(listed: Listed) -> ClusterState {
+    let mut state = ClusterState::new(listed.id);
+    state.enabled = listed.enabled.unwrap_or(true);
+    state.tokens = listed.tokens;
+    state.target = Target {
+        kind: listed.target_kind.unwrap_or(TargetKind::Http),
+        addr: listed.target_addr.map(Arc::from),
     };
-    if let Some(addr) = &addr
-        && (addr.is_empty() || addr.len() > 255 || !addr.bytes().all(|b| b.is_ascii_graphic()))
-    {
-        return Err("targetAddr is no host:port".to_owned());
-    }
-    Ok(Target {
-        kind,
-        addr: addr.map(Arc::from),
-    })
+    state.policy = listed.policy.unwrap_or_default();
+    // Without a limit of its own the data plane's applies.
+    state.streams_max = listed.streams_max.unwrap_or(0);
+    state.requests_max = listed.requests_max.unwrap_or(0);
+    state.rate_per_second = listed.rate_per_second.unwrap_or(0);
+    state.allow_impersonation = listed.allow_impersonation.unwrap_or(false);
+    state.name = listed.name.map(Arc::from);
+    let labels = listed.labels.into_iter().flatten();
+    state.labels = labels
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect();
+    state.routes = listed.routes;
+    state.personal_tokens = listed.personal_tokens;
+    state
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use culvert_proto::update::Policy;
 
     fn why(text: &str) -> String {
         parse(text, false)
@@ -338,7 +266,7 @@ mod tests {
             ),
             (
                 r#"[{"id":"a","token":"0123456789abcdef"},{"id":"b","token":"0123456789abcdef"}]"#,
-                "same token",
+                "used twice",
             ),
             (
                 r#"[{"id":"a","token":"0123456789abcdef","tokne":1}]"#,
@@ -356,6 +284,10 @@ mod tests {
             ("[]", "no cluster"),
             ("- id: a\n  token: 0123456789abcdef\n  tokne: 1\n", "tokne"),
             ("- id: a\n token: [", "line"),
+            (
+                r#"[{"id":"a","token":"0123456789abcdef","routes":[{"service":"pg","tcp":"nowhere"}]}]"#,
+                "nowhere",
+            ),
         ] {
             let said = why(text);
             assert!(said.contains(part), "{part} is missing from {said}");

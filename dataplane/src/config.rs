@@ -21,6 +21,10 @@ use culvert_telemetry::log::LogFormat;
 use reader::Reader;
 pub use settings::PROGRAM;
 
+/// Most pairs of the engine.
+pub const PAIRS_MAX: usize = 1 << 20;
+/// Most pipes of the engine.
+pub const PIPES_MAX: usize = 1 << 16;
 /// Most session threads.
 pub const THREADS_MAX: usize = 256;
 /// Longest drain grace.
@@ -61,8 +65,13 @@ pub struct Config {
     pub response_head_timeout: Option<Duration>,
     /// How long requests in flight may take after SIGTERM.
     pub drain_grace: Duration,
-    /// The runtime of the session threads.
+    /// Data channels without TLS for payloads that are not sealed, with agents
+    /// that allow it too: the network between is trusted.
+    pub allow_plaintext_data_channels: bool,
+    /// io_uring or epoll, for engine and session threads.
     pub io_engine: IoEngine,
+    /// The relay engine.
+    pub engine: EngineConfig,
     /// Session threads; `None` is one for each CPU allowed.
     pub threads: Option<usize>,
     /// Bytes that all sessions and streams may buffer.
@@ -73,6 +82,21 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Leave core dumps and debuggers allowed.
     pub debuggable: bool,
+}
+
+/// What the relay engine may use.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// Threads; `None` is as many as session threads.
+    pub threads: Option<usize>,
+    /// Pairs at once.
+    pub pairs_max: usize,
+    /// Pairs at once for each cluster.
+    pub cluster_pairs_max: usize,
+    /// Pipes, over all threads.
+    pub pipes: usize,
+    /// Spin after small messages where there are CPUs for it.
+    pub spin: bool,
 }
 
 /// Where clusters and tokens come from.

@@ -34,6 +34,7 @@ pub struct ConnState {
     in_flight: AtomicU32,
     served: AtomicU32,
     multiplexed: AtomicBool,
+    certified: AtomicBool,
     lift: AtomicBool,
     arm: AtomicBool,
     dead: AtomicBool,
@@ -55,10 +56,25 @@ impl ConnState {
         self.multiplexed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether TLS showed a client certificate.
+    pub fn set_certified(&self, certified: bool) {
+        self.certified.store(certified, Ordering::Relaxed);
+    }
+
+    /// Whether TLS showed a client certificate.
+    pub fn is_certified(&self) -> bool {
+        self.certified.load(Ordering::Relaxed)
+    }
+
+    /// Ends the stay in the lobby: what came is enough.
+    pub fn leave_lobby(&self) {
+        drop(self.guest.lock().take());
+    }
+
     /// A request head is complete. The first one ends the stay in the lobby.
     pub fn request_begins(self: &Arc<Self>) -> InFlight {
         if self.served.load(Ordering::Relaxed) == 0 {
-            drop(self.guest.lock().take());
+            self.leave_lobby();
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.served.fetch_add(1, Ordering::Relaxed);

@@ -30,6 +30,9 @@ pub async fn run(plane: &Arc<Plane>) {
     plane.sessions.leave_all();
     for agent in plane.sessions.list(usize::MAX) {
         session::drain(plane, &agent);
+        if let Some(channels) = &agent.channels {
+            channels.close();
+        }
     }
     let notice = NOTICE.min(grace / 2);
     tokio::select! {
@@ -53,6 +56,7 @@ async fn farewell(plane: &Arc<Plane>, finished: bool) {
         requests = plane.in_flight(),
         "closing what is left"
     );
+    plane.flows.cut_all(reason);
     for agent in plane.sessions.list(usize::MAX) {
         agent.carrier.close(reason);
     }

@@ -2,6 +2,7 @@
 
 mod body;
 mod exchange;
+mod forward;
 mod head;
 mod refuse;
 mod relayed;
@@ -36,6 +37,7 @@ use crate::sessions::StreamSlot;
 use crate::table::Cluster;
 
 pub use body::Body;
+pub use forward::{FORWARD_PATH, forward};
 pub use refuse::Refusal;
 
 use exchange::Exchange;

@@ -7,16 +7,19 @@
 
 mod accept;
 mod admin;
+mod channel;
 mod clusters;
 pub mod config;
 mod conn;
 mod drain;
+mod flow;
 mod ingress;
 mod links;
 mod lobby;
 mod metrics;
 mod pacing;
 mod plane;
+mod routes;
 mod runtime;
 mod session;
 mod sessions;

@@ -1,5 +1,7 @@
 //! Every metric of the data plane: names, help, labels.
 
+mod flows;
+
 use std::sync::Arc;
 
 use http::Method;
@@ -9,6 +11,10 @@ use culvert_telemetry::metrics::{
     ClusterLabels, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Metrics as Registry,
 };
+
+use culvert_engine::Engine;
+
+pub use flows::{ChannelMetrics, EngineMetrics, FlowMetrics};
 
 /// Label of requests whose URL names no known cluster.
 pub const UNROUTED: &str = "_unrouted";
@@ -54,6 +60,12 @@ pub struct Metrics {
     /// `culvert_streams_refused_total{reason}`
     pub streams_refused: IntCounterVec,
     relay_bytes: IntCounterVec,
+    /// Relayed TCP connections
+    pub flows: FlowMetrics,
+    /// Data channels
+    pub channels: ChannelMetrics,
+    /// The relay engine
+    pub engine: EngineMetrics,
     /// `culvert_relays_closed_total{reason}`
     pub relays_closed: IntCounterVec,
     /// `culvert_io_backend{backend,reason}`
@@ -97,6 +109,10 @@ pub struct ClusterMetrics {
     pub bytes_to_service: IntCounter,
     /// Body bytes towards the client.
     pub bytes_to_client: IntCounter,
+    /// Bytes towards the service that the engine moved.
+    pub spliced_to_service: IntCounter,
+    /// Bytes towards the client that the engine moved.
+    pub spliced_to_client: IntCounter,
 }
 
 /// Outcomes of one cluster kept at hand; rarer ones are looked up each time.
@@ -180,9 +196,12 @@ impl Metrics {
             ),
             relay_bytes: r.counter_vec(
                 "culvert_relay_bytes_total",
-                "Body bytes relayed.",
+                "Bytes relayed: bodies, upgraded connections and flows; datapath is splice for pairs of the engine, else copy.",
                 &["cluster", "direction", "datapath"],
             ),
+            flows: FlowMetrics::new(&r),
+            channels: ChannelMetrics::new(&r),
+            engine: EngineMetrics::new(&r),
             relays_closed: r.counter_vec(
                 "culvert_relays_closed_total",
                 "Relays that ended, by close reason.",
@@ -190,7 +209,7 @@ impl Metrics {
             ),
             io_backend: r.gauge_vec(
                 "culvert_io_backend",
-                "1 for what the session threads run on, and why.",
+                "1 for what engine and session threads run on, and why.",
                 &["backend", "reason"],
             ),
             memory_budget: r.gauge("culvert_memory_budget_bytes", "Bytes that may be buffered."),
@@ -232,9 +251,9 @@ impl Metrics {
             UNROUTED => UNROUTED,
             cluster => self.labels.label(cluster),
         };
-        let bytes = |direction| {
+        let bytes = |direction, datapath| {
             self.relay_bytes
-                .with_label_values(&[label, direction, "copy"])
+                .with_label_values(&[label, direction, datapath])
         };
         Arc::new(ClusterMetrics {
             label: label.into(),
@@ -244,8 +263,10 @@ impl Metrics {
             active: self.active.with_label_values(&[label]),
             streams: self.streams.with_label_values(&[label]),
             streams_opened: self.streams_opened.with_label_values(&[label]),
-            bytes_to_service: bytes("to_service"),
-            bytes_to_client: bytes("to_client"),
+            bytes_to_service: bytes("to_service", "copy"),
+            bytes_to_client: bytes("to_client", "copy"),
+            spliced_to_service: bytes("to_service", "splice"),
+            spliced_to_client: bytes("to_client", "splice"),
         })
     }
 
@@ -256,7 +277,8 @@ impl Metrics {
     }
 
     /// Fills what is only known at scrape time.
-    pub fn refresh(&self) {
+    pub fn refresh(&self, engine: &Engine) {
+        self.engine.refresh(engine);
         let paused = culvert_net::listen::accept_paused().as_secs();
         self.accept_paused
             .inc_by(paused.saturating_sub(self.accept_paused.get()));

@@ -9,17 +9,23 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use culvert_engine::Engine;
 use culvert_mux::{Budget, Pressure};
+use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
+use culvert_proto::hello::Caps;
 use culvert_proto::id::{ClusterId, Epoch};
 use culvert_proto::update::State;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
 use crate::config::Config;
+use crate::flow::lives::Flows;
 use crate::ingress::Refusal;
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::pacing::{Admission, FailurePacing, Limiter, limiter, take};
+use crate::routes::follow::Threads;
+use crate::session::regrant;
 use crate::sessions::Sessions;
 use crate::table::{Defaults, Source, Table};
 
@@ -35,6 +41,14 @@ pub struct Plane {
     pub table: ArcSwap<Table>,
     /// The agents.
     pub sessions: Sessions,
+    /// Relayed TCP connections.
+    pub flows: Flows,
+    /// Relays pairs of plain sockets.
+    pub engine: Engine,
+    /// Who accepts for routes.
+    pub route_threads: Threads,
+    /// Connections that one listener may have.
+    pub connections_max: usize,
     /// The instruments.
     pub metrics: Arc<Metrics>,
     /// Memory of sessions and streams.
@@ -55,6 +69,7 @@ pub struct Plane {
     requests: AtomicUsize,
     idle: Notify,
     changed: Notify,
+    tables: watch::Sender<()>,
     confirmed: Mutex<Instant>,
     listening: AtomicBool,
 }
@@ -64,12 +79,16 @@ pub struct Work(Arc<Plane>);
 
 impl Plane {
     /// A data plane without a table.
-    pub fn new(config: Config) -> Arc<Self> {
+    pub fn new(config: Config, engine: Engine, connections_max: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new());
         metrics.memory_budget.set(gauge(config.memory_budget));
         Arc::new(Self {
             table: ArcSwap::default(),
             sessions: Sessions::new(metrics.clone()),
+            flows: Flows::default(),
+            engine,
+            route_threads: Threads::default(),
+            connections_max,
             budget: Arc::new(Budget::new(config.memory_budget)),
             metrics,
             links: Links::default(),
@@ -84,6 +103,7 @@ impl Plane {
             requests: AtomicUsize::new(0),
             idle: Notify::new(),
             changed: Notify::new(),
+            tables: watch::Sender::new(()),
             confirmed: Mutex::new(Instant::now()),
             listening: AtomicBool::new(false),
             config,
@@ -127,7 +147,66 @@ impl Plane {
         for cluster in before.clusters() {
             self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
         }
+        self.take_routes(&before, &table);
         Ok(())
+    }
+
+    /// Flows that the new table does not lead anywhere end, agents hear what
+    /// they may be asked for, listeners follow.
+    fn take_routes(&self, before: &Table, now: &Table) {
+        for problem in now.routes.problems() {
+            if !before.routes.problems().contains(problem) {
+                tracing::warn!(%problem, "a route is not served");
+            }
+        }
+        let cut = self.flows.cut_unlawful(now);
+        if cut > 0 {
+            tracing::info!(flows = cut, "flows that lost their route or right were cut");
+        }
+        for cluster in now.clusters() {
+            let id = &cluster.state.id;
+            let known = before.get(id.as_str()).map(|known| known.targets(&[]));
+            let routes = before.get(id.as_str()).map(|known| &known.state.routes);
+            if known.is_none_or(|known| known != cluster.targets(&[]))
+                || routes != Some(&cluster.state.routes)
+            {
+                for session in self.sessions.of(id) {
+                    regrant(self, &session, true);
+                }
+            }
+        }
+        self.tables.send_replace(());
+    }
+
+    /// Told of every new table.
+    pub fn table_changes(&self) -> watch::Receiver<()> {
+        self.tables.subscribe()
+    }
+
+    /// What a data channel of a session with `caps` may run in, for a payload
+    /// that is sealed or not; `None` when there is none.
+    pub fn form(&self, caps: Caps, is_sealed: bool) -> Option<Form> {
+        let trusted = self.config.allow_plaintext_data_channels && caps.has(Caps::PLAIN_CHANNEL);
+        match is_sealed || trusted {
+            true => Some(Form::Plain),
+            false => self.config.tls.is_some().then_some(Form::Tls),
+        }
+    }
+
+    /// Whether the public listener requires client certificates.
+    pub fn wants_certificates(&self) -> bool {
+        self.config
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// Counts a connection that failed before it asked for anything.
+    pub fn handshake_failed(&self, stage: &str, reason: &str) {
+        self.metrics
+            .handshake_failures
+            .with_label_values(&[stage, reason])
+            .inc();
     }
 
     /// An unchanged rate keeps its limiter: an update must not hand out a new burst.
@@ -298,7 +377,8 @@ impl Plane {
     /// Fills the gauges that are only known at scrape time.
     pub fn refresh_metrics(&self) {
         let metrics = &self.metrics;
-        metrics.refresh();
+        metrics.refresh(&self.engine);
+        self.flows.count(metrics);
         metrics
             .memory_used
             .with_label_values(&["carrier"])
@@ -344,7 +424,9 @@ mod tests {
         let clusters = r#"[{"id":"a","token":"0123456789abcdef"}]"#;
         let base = ["culvert-dataplane", "--clusters", clusters];
         let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
-        Plane::new(Config::read(argv, &|_| None).unwrap())
+        let config = Config::read(argv, &|_| None).unwrap();
+        let engine = crate::start::engine(&config, 1).unwrap();
+        Plane::new(config, engine, 16)
     }
 
     /// Requests that pass in a burst of 100.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_net::carrier::{CarrierEnd, Driver, SessionEvent};
+use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
-use culvert_proto::control::{Drain, Rotate};
+use culvert_proto::control::{ControlMessage, Drain, Rotate};
 use culvert_proto::registry::Standing;
 
+use crate::flow;
 use crate::plane::Plane;
 use crate::sessions::Session;
 
@@ -28,6 +30,10 @@ where
     plane.sessions_changed();
     let (end, ()) = tokio::join!(driver, listen(plane, session));
     plane.sessions.detach(session);
+    if let Some(channels) = &session.channels {
+        channels.close();
+    }
+    flow::lives::orphaned(plane, &session.key);
     plane.sessions_changed();
     if !end.reason.is_clean() {
         let labels = [end.reason.as_str()];
@@ -40,13 +46,21 @@ where
 }
 
 async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
-    while let Some(event) = session.carrier.event().await {
+    loop {
+        let event = tokio::select! {
+            event = session.carrier.event() => event,
+            () = refill(session) => continue,
+        };
+        let Some(event) = event else {
+            return;
+        };
         match event {
             SessionEvent::Established(facts) => {
                 if let Some(streams_max) = facts.streams_max {
                     session.advertise(streams_max);
                 }
                 let _ = session.agent.set(facts);
+                open_channels(plane, session);
                 offer_rotation(plane, session);
                 if plane.is_draining() {
                     drain(plane, session);
@@ -56,6 +70,13 @@ async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
             SessionEvent::PeerDraining => {
                 plane.sessions.set_standing(session, Standing::Closed);
             }
+            SessionEvent::Message(ControlMessage::ChannelFail(fail)) => {
+                let reason = fail.reason.as_str();
+                tracing::debug!(session = %session.key, reason, "a data channel was not opened");
+                if let Some(channels) = &session.channels {
+                    channels.failed(&fail);
+                }
+            }
             SessionEvent::Rotated(digest) => {
                 tracing::info!(session = %session.key, "agent stored its new token");
                 plane.links.rotated(session, digest);
@@ -63,6 +84,56 @@ async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
             }
             event => tracing::trace!(session = %session.key, ?event, "session event"),
         }
+    }
+}
+
+/// Asks for the data channels that are missing, once there is something to do.
+async fn refill(session: &Session) {
+    let Some(channels) = &session.channels else {
+        return std::future::pending().await;
+    };
+    channels.due().await;
+    for tickets in channels.tick() {
+        let copy = tickets.clone();
+        if let Err(why) = session.carrier.tickets(tickets) {
+            tracing::debug!(session = %session.key, %why, "no tickets to this agent");
+            channels.unsent(&copy);
+        }
+    }
+}
+
+/// The agent said what it serves: it is granted what it may, and asked for
+/// channels.
+fn open_channels(plane: &Plane, session: &Session) {
+    if let Some(channels) = &session.channels {
+        if !plane.is_draining() {
+            channels.open();
+        }
+        let announced = session.agent.get().map_or(0, |agent| agent.targets.len());
+        regrant(plane, session, announced > 0);
+    }
+}
+
+/// Tells the agent what the table leads to it now; `anyway` also when that may
+/// be what it was told.
+pub fn regrant(plane: &Plane, session: &Session, anyway: bool) {
+    let table = plane.table.load();
+    let Some(cluster) = table.get(session.key.cluster.as_str()) else {
+        return;
+    };
+    if let Some(channels) = &session.channels {
+        let needs = cluster.forms(|sealed| plane.form(session.caps, sealed));
+        for form in Form::ALL {
+            channels.set_routed(form, needs.contains(&form));
+        }
+    }
+    let announced = session.agent.get().map_or(&[][..], |agent| &agent.targets);
+    let targets = cluster.targets(announced);
+    if (anyway || !targets.is_empty())
+        && session.facts.kind.is_culvert()
+        && let Err(why) = session.carrier.grant(targets)
+    {
+        tracing::debug!(session = %session.key, %why, "no grant to this agent");
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod slot;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -13,15 +14,16 @@ use tokio::sync::Notify;
 use culvert_net::carrier::{Carrier, Stream};
 use culvert_proto::close::CloseReason;
 use culvert_proto::control::AgentFacts;
-use culvert_proto::hello::CarrierKind;
+use culvert_proto::hello::{Caps, CarrierKind};
 use culvert_proto::id::{ClusterId, Epoch, SessionKey};
 use culvert_proto::open::StreamHeader;
 use culvert_proto::registry::{Admission, Candidate, Refused, Registry, Standing};
 
+use crate::channel::Channels;
 use crate::ingress::Refusal;
 use crate::metrics::{ClusterMetrics, Metrics};
 
-pub use slot::StreamSlot;
+pub use slot::{PairSlot, StreamSlot};
 
 /// Sessions tried for one request, when those picked end under our hands.
 const ATTEMPTS_MAX: usize = 4;
@@ -34,9 +36,14 @@ pub struct Session {
     pub facts: Facts,
     /// Its carrier.
     pub carrier: Carrier,
+    /// What both ends can do.
+    pub caps: Caps,
+    /// Its data channels, where it can open some.
+    pub channels: Option<Arc<Channels>>,
     /// What it said in its hello on the control stream.
     pub agent: OnceLock<AgentFacts>,
     live: AtomicU32,
+    pairs: AtomicU32,
     idle: Notify,
     streams_max: AtomicU32,
 }
@@ -50,6 +57,8 @@ pub struct Facts {
     pub kind: CarrierKind,
     /// Where it dialled from.
     pub peer: std::net::SocketAddr,
+    /// Whether it showed a client certificate.
+    pub showed_certificate: bool,
     /// Public id of the token it came with.
     pub token_id: Arc<str>,
     /// When it was accepted.
@@ -59,19 +68,33 @@ pub struct Facts {
 /// All sessions of this data plane.
 pub struct Sessions {
     registry: Mutex<Registry<Arc<Session>>>,
+    by_epoch: Mutex<HashMap<Epoch, Arc<Session>>>,
     clock: Instant,
     metrics: Arc<Metrics>,
 }
 
 impl Session {
     /// A session whose carrier runs; `streams_max` is the cluster's limit.
-    pub fn new(key: SessionKey, facts: Facts, carrier: Carrier, streams_max: u32) -> Arc<Self> {
+    pub fn new(
+        key: SessionKey,
+        facts: Facts,
+        carrier: Carrier,
+        caps: Caps,
+        streams_max: u32,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Self> {
+        let channels = caps
+            .has(Caps::CHANNEL)
+            .then(|| Channels::new(key.epoch, metrics.clone()));
         Arc::new(Self {
             key,
             facts,
             carrier,
+            caps,
+            channels,
             agent: OnceLock::new(),
             live: AtomicU32::new(0),
+            pairs: AtomicU32::new(0),
             idle: Notify::new(),
             streams_max: AtomicU32::new(streams_max),
         })
@@ -105,9 +128,15 @@ impl Session {
         self.streams_max.load(Ordering::Relaxed)
     }
 
+    /// A pair's place in its load.
+    pub fn pair(self: &Arc<Self>) -> PairSlot {
+        PairSlot::new(self.clone())
+    }
+
     /// Per mille of what it may carry.
     fn load(&self) -> u64 {
-        u64::from(self.live()) * 1000 / u64::from(self.streams_max().max(1))
+        let pairs = self.pairs.load(Ordering::Relaxed);
+        (u64::from(self.live()) + u64::from(pairs)) * 1000 / u64::from(self.streams_max().max(1))
     }
 }
 
@@ -121,6 +150,7 @@ impl Sessions {
             .as_millis();
         Self {
             registry: Mutex::new(Registry::new(u64::try_from(seed).unwrap_or(0))),
+            by_epoch: Mutex::default(),
             clock: Instant::now(),
             metrics,
         }
@@ -156,9 +186,13 @@ impl Sessions {
         let attached = registry.attach(admission, self.now_ms(), session.clone());
         drop(registry);
         let attached = attached.inspect_err(|_| self.count_replacement("refused"))?;
-        for _ in &attached.evicted {
+        let mut by_epoch = self.by_epoch.lock();
+        by_epoch.insert(session.key.epoch, session.clone());
+        for (key, _) in &attached.evicted {
+            by_epoch.remove(&key.epoch);
             self.count_replacement("replaced");
         }
+        drop(by_epoch);
         self.gauge(session).inc();
         self.metrics.agents.inc();
         Ok(attached.evicted.into_iter().map(|(_, old)| old).collect())
@@ -173,6 +207,7 @@ impl Sessions {
 
     /// Removes `session`, unless a newer one took its place already.
     pub fn detach(&self, session: &Arc<Session>) {
+        self.by_epoch.lock().remove(&session.key.epoch);
         if self.registry.lock().detach(&session.key).is_none() {
             self.count_replacement("stale_teardown");
         }
@@ -214,6 +249,11 @@ impl Sessions {
         dead.len()
     }
 
+    /// The current session of an epoch.
+    pub fn by_epoch(&self, epoch: Epoch) -> Option<Arc<Session>> {
+        self.by_epoch.lock().get(&epoch).cloned()
+    }
+
     /// No new stream goes to `session` where another one serves.
     pub fn set_standing(&self, session: &Session, standing: Standing) {
         self.registry.lock().set_standing(&session.key, standing);
@@ -251,6 +291,20 @@ impl Sessions {
         self.registry.lock().is_empty()
     }
 
+    /// The least loaded agent of `cluster`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn pick(&self, cluster: &ClusterId) -> Result<Arc<Session>, Refusal> {
+        let registry = self.registry.lock();
+        if let Some(picked) = registry.pick(cluster, |session| session.load()) {
+            return Ok(picked.clone());
+        }
+        let absent = registry.presence(cluster).close_reason();
+        let reason = absent.unwrap_or(CloseReason::AgentAbsent);
+        Err(Refusal::new(reason, format!("Cluster {cluster}.")))
+    }
+
     /// Opens a stream to the least loaded agent of `cluster`.
     ///
     /// # Errors
@@ -261,38 +315,41 @@ impl Sessions {
         metrics: &Arc<ClusterMetrics>,
         header: &StreamHeader,
     ) -> Result<(Stream, StreamSlot), Refusal> {
-        let mut last = CloseReason::AgentAbsent;
         for _ in 0..ATTEMPTS_MAX {
-            let picked = {
-                let registry = self.registry.lock();
-                registry.pick(cluster, |session| session.load()).cloned()
-            };
-            let Some(session) = picked else {
-                let presence = self.registry.lock().presence(cluster);
-                last = presence.close_reason().unwrap_or(last);
-                break;
-            };
-            let Some(slot) = self.reserve(&session, metrics) else {
-                return Err(self.refused(CloseReason::TooManyStreams, "limit"));
-            };
-            let header = session.facts.kind.is_culvert().then_some(header);
-            match session.carrier.open(header) {
-                Ok(stream) => return Ok((stream, slot)),
-                Err(why) => match why.reason {
-                    CloseReason::TooManyStreams => {
-                        return Err(self.refused(CloseReason::TooManyStreams, "limit"));
-                    }
-                    CloseReason::Overload => {
-                        return Err(self.refused(CloseReason::Overload, "budget"));
-                    }
-                    _ => {
-                        self.set_standing(&session, Standing::Closed);
-                        last = CloseReason::AgentDraining;
-                    }
-                },
+            let session = self.pick(cluster)?;
+            match self.open_on(&session, metrics, header) {
+                Ok(opened) => return Ok(opened),
+                Err(Some(refusal)) => return Err(refusal),
+                Err(None) => self.set_standing(&session, Standing::Closed),
             }
         }
-        Err(Refusal::new(last, format!("Cluster {cluster}.")))
+        let detail = format!("Cluster {cluster}.");
+        Err(Refusal::new(CloseReason::AgentDraining, detail))
+    }
+
+    /// Opens a stream to one agent.
+    ///
+    /// # Errors
+    /// Why there is none; `None` when the agent is about to go.
+    pub fn open_on(
+        &self,
+        session: &Arc<Session>,
+        metrics: &Arc<ClusterMetrics>,
+        header: &StreamHeader,
+    ) -> Result<(Stream, StreamSlot), Option<Refusal>> {
+        let slot = self.reserve(session, metrics);
+        let slot = slot.ok_or_else(|| self.refused(CloseReason::TooManyStreams, "limit"))?;
+        let header = session.facts.kind.is_culvert().then_some(header);
+        match session.carrier.open(header) {
+            Ok(stream) => Ok((stream, slot)),
+            Err(why) => Err(match why.reason {
+                CloseReason::TooManyStreams => {
+                    Some(self.refused(CloseReason::TooManyStreams, "limit"))
+                }
+                CloseReason::Overload => Some(self.refused(CloseReason::Overload, "budget")),
+                _ => None,
+            }),
+        }
     }
 
     fn refused(&self, reason: CloseReason, label: &str) -> Refusal {

@@ -6,23 +6,34 @@ mod main_thread;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use culvert_engine::Backend;
+use culvert_engine::{Backend, Engine, Limits, Settings, Share};
 use culvert_net::listen::Listener;
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions};
+use culvert_proto::channel::ALPN;
+use culvert_proto::limits::STREAM_STALL_TIMEOUT_MS;
 use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
+use tokio::sync::mpsc;
 
 use crate::accept::{Port, accept};
 use crate::admin;
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
 use crate::plane::Plane;
+use crate::routes::{self, follow::Handed};
 use crate::runtime::{self, Runtime};
 use listeners::Listeners;
 use main_thread::Main;
+
+/// Bytes that the engine may hold for sinks that took a part, over all threads.
+const ENGINE_REST_BYTES_MAX: usize = 64 << 20;
+/// One direction ended, and no byte moves in the other.
+const HALF_CLOSED_MAX_MS: u64 = 3_600_000;
+/// The kernel has no memory for a pair's bytes.
+const STARVED_MAX_MS: u64 = 10_000;
 
 /// Why a data plane does not start. Nothing was bound when the configuration
 /// was at fault.
@@ -97,9 +108,10 @@ impl Dataplane {
         let tls = config.tls.as_ref().map(load_tls).transpose()?;
         let file = read_clusters(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
+        let engine = engine(&config, threads)?;
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses()?;
-        let plane = Plane::new(config);
+        let plane = Plane::new(config, engine, listeners::connections_max());
         announce(&plane, backend, threads, addresses, file.as_ref());
         let admin = admin::routes(&plane);
         let ports = listeners.ports(
@@ -128,9 +140,10 @@ impl Dataplane {
         for number in 0..threads {
             let clones = [public.try_clone()?, internal.try_clone()?];
             let (plane, ports) = (plane.clone(), ports.clone());
+            let routed = plane.route_threads.join();
             let name = format!("session-{number}");
             running.push(spawn(&name, backend, move |started| {
-                session_thread(plane, ports, clones, started)
+                session_thread(plane, ports, clones, routed, started)
             })?);
         }
         plane.set_listening();
@@ -162,7 +175,7 @@ impl Dataplane {
 }
 
 /// Told once, when a thread serves or cannot.
-type Started = mpsc::Sender<Result<(), StartError>>;
+type Started = std::sync::mpsc::Sender<Result<(), StartError>>;
 
 /// Starts a named thread with its runtime and waits until it says that it serves.
 fn spawn<F, W>(name: &str, backend: Backend, work: F) -> Result<JoinHandle<()>, StartError>
@@ -170,7 +183,7 @@ where
     F: FnOnce(Started) -> W + Send + 'static,
     W: Future<Output = Result<(), StartError>>,
 {
-    let (started, wait) = mpsc::channel();
+    let (started, wait) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
@@ -192,8 +205,10 @@ async fn session_thread(
     plane: Arc<Plane>,
     ports: [Arc<Port>; 2],
     listeners: [Listener; 2],
+    routed: mpsc::UnboundedReceiver<Handed>,
     started: Started,
 ) -> Result<(), StartError> {
+    tokio::spawn(routes::serve::run(plane.clone(), routed));
     for (port, listener) in ports.into_iter().zip(listeners) {
         let accepting = accept(plane.clone(), port, listener);
         tokio::spawn(async move {
@@ -210,6 +225,41 @@ async fn session_thread(
     Ok(())
 }
 
+/// Starts the relay engine beside `threads` session threads.
+///
+/// # Errors
+/// When io_uring is required and refused, or no thread can be had.
+pub fn engine(config: &Config, threads: usize) -> io::Result<Engine> {
+    let backend = culvert_engine::probe(config.io_engine)?;
+    let asked = config.engine;
+    let threads = asked.threads.unwrap_or(threads);
+    let engine = Engine::start(&Settings {
+        threads,
+        backend,
+        pairs_max: asked.pairs_max,
+        cluster_pairs_max: asked.cluster_pairs_max,
+        share: Share {
+            pipes_max: asked.pipes.div_ceil(threads),
+            rest_bytes_max: ENGINE_REST_BYTES_MAX / threads,
+            spins: asked.spin && runtime::cpus_allowed() > 1,
+            limits: Limits {
+                idle_max_ms: 0,
+                half_closed_max_ms: HALF_CLOSED_MAX_MS,
+                stalled_max_ms: STREAM_STALL_TIMEOUT_MS,
+                starved_max_ms: STARVED_MAX_MS,
+            },
+        },
+    })?;
+    tracing::info!(
+        threads,
+        backend = backend.name(),
+        reason = backend.reason,
+        pipes = asked.pipes,
+        "relay engine starts"
+    );
+    Ok(engine)
+}
+
 fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {
     let options = ServerTlsOptions {
         cert: tls.cert.clone(),
@@ -219,7 +269,7 @@ fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {
             required: true,
             rsa: true,
         }),
-        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec(), ALPN.to_vec()],
         min_version: MinVersion::Tls12,
     };
     let loaded = ServerTls::load(options).map_err(|why| StartError::Config(why.to_string()))?;

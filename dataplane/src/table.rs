@@ -1,21 +1,24 @@
 //! What this data plane knows about clusters: built whole, swapped whole, read
 //! without a lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use culvert_proto::answer::BodyKind;
+use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
-use culvert_proto::head::{RequestRules, RouteKind};
+use culvert_proto::head::{RequestRules, RouteKind as Behind};
 use culvert_proto::id::{ClusterId, Epoch, Generation};
+use culvert_proto::limits::TARGETS_MAX;
 use culvert_proto::token::{IndexError, TokenIndex};
-use culvert_proto::update::{ClusterState, TargetKind};
+use culvert_proto::update::{ClusterState, EVERY_SERVICE, RouteKind, TargetKind};
 
 use crate::ingress::Refusal;
 use crate::metrics::{ClusterMetrics, Metrics};
 use crate::pacing::{Limiter, limiter, take};
+use crate::routes::Routes;
 
 /// Where a table came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct Table {
     /// Where it came from.
     pub source: Source,
     clusters: HashMap<ClusterId, Arc<Cluster>>,
+    /// Ways in beside HTTP.
+    pub routes: Routes,
     /// Whose token a digest is.
     pub tokens: TokenIndex,
 }
@@ -77,10 +82,20 @@ pub struct Cluster {
     rate: Option<(NonZeroU32, Arc<Limiter>)>,
 }
 
-/// Counts that outlive a generation.
-#[derive(Default)]
+/// What outlives a generation.
 struct Live {
     requests: AtomicU32,
+    number: u32,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        static NUMBERS: AtomicU32 = AtomicU32::new(0);
+        Self {
+            requests: AtomicU32::new(0),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+        }
+    }
 }
 
 /// A request's place in its cluster's limit.
@@ -98,6 +113,7 @@ impl Default for Table {
             generation: Generation(0),
             source: Source::None,
             clusters: HashMap::new(),
+            routes: Routes::default(),
             tokens: TokenIndex::default(),
         }
     }
@@ -129,6 +145,7 @@ impl Table {
             table.clusters.insert(state.id.clone(), Arc::new(cluster));
         }
         table.tokens = TokenIndex::build(entries)?;
+        table.routes = Routes::build(table.clusters.values().map(|cluster| &cluster.state));
         Ok(table)
     }
 
@@ -200,11 +217,45 @@ impl Cluster {
         Ok(slot)
     }
 
+    /// A number that stays its own as long as the cluster is known.
+    pub fn number(&self) -> u32 {
+        self.live.number
+    }
+
+    /// Names its agents may be asked for; `announced` are those that an agent
+    /// says it has, which a token for every service reaches.
+    pub fn targets(&self, announced: &[String]) -> Vec<Arc<str>> {
+        let state = &self.state;
+        let routed = state.routes.iter().map(|route| route.service.shared());
+        let granted = state
+            .personal_tokens
+            .iter()
+            .flat_map(|token| &token.services);
+        let (every, named): (Vec<_>, Vec<_>) = granted.partition(|name| &***name == EVERY_SERVICE);
+        let announced = announced.iter().filter(|_| !every.is_empty());
+        let mut targets: Vec<Arc<str>> = state.target.addr.iter().cloned().collect();
+        let names: BTreeSet<Arc<str>> = routed
+            .chain(named.into_iter().cloned())
+            .chain(announced.map(|name| Arc::from(name.as_str())))
+            .collect();
+        targets.extend(names);
+        targets.truncate(TARGETS_MAX);
+        targets
+    }
+
+    /// The forms of data channels that its routes need; `form` decides for a
+    /// sealed one or not.
+    pub fn forms(&self, form: impl Fn(bool) -> Option<Form>) -> Vec<Form> {
+        let kinds = self.state.routes.iter().map(|route| &route.kind);
+        let sealed = kinds.map(|kind| matches!(kind, RouteKind::Sealed { .. }));
+        sealed.filter_map(form).collect()
+    }
+
     /// What stands behind the cluster's agent.
-    pub fn kind(&self) -> RouteKind {
+    pub fn kind(&self) -> Behind {
         match self.state.target.kind {
-            TargetKind::Kube => RouteKind::Kube,
-            TargetKind::Http => RouteKind::Http,
+            TargetKind::Kube => Behind::Kube,
+            TargetKind::Http => Behind::Http,
         }
     }
 
@@ -220,8 +271,8 @@ impl Cluster {
     /// The form of error bodies its clients understand.
     pub fn body_kind(&self) -> BodyKind {
         match self.kind() {
-            RouteKind::Kube => BodyKind::KubernetesStatus,
-            RouteKind::Http => BodyKind::Problem,
+            Behind::Kube => BodyKind::KubernetesStatus,
+            Behind::Http => BodyKind::Problem,
         }
     }
 

@@ -33,11 +33,16 @@ use crate::sessions::{Facts, Session};
 use crate::table::Cluster;
 
 /// What this hub can do over a session.
-fn hub_caps() -> Caps {
-    Caps::STATUS
+fn hub_caps(plane: &Plane) -> Caps {
+    let caps = Caps::CHANNEL
+        .with(Caps::STATUS)
         .with(Caps::DRAIN)
         .with(Caps::ROTATE)
-        .with(Caps::SMALL_WINDOW)
+        .with(Caps::SMALL_WINDOW);
+    match plane.config.allow_plaintext_data_channels {
+        true => caps.with(Caps::PLAIN_CHANNEL),
+        false => caps,
+    }
 }
 
 /// The agent path that `path` is, if it is one.
@@ -63,7 +68,8 @@ pub async fn enter(
 ) -> Response<Body> {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let mut kind = None;
-    let refused = match admit(plane, from, &request, &mut kind) {
+    let certified = in_flight.conn().is_certified();
+    let refused = match admit(plane, from, certified, &request, &mut kind) {
         Ok(entrance) => match upgrade {
             Some(upgrade) => return entrance.answer(plane, upgrade, in_flight),
             None => Refusal::new(CloseReason::NoCommonVersion, ""),
@@ -134,6 +140,7 @@ struct Entrance {
 fn admit(
     plane: &Arc<Plane>,
     from: From,
+    showed_certificate: bool,
     request: &Request<Incoming>,
     kind: &mut Option<CarrierKind>,
 ) -> Result<Entrance, Refusal> {
@@ -165,6 +172,7 @@ fn admit(
         version: hello.hello.version.clone(),
         kind: hello.kind,
         peer: from.peer,
+        showed_certificate,
         token_id,
         began: Instant::now(),
     };
@@ -241,7 +249,7 @@ impl Entrance {
     /// Sends the 101 and lets the session begin behind it.
     fn answer(self, plane: &Arc<Plane>, upgrade: OnUpgrade, in_flight: InFlight) -> Response<Body> {
         let epoch = self.admission.key().epoch;
-        let caps = self.hello.hello.caps & hub_caps();
+        let caps = self.hello.hello.caps & hub_caps(plane);
         let answer = HelloAnswer::new(self.hello.kind, epoch, caps);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -273,7 +281,9 @@ impl Entrance {
         let mut config = self.carrier_config(&key, caps);
         config.hangup = in_flight.conn().hangup();
         let (carrier, driver) = carrier(transport, config, plane.budget.clone());
-        let session = Session::new(key, self.facts, carrier, self.cluster.streams_max);
+        let streams_max = self.cluster.streams_max;
+        let metrics = &plane.metrics;
+        let session = Session::new(key, self.facts, carrier, caps, streams_max, metrics);
         match plane.sessions.attach(self.admission, &session) {
             Ok(evicted) => {
                 for old in evicted {
@@ -295,7 +305,7 @@ impl Entrance {
             CarrierKind::Native | CarrierKind::WebSocket => {
                 let grant = Grant {
                     epoch: key.epoch,
-                    targets: self.cluster.state.target.addr.iter().cloned().collect(),
+                    targets: self.cluster.targets(&[]),
                 };
                 let session = SessionConfig {
                     beat_ms: BEAT_INTERVAL_MS,

@@ -9,8 +9,8 @@ use culvert_engine::IoEngine;
 use culvert_telemetry::log::LogFormat;
 
 use super::{
-    ClustersText, Config, ControlLink, DRAIN_GRACE_MAX, Problems, STREAMS_PER_SESSION_MAX,
-    StateSource, THREADS_MAX, Tls, units,
+    ClustersText, Config, ControlLink, DRAIN_GRACE_MAX, EngineConfig, PAIRS_MAX, PIPES_MAX,
+    Problems, STREAMS_PER_SESSION_MAX, StateSource, THREADS_MAX, Tls, units,
 };
 
 /// Reads one configuration.
@@ -44,6 +44,7 @@ impl Reader<'_> {
         let drain_grace = self.drain_grace();
         let io_engine = self.choice("io-engine", &IoEngine::CHOICES);
         let threads = self.number("threads", 1..=THREADS_MAX as u64);
+        let engine = self.engine();
         let memory_budget = self.memory_budget();
         let log_format = self.choice(
             "log-format",
@@ -69,12 +70,30 @@ impl Reader<'_> {
             body_bytes_max: body,
             response_head_timeout: head.filter(|time| !time.is_zero()),
             drain_grace: drain_grace?,
+            allow_plaintext_data_channels: self.switch("allow-plaintext-data-channels"),
             io_engine: io_engine?,
+            engine: engine?,
             threads: threads.map(|threads| threads as usize),
             memory_budget: memory_budget?,
             log_level: self.text("log-level")?.to_owned(),
             log_format: log_format?,
             debuggable: self.switch("debuggable"),
+        })
+    }
+
+    fn engine(&mut self) -> Option<EngineConfig> {
+        let pairs = 1..=PAIRS_MAX as u64;
+        let threads = self.number("engine-threads", 1..=THREADS_MAX as u64);
+        let pairs_max = self.number("pairs-max", pairs.clone());
+        let cluster_pairs_max = self.number("cluster-pairs-max", pairs);
+        let pipes = self.number("pipes", 0..=PIPES_MAX as u64);
+        let spin = self.choice("spin", &[("auto", true), ("off", false)]);
+        Some(EngineConfig {
+            threads: threads.map(|threads| threads as usize),
+            pairs_max: pairs_max? as usize,
+            cluster_pairs_max: cluster_pairs_max? as usize,
+            pipes: pipes? as usize,
+            spin: spin?,
         })
     }
 

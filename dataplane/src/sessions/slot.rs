@@ -1,4 +1,4 @@
-//! The place of an open stream in its session's load.
+//! The places of open streams and of pairs in their session's load.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,5 +46,21 @@ impl Drop for StreamSlot {
             self.session.idle.notify_waiters();
         }
         self.cluster.streams.dec();
+    }
+}
+
+/// One pair in the load of its session; it takes none of the carrier's streams.
+pub struct PairSlot(Arc<Session>);
+
+impl PairSlot {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        session.pairs.fetch_add(1, Ordering::Relaxed);
+        Self(session)
+    }
+}
+
+impl Drop for PairSlot {
+    fn drop(&mut self) {
+        self.0.pairs.fetch_sub(1, Ordering::Relaxed);
     }
 }

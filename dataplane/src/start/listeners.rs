@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_net::tls::ServerTls;
@@ -70,25 +69,29 @@ impl Listeners {
         admin: &Arc<Admin>,
         waiting: &IntGauge,
     ) -> [Arc<Port>; 2] {
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let share = descriptors
-            .unwrap_or(u64::MAX)
-            .saturating_sub(DESCRIPTORS_KEPT)
-            / 2;
-        let connections_max = usize::try_from(share).unwrap_or(usize::MAX).max(16);
+        let lobby_max = (connections_max() / 2).min(LOBBY_MAX);
         [Side::Public, Side::Internal].map(|side| {
             Arc::new(Port {
                 side,
                 tls: tls
                     .filter(|_| side == Side::Public || !internal_plain)
                     .cloned(),
-                lobby: Lobby::new((connections_max / 2).min(LOBBY_MAX), waiting.clone()),
+                lobby: Lobby::new(lobby_max, waiting.clone()),
                 admin: admin.clone(),
-                connections_max,
-                connections: AtomicUsize::new(0),
+                connections: Arc::default(),
             })
         })
     }
+}
+
+/// Connections that one listener may have: a half of the descriptors.
+pub fn connections_max() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = descriptors
+        .unwrap_or(u64::MAX)
+        .saturating_sub(DESCRIPTORS_KEPT)
+        / 2;
+    usize::try_from(share).unwrap_or(usize::MAX).max(16)
 }
 
 /// All addresses of both families where the host has both, else of the one it has.

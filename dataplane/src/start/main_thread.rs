@@ -53,6 +53,7 @@ impl Main {
             () = follow => {}
             () = refresh(&plane) => {}
             () = plane.beat() => {}
+            () = crate::routes::follow::run(&plane) => {}
             () = drain::run(&plane) => {}
         }
         Ok(())

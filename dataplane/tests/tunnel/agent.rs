@@ -13,9 +13,10 @@ use culvert_net::crypto::random_bytes;
 use culvert_net::dial::{Dialer, ProxyConfig};
 use culvert_net::tls::{ClientTls, ClientTlsOptions, Roots};
 use culvert_net::transport::{ConnectError, connect_agent};
-use culvert_proto::control::AgentFacts;
+use culvert_proto::control::{AgentFacts, ControlMessage};
 use culvert_proto::hello::{AgentHello, Caps};
 use culvert_proto::id::{ClusterId, InstanceId};
+use culvert_proto::open::StreamKind;
 use culvert_proto::session::{Config as SessionConfig, Role};
 use culvert_proto::token::TokenText;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -30,6 +31,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::hub::{TOKEN, soon};
+use crate::private::Private;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -43,6 +45,9 @@ pub struct Introduction {
     pub roots: Roots,
     pub identity: Option<(std::path::PathBuf, std::path::PathBuf)>,
     pub scheme: &'static str,
+    pub caps: Caps,
+    /// What it does with relayed TCP.
+    pub private: Option<Arc<Private>>,
 }
 
 impl Default for Introduction {
@@ -56,6 +61,8 @@ impl Default for Introduction {
             roots: Roots::Insecure,
             identity: None,
             scheme: "ws",
+            caps: Caps::DRAIN.with(Caps::ROTATE).with(Caps::STATUS),
+            private: None,
         }
     }
 }
@@ -101,7 +108,7 @@ impl Agent {
         let hello = AgentHello {
             instance: Some(InstanceId(intro.instance)),
             version: "9.9.9".to_owned(),
-            caps: Caps::DRAIN.with(Caps::ROTATE).with(Caps::STATUS),
+            caps: intro.caps,
             cluster: intro.claims.map(|claim| ClusterId::new(claim).unwrap()),
         };
         let url = format!("{}://localhost:{}/agent", intro.scheme, hub.port());
@@ -136,15 +143,41 @@ impl Agent {
             })],
         };
         let accepting = carrier.clone();
+        let private = intro.private.clone();
+        if let Some(private) = &private {
+            *private.epoch.lock() = conn.answer.epoch;
+        }
         agent.tasks.push(tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {
+                let header = incoming.header.filter(|it| it.kind == StreamKind::Tcp);
+                if let (Some(private), Some(header)) = (&private, header) {
+                    tokio::spawn(private.clone().opened(header, incoming.stream));
+                    continue;
+                }
                 tokio::spawn(serve(incoming.stream, shared.clone(), intro.tag));
             }
         }));
         agent.tasks.push(tokio::spawn(async move {
             while let Some(event) = carrier.event().await {
+                let private = intro.private.as_ref();
                 let word = match event {
-                    SessionEvent::Granted(_) => "granted",
+                    SessionEvent::Granted(grant) => {
+                        if let Some(private) = private {
+                            *private.granted.lock() = grant.targets;
+                        }
+                        "granted"
+                    }
+                    SessionEvent::Message(ControlMessage::Tickets(tickets)) => {
+                        for ticket in tickets.tickets {
+                            let Some(private) = private else { continue };
+                            if private.opens_channels {
+                                tokio::spawn(private.clone().park(tickets.form, ticket));
+                            } else {
+                                private.tickets.lock().push((tickets.form, ticket));
+                            }
+                        }
+                        "tickets"
+                    }
                     SessionEvent::Drain(_) => "drain",
                     _ => "other",
                 };

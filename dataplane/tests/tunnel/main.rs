@@ -8,13 +8,19 @@
 
 mod agent;
 mod agents;
+mod channels;
 mod client;
+mod flows;
+mod forward;
 mod hostile;
 mod hub;
 mod life;
 mod limits;
+mod lives;
+mod private;
 mod radar;
 mod relay;
+mod sealed;
 mod secure;
 mod upgrades;
 mod vanished;

@@ -14,12 +14,12 @@ use crate::agent::{Agent, Introduction};
 use crate::client::{Answer, connect, exchange, request};
 use crate::hub::Hub;
 
-struct Pki {
+pub struct Pki {
     dir: tempfile::TempDir,
 }
 
 impl Pki {
-    fn new() -> Pki {
+    pub fn new() -> Pki {
         let dir = tempfile::tempdir().unwrap();
         let ca = DevCa::new("test").unwrap();
         ca.write(dir.path()).unwrap();
@@ -32,15 +32,15 @@ impl Pki {
         Pki { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn identity(&self) -> Option<(PathBuf, PathBuf)> {
+    pub fn identity(&self) -> Option<(PathBuf, PathBuf)> {
         Some((self.path("client.crt"), self.path("client.key")))
     }
 
-    fn client(&self, identity: bool, alpn: &str) -> Arc<ClientTls> {
+    pub fn client(&self, identity: bool, alpn: &str) -> Arc<ClientTls> {
         let options = ClientTlsOptions {
             roots: Roots::File(self.path("ca.crt")),
             identity: if identity { self.identity() } else { None },
@@ -51,6 +51,10 @@ impl Pki {
     }
 
     fn hub(&self, client_ca: bool) -> Hub {
+        self.hub_with(&crate::hub::clusters(), client_ca)
+    }
+
+    pub fn hub_with(&self, clusters: &str, client_ca: bool) -> Hub {
         let flag = |name: &str, file: &str| format!("--{name}={}", self.path(file).display());
         let mut args = vec![
             flag("tls-cert", "server.crt"),
@@ -59,8 +63,22 @@ impl Pki {
         if client_ca {
             args.push(flag("tls-client-ca", "ca.crt"));
         }
-        Hub::start(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        Hub::with(
+            clusters,
+            &args.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
     }
+}
+
+/// The whole answer to a GET over TLS.
+pub async fn get_over(client: &ClientTls, at: std::net::SocketAddr, target: &str) -> String {
+    let stream = client.connect("localhost", connect(at).await).await;
+    let mut stream = stream.unwrap();
+    let asked = request("GET", target, "");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
 }
 
 #[tokio::test]

@@ -136,6 +136,9 @@ close_reasons! {
     ClientDead = 122, "client_dead", Client, None, No,
         "Bytes wait for the client, and for too long nothing was acknowledged and no probe answered.",
         "Look at the path to the client; the tunnel is well.";
+    NameUnknown = 123, "name_unknown", Client, None, No,
+        "The client's TLS asks for a server name that no route serves, or for none.",
+        "Connect by the name of a sealed route: culvert route list <cluster>.";
 
     // Path: 200..
     CarrierLost = 200, "carrier_lost", Path, None, AtOnce,
@@ -238,6 +241,9 @@ close_reasons! {
         "Mint a new token once the reason is gone.";
     Disabled = 401, "disabled", Control, Some(403), Slow,
         "The cluster is disabled.", "Enable it: culvert cluster enable <cluster>.";
+    RouteRemoved = 402, "route_removed", Control, None, No,
+        "The route that led to the service was removed or leads elsewhere now.",
+        "Connect again, or add the route: culvert route add.";
 
     // Agent: 500..
     AgentAbsent = 500, "agent_absent", Agent, Some(503), Backoff,
