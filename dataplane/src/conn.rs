@@ -4,8 +4,6 @@
 //! for a slow head; here they are two. And a close that must not look like a
 //! complete answer becomes RST (`SO_LINGER {1,0}`).
 
-mod vigil;
-
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
@@ -21,12 +19,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use culvert_net::hangup::Hangup;
-use culvert_net::relay::End;
+use culvert_net::listen::lift_user_timeout;
+use culvert_net::relay::{End, Vigil};
 use culvert_proto::close::CloseReason;
 use culvert_proto::limits::{CLIENT_IDLE_TIMEOUT_MS, HEAD_TIMEOUT_MS};
 
 use crate::lobby::Guest;
-use vigil::Vigil;
 
 /// What the socket, the requests on it and their bodies tell each other.
 #[derive(Default)]
@@ -225,8 +223,8 @@ impl ClientSocket {
     fn before_write(&mut self) {
         if !self.lifted && self.state.lift.load(Ordering::Relaxed) {
             self.lifted = true;
-            match Vigil::new(&self.stream) {
-                Ok(vigil) => self.vigil = Some(vigil),
+            match lift_user_timeout(&self.stream) {
+                Ok(()) => self.vigil = Some(Vigil::new(Some(self.stream.as_fd()))),
                 Err(why) => tracing::debug!(%why, "the user timeout of a client socket stays"),
             }
         }
@@ -256,7 +254,7 @@ impl ClientSocket {
         let Some(vigil) = &mut self.vigil else {
             return Ok(());
         };
-        vigil.poll(cx, &self.stream).inspect_err(|_| {
+        vigil.poll(cx, Some(self.stream.as_fd())).inspect_err(|_| {
             self.state.dead.store(true, Ordering::Relaxed);
             self.state.abort();
         })

@@ -25,7 +25,7 @@ use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::pacing::{Admission, FailurePacing, Limiter, limiter, take};
 use crate::routes::follow::Threads;
-use crate::session::regrant;
+use crate::session::take_routes;
 use crate::sessions::Sessions;
 use crate::table::{Defaults, Source, Table};
 
@@ -164,14 +164,10 @@ impl Plane {
             tracing::info!(flows = cut, "flows that lost their route or right were cut");
         }
         for cluster in now.clusters() {
-            let id = &cluster.state.id;
-            let known = before.get(id.as_str()).map(|known| known.targets(&[]));
-            let routes = before.get(id.as_str()).map(|known| &known.state.routes);
-            if known.is_none_or(|known| known != cluster.targets(&[]))
-                || routes != Some(&cluster.state.routes)
-            {
-                for session in self.sessions.of(id) {
-                    regrant(self, &session, true);
+            let known = before.get(cluster.state.id.as_str());
+            if known.is_none_or(|known| known.state != cluster.state) {
+                for session in self.sessions.of(&cluster.state.id) {
+                    take_routes(self, &session);
                 }
             }
         }

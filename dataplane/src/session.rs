@@ -102,21 +102,20 @@ async fn refill(session: &Session) {
     }
 }
 
-/// The agent said what it serves: it is granted what it may, and asked for
-/// channels.
+/// The agent said what it serves: it is asked for channels, and granted what a
+/// token for every service reaches.
 fn open_channels(plane: &Plane, session: &Session) {
-    if let Some(channels) = &session.channels {
-        if !plane.is_draining() {
-            channels.open();
-        }
-        let announced = session.agent.get().map_or(0, |agent| agent.targets.len());
-        regrant(plane, session, announced > 0);
+    if let Some(channels) = &session.channels
+        && !plane.is_draining()
+    {
+        channels.open();
     }
+    take_routes(plane, session);
 }
 
-/// Tells the agent what the table leads to it now; `anyway` also when that may
-/// be what it was told.
-pub fn regrant(plane: &Plane, session: &Session, anyway: bool) {
+/// Tells the agent what the table leads to it, where that is news, and how many
+/// channels should wait.
+pub fn take_routes(plane: &Plane, session: &Session) {
     let table = plane.table.load();
     let Some(cluster) = table.get(session.key.cluster.as_str()) else {
         return;
@@ -127,13 +126,18 @@ pub fn regrant(plane: &Plane, session: &Session, anyway: bool) {
             channels.set_routed(form, needs.contains(&form));
         }
     }
+    if !session.facts.kind.is_culvert() {
+        return;
+    }
     let announced = session.agent.get().map_or(&[][..], |agent| &agent.targets);
     let targets = cluster.targets(announced);
-    if (anyway || !targets.is_empty())
-        && session.facts.kind.is_culvert()
-        && let Err(why) = session.carrier.grant(targets)
-    {
-        tracing::debug!(session = %session.key, %why, "no grant to this agent");
+    let mut granted = session.granted.lock();
+    if *granted == targets {
+        return;
+    }
+    match session.carrier.grant(targets.clone()) {
+        Ok(()) => *granted = targets,
+        Err(why) => tracing::debug!(session = %session.key, %why, "no grant to this agent"),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Session {
     pub caps: Caps,
     /// Its data channels, where it can open some.
     pub channels: Option<Arc<Channels>>,
+    /// What it was told it may be asked for.
+    pub granted: Mutex<Vec<Arc<str>>>,
     /// What it said in its hello on the control stream.
     pub agent: OnceLock<AgentFacts>,
     live: AtomicU32,
@@ -92,6 +94,7 @@ impl Session {
             carrier,
             caps,
             channels,
+            granted: Mutex::default(),
             agent: OnceLock::new(),
             live: AtomicU32::new(0),
             pairs: AtomicU32::new(0),

@@ -133,14 +133,15 @@ impl Dataplane {
             file,
             signals,
         };
+        // Before anybody hands out listeners of routes.
+        let routed: Vec<_> = (0..threads).map(|_| plane.route_threads.join()).collect();
         // First: whoever is accepted finds the first state in use.
         let mut running = vec![spawn("main", backend, move |started| {
             main.run(operators, started)
         })?];
-        for number in 0..threads {
+        for (number, routed) in routed.into_iter().enumerate() {
             let clones = [public.try_clone()?, internal.try_clone()?];
             let (plane, ports) = (plane.clone(), ports.clone());
-            let routed = plane.route_threads.join();
             let name = format!("session-{number}");
             running.push(spawn(&name, backend, move |started| {
                 session_thread(plane, ports, clones, routed, started)

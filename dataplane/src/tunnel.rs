@@ -278,12 +278,14 @@ impl Entrance {
             return tracing::error!("an agent came in over a socket of another kind");
         };
         let key = self.admission.key().clone();
-        let mut config = self.carrier_config(&key, caps);
+        let granted = self.cluster.targets(&[]);
+        let mut config = self.carrier_config(&key, caps, granted.clone());
         config.hangup = in_flight.conn().hangup();
         let (carrier, driver) = carrier(transport, config, plane.budget.clone());
         let streams_max = self.cluster.streams_max;
         let metrics = &plane.metrics;
         let session = Session::new(key, self.facts, carrier, caps, streams_max, metrics);
+        *session.granted.lock() = granted;
         match plane.sessions.attach(self.admission, &session) {
             Ok(evicted) => {
                 for old in evicted {
@@ -299,13 +301,18 @@ impl Entrance {
         }
     }
 
-    fn carrier_config(&self, key: &SessionKey, caps: Caps) -> CarrierConfig {
+    fn carrier_config(
+        &self,
+        key: &SessionKey,
+        caps: Caps,
+        targets: Vec<Arc<str>>,
+    ) -> CarrierConfig {
         let mut config = match self.hello.kind {
             CarrierKind::Radar => CarrierConfig::radar(culvert_net::carrier::End::Hub),
             CarrierKind::Native | CarrierKind::WebSocket => {
                 let grant = Grant {
                     epoch: key.epoch,
-                    targets: self.cluster.targets(&[]),
+                    targets,
                 };
                 let session = SessionConfig {
                     beat_ms: BEAT_INTERVAL_MS,

@@ -79,7 +79,7 @@ impl Flow {
     }
 
     /// Why `table` does not permit it any more.
-    fn lost_right(&self, table: &Table) -> Option<CloseReason> {
+    pub fn lost_right(&self, table: &Table) -> Option<CloseReason> {
         let id = &self.cluster.state.id;
         let Some(cluster) = table.get(id.as_str()) else {
             return Some(CloseReason::Revoked);

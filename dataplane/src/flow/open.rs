@@ -108,6 +108,10 @@ async fn attempt(plane: &Plane, wanted: &Wanted<'_>) -> Result<Opened, Refusal> 
     for _ in 0..AGENTS_MAX {
         let session = plane.sessions.pick(&flow.cluster.state.id)?;
         flow.bind(&session.key);
+        // A table that came in between saw a flow of no session.
+        if let Some(reason) = flow.lost_right(&plane.table.load()) {
+            return Err(Refusal::new(reason, ""));
+        }
         let one = Attempt {
             plane,
             wanted,
@@ -131,6 +135,10 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<Opened, Failed> {
+        if !self.session.facts.kind.is_culvert() {
+            let why = "The connected agent speaks radar, which carries HTTP only.";
+            return Err(Failed::For(Refusal::new(CloseReason::NoCommonVersion, why)));
+        }
         let channels = match self.form() {
             Ok((form, channels)) => {
                 if let Some(opened) = self.on_parked(form, channels).await? {

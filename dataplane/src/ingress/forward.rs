@@ -15,7 +15,7 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::UPGRADE_TIMEOUT_MS;
 use culvert_proto::token::{Digest, TokenIndex};
-use culvert_proto::update::PersonalToken;
+use culvert_proto::update::{PersonalToken, ServiceName};
 
 use super::upgrade::raw;
 use super::{Body, Refusal, X_REQUEST_ID, request_id};
@@ -106,7 +106,7 @@ fn admit(plane: &Plane, request: &Request<Incoming>) -> Result<(Way, Origin), Re
     let names = request.uri().path().strip_prefix(FORWARD_PATH);
     let (cluster, service) = names
         .and_then(|names| names.split_once('/'))
-        .filter(|(_, service)| !service.is_empty() && !service.contains('/'))
+        .filter(|(_, service)| ServiceName::new(service).is_ok())
         .ok_or_else(|| {
             bad(
                 CloseReason::UnknownPath,

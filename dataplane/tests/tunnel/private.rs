@@ -192,7 +192,9 @@ impl Private {
                 read.map(|_| assert_eq!(rest, b"still heard"))
             }
             "reset" => {
-                let _ = wire.read_u8().await;
+                if early.is_empty() {
+                    let _ = wire.read_u8().await;
+                }
                 return wire.reset();
             }
             _ => echo(&mut wire, early).await,

@@ -29,10 +29,9 @@ use crate::listen::progress;
 use crate::tls::ServerStream;
 use crate::transport::Transport;
 
-use direction::Direction;
-use vigil::Vigil;
-
 pub use buffer::{BUFFER_BYTES, BUFFERS_KEPT_MAX};
+use direction::Direction;
+pub use vigil::Vigil;
 
 /// One direction has ended and the other moves no byte: longest wait.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(3600);

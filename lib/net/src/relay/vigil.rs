@@ -14,7 +14,7 @@ use crate::listen::{bound_probes, progress};
 use crate::peer::{LOOK_INTERVAL, Life, Watch};
 
 /// The watch over one socket.
-pub(super) struct Vigil {
+pub struct Vigil {
     watch: Watch,
     began: Instant,
     /// Runs while there is a reason to look.
@@ -24,7 +24,9 @@ pub(super) struct Vigil {
 }
 
 impl Vigil {
-    pub(super) fn new(socket: Option<BorrowedFd<'_>>) -> Vigil {
+    /// Over `socket`, whose user timeout somebody lifts; of nothing, it finds nothing.
+    #[must_use]
+    pub fn new(socket: Option<BorrowedFd<'_>>) -> Vigil {
         let probed = socket.is_some_and(|socket| bound_probes(&socket).is_ok());
         Vigil {
             watch: Watch::new(probed),
@@ -35,7 +37,7 @@ impl Vigil {
     }
 
     /// Bytes were handed to the kernel.
-    pub(super) fn wrote(&mut self) {
+    pub fn wrote(&mut self) {
         self.wrote = true;
     }
 
@@ -43,11 +45,7 @@ impl Vigil {
     ///
     /// # Errors
     /// The peer is gone.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        socket: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let Some(socket) = socket else {
             return Ok(());
         };
