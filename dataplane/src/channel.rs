@@ -269,10 +269,9 @@ impl Channels {
 
     fn is_in_use(&self) -> bool {
         let now_ms = self.now_ms();
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         !state.is_closed
-            && (!state.tickets.is_empty()
-                || state.pools.iter_mut().any(|pool| pool.is_used(now_ms)))
+            && (!state.tickets.is_empty() || state.pools.iter().any(|pool| pool.is_used(now_ms)))
     }
 
     /// Discards what waited too long or broke, and returns the tickets to send

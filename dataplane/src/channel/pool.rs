@@ -16,6 +16,10 @@ use super::{Channel, ChannelIo};
 
 /// Without routes, channels wait for this long after the last client, ms.
 const REMEMBERED_MS: u64 = 60_000;
+/// Between two looks at those that wait, ms.
+const LOOK_MS: u64 = 900;
+/// A target is good for this long, ms.
+const TARGET_MS: u64 = 20;
 /// After a failure none is asked for during this time, doubled up to the last, ms.
 const PAUSE_MS: u64 = 1_000;
 const PAUSE_MAX_MS: u64 = 60_000;
@@ -31,6 +35,10 @@ pub struct Pool {
     wanted_ms: Option<u64>,
     failures: u32,
     paused_until_ms: u64,
+    /// The last look at those that wait.
+    looked_ms: u64,
+    /// The last target, and when it was found: a sort of a thousand opens.
+    target: (u64, usize),
     gauge: IntGauge,
 }
 
@@ -44,6 +52,8 @@ impl Pool {
             wanted_ms: None,
             failures: 0,
             paused_until_ms: 0,
+            looked_ms: 0,
+            target: (0, 0),
             gauge,
         }
     }
@@ -102,24 +112,41 @@ impl Pool {
     }
 
     /// Whether time changes it.
-    pub fn is_used(&mut self, now_ms: u64) -> bool {
-        !self.parked.is_empty() || self.target(now_ms) > 0
+    pub fn is_used(&self, now_ms: u64) -> bool {
+        !self.parked.is_empty() || self.is_wanted(now_ms)
+    }
+
+    fn is_wanted(&self, now_ms: u64) -> bool {
+        let lately = |at_ms| now_ms < at_ms + REMEMBERED_MS;
+        self.is_routed || self.wanted_ms.is_some_and(lately)
     }
 
     fn target(&mut self, now_ms: u64) -> usize {
-        let lately = self
-            .wanted_ms
-            .is_some_and(|at_ms| now_ms < at_ms + REMEMBERED_MS);
-        match self.is_routed || lately {
-            true => self.demand.target(now_ms),
-            false => 0,
+        if !self.is_wanted(now_ms) {
+            return 0;
+        }
+        let (found_ms, target) = self.target;
+        if target == 0 || now_ms >= found_ms + TARGET_MS {
+            self.target = (now_ms, self.demand.target(now_ms));
+        }
+        self.target.1
+    }
+
+    /// How many to ask for. Once in a while it discards what is not well.
+    pub fn missing(&mut self, now_ms: u64) -> usize {
+        let target = self.target(now_ms);
+        if now_ms >= self.looked_ms + LOOK_MS {
+            self.looked_ms = now_ms;
+            self.look(now_ms, target);
+        }
+        match now_ms < self.paused_until_ms {
+            true => 0,
+            false => target.saturating_sub(self.parked.len() + self.asked),
         }
     }
 
-    /// Discards what is not well; returns how many to ask for.
-    pub fn missing(&mut self, now_ms: u64) -> usize {
+    fn look(&mut self, now_ms: u64, target: usize) {
         let before = self.parked.len();
-        let target = self.target(now_ms);
         self.parked.retain_mut(|(since_ms, channel)| {
             now_ms < *since_ms + CHANNEL_IDLE_TIMEOUT_MS && channel.is_well()
         });
@@ -127,12 +154,8 @@ impl Pool {
         while self.parked.len() > 2 * target {
             self.parked.pop_front();
         }
-        self.gauge
-            .sub(i64::try_from(before - self.parked.len()).unwrap_or(0));
-        match now_ms < self.paused_until_ms {
-            true => 0,
-            false => target.saturating_sub(self.parked.len() + self.asked),
-        }
+        let gone = before - self.parked.len();
+        self.gauge.sub(i64::try_from(gone).unwrap_or(0));
     }
 
     pub fn clear(&mut self) -> VecDeque<(u64, Channel)> {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -29,6 +30,9 @@ use crate::sessions::{PairSlot, Session, StreamSlot};
 const AGENTS_MAX: usize = 3;
 /// Channels that waited, tried for one flow where no byte can be sent twice.
 const CHANNELS_MAX: usize = 4;
+
+/// From the end of the stream that carried an offer to its channel.
+const MOVE_MAX: Duration = Duration::from_secs(1);
 
 /// What is to be opened.
 pub struct Wanted<'a> {
@@ -217,14 +221,21 @@ impl Attempt<'_> {
         let (mut stream, slot) = self.stream(&header)?;
         write(&mut stream, &early).await?;
         let channel = tokio::select! {
-            answered = answer(&mut stream) => {
-                drop(offered);
-                let (answer, from_service) = answered.map_err(|why| broke(&why))?;
-                self.judge(&answer)?;
-                self.fell_back("channel_failed");
-                return Ok(self.opened(ServiceLeg::Stream(stream, slot), rest, from_service));
-            }
+            biased;
             channel = offered.arrived() => channel,
+            answered = answer(&mut stream) => match answered {
+                Ok((answer, from_service)) => {
+                    drop(offered);
+                    self.judge(&answer)?;
+                    self.fell_back("channel_failed");
+                    let leg = ServiceLeg::Stream(stream, slot);
+                    return Ok(self.opened(leg, rest, from_service));
+                }
+                // The agent lets go of the stream once it has its channel.
+                Err(why) => tokio::time::timeout(MOVE_MAX, offered.arrived())
+                    .await
+                    .map_err(|_| broke(&why))?,
+            },
         };
         let mut leg = ServiceLeg::on(channel).map_err(|why| broke(&why))?;
         let answered = match &mut leg {
