@@ -16,4 +16,5 @@ pub mod scenario;
 pub mod service;
 pub mod statistics;
 pub mod swarm;
+pub mod tcp;
 pub mod testbed;

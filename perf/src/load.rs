@@ -7,6 +7,7 @@
 
 mod client;
 mod engine;
+mod schedule;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 pub use engine::Engine;
+pub(crate) use schedule::Schedule;
 
 /// Shortest latency told apart, and longest one recorded, in microseconds.
 const LATENCY_US: (u64, u64) = (1, 60_000_000);
@@ -91,6 +93,11 @@ impl Measured {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// At least 1: the resolution of the histograms.
+pub(crate) fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(LATENCY_US.0, LATENCY_US.1, 3).expect("the bounds are constants")
 }

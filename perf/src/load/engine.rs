@@ -1,6 +1,5 @@
 //! The busy loop: epoll without waiting, arrivals looked at between any two events.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -11,14 +10,11 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::client::{Client, Sent};
-use super::{Arrivals, Measured, Plan, histogram};
+use super::{Arrivals, Measured, Plan, Schedule, histogram, microseconds};
 use crate::service::{self, Asked, PIECE_BYTES};
-use crate::statistics::Random;
 
 /// Longest wait for answers behind the end of the window.
 const TAIL_MAX: Duration = Duration::from_secs(5);
-/// Requests that are due and wait for a free connection.
-const DUE_MAX: usize = 1_000_000;
 /// Bytes read from a socket at once.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -166,8 +162,7 @@ impl Engine {
 
     /// Sends what is due on connections that are free.
     fn send_due(&mut self, run: &mut Run) -> Result<()> {
-        run.note_arrivals()?;
-        while let Some((index, due)) = run.next_request() {
+        while let Some((index, due)) = run.next_request()? {
             let Some(connection) = self.connections[index].as_mut() else {
                 continue;
             };
@@ -325,9 +320,7 @@ fn flush(epoll: &OwnedFd, index: usize, connection: &mut Connection) -> Result<(
 struct Run {
     plan: Plan,
     start: Instant,
-    next: Instant,
-    random: Random,
-    due: VecDeque<Instant>,
+    schedule: Option<Schedule>,
     free: Vec<usize>,
     asked: u64,
     answers: u64,
@@ -336,7 +329,6 @@ struct Run {
     first_error: Option<String>,
     last_answer: Instant,
     latency: hdrhistogram::Histogram<u64>,
-    lateness: hdrhistogram::Histogram<u64>,
 }
 
 impl Run {
@@ -345,9 +337,7 @@ impl Run {
         Run {
             plan,
             start: now,
-            next: now,
-            random: Random::new(42),
-            due: VecDeque::new(),
+            schedule: None,
             free: Vec::new(),
             asked: 0,
             answers: 0,
@@ -356,7 +346,6 @@ impl Run {
             first_error: None,
             last_answer: now,
             latency: histogram(),
-            lateness: histogram(),
         }
     }
 
@@ -375,73 +364,55 @@ impl Run {
 
     fn begin(&mut self) {
         self.start = Instant::now();
-        self.next = self.start;
         self.last_answer = self.start;
+        self.schedule = (self.plan.arrivals != Arrivals::Closed)
+            .then(|| Schedule::new(self.plan.arrivals, self.start, self.plan.window));
     }
 
     fn is_timed(&self) -> bool {
-        self.plan.arrivals != Arrivals::Closed
+        self.schedule.is_some()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.schedule.as_ref().map_or(0, Schedule::waiting)
     }
 
     fn sending(&self) -> bool {
-        if self.is_timed() {
-            // Not by the clock: a loop that was late still owes what was due before the end.
-            return self.next < self.start + self.plan.window;
+        match &self.schedule {
+            Some(schedule) => schedule.lasts(),
+            None => self.start.elapsed() < self.plan.window && self.asked < self.plan.answers_max,
         }
-        self.start.elapsed() < self.plan.window && self.asked < self.plan.answers_max
     }
 
     fn over(&self) -> bool {
         let outstanding = self.asked - self.answers - self.errors;
         !self.sending()
-            && (outstanding == 0 && (self.due.is_empty() || self.free.is_empty())
+            && (outstanding == 0 && (self.waiting() == 0 || self.free.is_empty())
                 || self.start.elapsed() > self.plan.window + TAIL_MAX)
     }
 
-    /// Moves arrivals whose time has come to the queue.
-    fn note_arrivals(&mut self) -> Result<()> {
-        let (Arrivals::Constant(rate) | Arrivals::Poisson(rate)) = self.plan.arrivals else {
-            return Ok(());
-        };
-        let now = Instant::now();
-        let end = self.start + self.plan.window;
-        while self.next <= now && self.next < end {
-            if self.due.len() == DUE_MAX {
-                bail!("{DUE_MAX} requests wait for a connection: the rate is out of reach");
-            }
-            self.due.push_back(self.next);
-            let late = now.duration_since(self.next).as_micros();
-            self.lateness
-                .saturating_record(u64::try_from(late).unwrap_or(u64::MAX).max(1));
-            let mean = 1.0 / rate;
-            let gap = match self.plan.arrivals {
-                Arrivals::Poisson(_) => -mean * (1.0 - self.random.unit()).ln(),
-                _ => mean,
-            };
-            self.next += Duration::from_secs_f64(gap);
-        }
-        Ok(())
-    }
-
     /// A free connection and the time its request was due.
-    fn next_request(&mut self) -> Option<(usize, Instant)> {
-        let due = if self.is_timed() {
-            *self.due.front()?
-        } else if self.sending() {
-            Instant::now()
-        } else {
-            return None;
+    fn next_request(&mut self) -> Result<Option<(usize, Instant)>> {
+        let due = match &mut self.schedule {
+            Some(schedule) => {
+                schedule.note()?;
+                schedule.front()
+            }
+            None => self.sending().then(Instant::now),
         };
-        let index = self.free.pop()?;
-        self.due.pop_front();
-        Some((index, due))
+        let (Some(due), false) = (due, self.free.is_empty()) else {
+            return Ok(None);
+        };
+        if let Some(schedule) = &mut self.schedule {
+            schedule.pop();
+        }
+        Ok(self.free.pop().map(|index| (index, due)))
     }
 
     fn answered(&mut self, index: usize, sent: Sent) {
         let now = Instant::now();
-        let took = now.duration_since(sent.intended).as_micros();
-        self.latency
-            .saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
+        let took = microseconds(now.duration_since(sent.intended));
+        self.latency.saturating_record(took);
         self.answers += 1;
         self.last_answer = now;
         self.free.push(index);
@@ -453,7 +424,7 @@ impl Run {
     }
 
     fn finish(self) -> Measured {
-        let lost = self.asked - self.answers - self.errors + self.due.len() as u64;
+        let lost = self.asked - self.answers - self.errors + self.waiting();
         Measured {
             seconds: self.last_answer.duration_since(self.start).as_secs_f64(),
             answers: self.answers,
@@ -463,7 +434,7 @@ impl Run {
                 .first_error
                 .or_else(|| (lost > 0).then(|| format!("{lost} without an answer"))),
             latency: self.latency,
-            lateness: self.lateness,
+            lateness: self.schedule.map_or_else(histogram, Schedule::lateness),
         }
     }
 }
