@@ -8,13 +8,16 @@ use anyhow::{Context, Result};
 use crate::report::{self, Outcome};
 use crate::run::{Options, release_binaries, run as carry_out};
 use crate::scenario::Scenario;
-use crate::{host, packages};
+use crate::{host, packages, relay};
 
 /// Measures Culvert beside its rivals, in one run, and writes
 /// `perf/runs/<date>-<host class>/`.
 #[derive(clap::Parser, Debug)]
-#[command(name = "culvert-perf", version)]
+#[command(name = "culvert-perf", version, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    /// What else the program can be.
+    #[command(subcommand)]
+    role: Option<Role>,
     /// Scenario (name of a file in perf/scenarios, without .toml); may be repeated. All but
     /// `smoke` when absent.
     #[arg(long)]
@@ -36,11 +39,21 @@ pub struct Arguments {
     keep_noisy: bool,
 }
 
+/// Processes of a measurement, other than the measurement itself.
+#[derive(clap::Subcommand, Debug)]
+enum Role {
+    /// Be a one-hop relay to compare with.
+    Relay(relay::Relay),
+}
+
 /// Carries out the command.
 ///
 /// # Errors
 /// Missing packages or binaries, a rival that does not start, a file that cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Role::Relay(options)) = &arguments.role {
+        return relay::run(options);
+    }
     packages::ensure()?;
     let binaries = match &arguments.binaries {
         Some(directory) => directory.clone(),

@@ -9,6 +9,7 @@ pub mod host;
 pub mod lab;
 pub mod load;
 pub mod packages;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod sample;
