@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::lab::Rivals;
 use crate::report::{self, Outcome};
 use crate::run::{Options, release_binaries, run as carry_out};
 use crate::scenario::Scenario;
@@ -19,7 +20,7 @@ pub struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
     /// Scenario (name of a file in perf/scenarios, without .toml); may be repeated. All but
-    /// `smoke` when absent.
+    /// the smokes when absent.
     #[arg(long)]
     scenario: Vec<String>,
     /// Rounds in place of the scenarios' own.
@@ -31,6 +32,13 @@ pub struct Arguments {
     /// Directory of the perf crate.
     #[arg(long, default_value = "perf")]
     home: PathBuf,
+    /// Where rathole and bore lie, built by `cargo xtask perf --rivals`; CULVERT_RIVALS_DIR when
+    /// absent.
+    #[arg(long)]
+    rivals_dir: Option<PathBuf>,
+    /// A program of a rival that no distribution has; may be repeated.
+    #[arg(long, value_name = "NAME=PATH", value_parser = |text: &str| Rivals::parse(text))]
+    rival_bin: Vec<(String, PathBuf)>,
     /// Where to write; `<home>/runs/<date>-<host class>` when absent.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -44,6 +52,14 @@ pub struct Arguments {
 enum Role {
     /// Be a one-hop relay to compare with.
     Relay(relay::Relay),
+    /// Make summary and plots of a run's directory anew, from its rows.
+    Report {
+        /// The run's directory.
+        directory: PathBuf,
+        /// Directory of the scenarios.
+        #[arg(long, default_value = "perf/scenarios")]
+        scenarios: PathBuf,
+    },
 }
 
 /// Carries out the command.
@@ -51,8 +67,13 @@ enum Role {
 /// # Errors
 /// Missing packages or binaries, a rival that does not start, a file that cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(Role::Relay(options)) = &arguments.role {
-        return relay::run(options);
+    match &arguments.role {
+        Some(Role::Relay(options)) => return relay::run(options),
+        Some(Role::Report {
+            directory,
+            scenarios,
+        }) => return report::write(directory, Vec::new(), "", scenarios),
+        None => {}
     }
     packages::ensure()?;
     let binaries = match &arguments.binaries {
@@ -61,31 +82,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .map(PathBuf::from)
             .context("--binaries or CULVERT_BIN_DIR must name the release build")?,
     };
+    let built = std::env::var_os("CULVERT_RIVALS_DIR").map(PathBuf::from);
     let options = Options {
         binaries: release_binaries(&binaries)?,
+        rivals: Rivals {
+            directory: arguments.rivals_dir.clone().or(built),
+            given: arguments.rival_bin.iter().cloned().collect(),
+        },
         rounds: arguments.rounds,
         keep_noisy: arguments.keep_noisy,
     };
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let host_text = host::describe(&options.binaries, &format!("culvert-perf {command}"))?;
-    let mut outcomes = Vec::new();
-    for name in names(arguments)? {
-        let scenario = Scenario::read(&arguments.home.join(format!("scenarios/{name}.toml")))?;
-        say(&format!("== {name}: {}", scenario.title));
-        let samples = carry_out(&name, &scenario, &options, &mut |line| say(line))
-            .with_context(|| format!("scenario {name}"))?;
-        outcomes.push(Outcome {
-            name,
-            scenario,
-            samples,
-        });
-    }
     let out = arguments.out.clone().unwrap_or_else(|| {
-        arguments
-            .home
-            .join(format!("runs/{}-{}", host::today(), host::class()))
+        let run = format!("runs/{}-{}", host::today(), host::class());
+        arguments.home.join(run)
     });
-    report::write(&out, &outcomes, &host_text)?;
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let command = format!("culvert-perf {command}");
+    let scenarios = arguments.home.join("scenarios");
+    for name in names(arguments)? {
+        let scenario = Scenario::read(&scenarios.join(format!("{name}.toml")))?;
+        say(&format!("== {name}: {}", scenario.title));
+        let host_text = host::describe(&options, &command)?;
+        let taken = carry_out(&name, &scenario, &options, &mut |line| say(line))
+            .with_context(|| format!("scenario {name}"))?;
+        // Written after each: a later one that fails takes nothing along.
+        let outcome = Outcome::new(name, scenario, taken);
+        report::write(&out, vec![outcome], &host_text, &scenarios)?;
+    }
     say(&format!("written: {}", out.join("summary.md").display()));
     Ok(())
 }
@@ -107,7 +130,7 @@ fn names(arguments: &Arguments) -> Result<Vec<String>> {
             );
         }
     }
-    names.retain(|name| name != "smoke");
+    names.retain(|name| !name.starts_with("smoke"));
     names.sort();
     Ok(names)
 }

@@ -1,6 +1,8 @@
 //! CPU time of process trees from `schedstat`, the host's busy time, and how quiet the host is.
 
+use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -34,6 +36,94 @@ fn first_number(text: &str) -> u64 {
         .next()
         .and_then(|word| word.parse().ok())
         .unwrap_or(0)
+}
+
+/// Whose time a task's is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Threads of the first hop.
+    Hub,
+    /// Threads of the second hop.
+    Agent,
+    /// io_uring's workers of either.
+    IoWorker,
+    /// The kernel's own workers.
+    Kworker,
+    /// Softirqs that did not fit into the context they interrupted.
+    Ksoftirqd,
+    /// Generator and service.
+    Load,
+    /// The long path.
+    Delayer,
+    /// Everybody else.
+    Other,
+}
+
+/// The time of all tasks of the host at a moment.
+pub struct Books(HashMap<u32, (Class, u64)>);
+
+impl Books {
+    /// Reads them. The processes of both hops are named, this process is the load.
+    ///
+    /// # Errors
+    /// When a hop's process is gone: its time would be lost.
+    pub fn take(hub: &[u32], agent: &[u32]) -> Result<Books> {
+        let mut books = HashMap::new();
+        for pid in hub.iter().chain(agent) {
+            let gone = || format!("process {pid} is gone");
+            fs::metadata(format!("/proc/{pid}")).with_context(gone)?;
+        }
+        for process in fs::read_dir("/proc")? {
+            let path = process?.path();
+            let Some(pid) = number(&path) else { continue };
+            // Processes and threads may end between the listing and the reading.
+            let Ok(tasks) = fs::read_dir(path.join("task")) else {
+                continue;
+            };
+            for task in tasks.flatten() {
+                let path = task.path();
+                let (Some(tid), Ok(spent), Ok(name)) = (
+                    number(&path),
+                    fs::read_to_string(path.join("schedstat")),
+                    fs::read_to_string(path.join("comm")),
+                ) else {
+                    continue;
+                };
+                let class = class(pid, &name, hub, agent);
+                books.insert(tid, (class, first_number(&spent)));
+            }
+        }
+        Ok(Books(books))
+    }
+
+    /// Nanoseconds of a class since `earlier`.
+    pub fn since(&self, earlier: &Books, wanted: Class) -> u64 {
+        let of = |(tid, (class, spent)): (&u32, &(Class, u64))| {
+            let before = earlier.0.get(tid).map_or(0, |(_, spent)| *spent);
+            (*class == wanted).then(|| spent.saturating_sub(before))
+        };
+        self.0.iter().filter_map(of).sum()
+    }
+}
+
+fn number(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn class(pid: u32, name: &str, hub: &[u32], agent: &[u32]) -> Class {
+    let is_worker = name.starts_with("iou-");
+    match name {
+        _ if hub.contains(&pid) || agent.contains(&pid) => match is_worker {
+            true => Class::IoWorker,
+            false if hub.contains(&pid) => Class::Hub,
+            false => Class::Agent,
+        },
+        _ if pid == std::process::id() && name.trim() == "delayer" => Class::Delayer,
+        _ if pid == std::process::id() => Class::Load,
+        _ if name.starts_with("kworker") => Class::Kworker,
+        _ if name.starts_with("ksoftirqd") => Class::Ksoftirqd,
+        _ => Class::Other,
+    }
 }
 
 /// Busy, stolen nanoseconds of the whole host since boot (resolution 10 ms).
@@ -104,6 +194,19 @@ mod tests {
         let spent = spent_ns(&me).unwrap() - before;
         assert!(spent > 10_000_000, "{spent} ns");
         assert!(spent_ns(&[u32::MAX]).is_err());
+    }
+
+    #[test]
+    fn books_tell_the_load_from_the_rest() {
+        let before = Books::take(&[], &[]).unwrap();
+        let start = Instant::now();
+        while start.elapsed().as_millis() < 50 {
+            std::hint::black_box(start);
+        }
+        let after = Books::take(&[], &[]).unwrap();
+        assert!(after.since(&before, Class::Load) > 10_000_000);
+        assert_eq!(after.since(&before, Class::Hub), 0);
+        assert!(Books::take(&[u32::MAX], &[]).is_err());
     }
 
     #[test]

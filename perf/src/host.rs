@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
+
+use crate::run::Options;
 
 /// `<cpus>x<cpu model>`, in lower case letters, digits and dashes.
 pub fn class() -> String {
@@ -41,7 +42,7 @@ pub fn today() -> String {
 ///
 /// # Errors
 /// Never today; a line that cannot be had says so.
-pub fn describe(binaries: &Path, command: &str) -> Result<String> {
+pub fn describe(options: &Options, command: &str) -> Result<String> {
     let mut text = String::new();
     let kernel = said("uname", &["-srvm"]);
     writeln!(
@@ -91,10 +92,25 @@ pub fn describe(binaries: &Path, command: &str) -> Result<String> {
     let (soft, hard) = file_limit();
     writeln!(text, "open files: {soft} soft, {hard} hard")?;
     writeln!(text, "IRQ_TIME_ACCOUNTING: {}", irq_time())?;
-    writeln!(text, "nginx: {}", said("sh", &["-c", "nginx -v 2>&1"]))?;
-    for name in ["culvert-dataplane", "culvert-agent"] {
-        let path = binaries.join(name).to_string_lossy().into_owned();
-        writeln!(text, "{}", said("sha256sum", &[&path]).replace(&path, name))?;
+    for (name, version) in [
+        ("nginx", "nginx -v 2>&1"),
+        ("HAProxy", "haproxy -v | head -1"),
+        ("socat", "socat -V | sed -n 2p"),
+        ("OpenSSH", "ssh -V 2>&1"),
+    ] {
+        writeln!(text, "{name}: {}", said("sh", &["-c", version]))?;
+    }
+    let ours = ["culvert-dataplane", "culvert-agent", "culvert-perf"];
+    let ours = ours.map(|name| (name, options.binaries.join(name)));
+    let rivals = ["rathole", "bore"].map(|name| (name, options.rivals.path(name)));
+    let rivals = rivals.map(|(name, path)| path.map(|path| (name, path)));
+    for (name, path) in ours.into_iter().chain(rivals.into_iter().flatten()) {
+        let sum = said("sha256sum", &[&path.to_string_lossy()]);
+        writeln!(
+            text,
+            "{name}: sha256 {}",
+            sum.split(' ').next().unwrap_or_default()
+        )?;
     }
     Ok(text)
 }

@@ -2,7 +2,13 @@
 
 mod congestion;
 mod culvert;
+mod hop;
 mod nginx;
+mod place;
+mod rivals;
+mod ssh;
+mod tunnel;
+mod variant;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -12,7 +18,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::testbed::{Namespace, Process, solitary};
+use crate::delay::Delayer;
+use crate::testbed::{Cgroup, Namespace, Process};
+
+use place::Place;
+
+pub use place::{Host, Topology};
+pub use rivals::{Given, Rivals};
+pub use variant::Variant;
 
 /// CPU of hub and agent.
 pub const RELAY_CPU: usize = 0;
@@ -22,34 +35,63 @@ pub const LOAD_CPU: usize = 1;
 const START_MAX: Duration = Duration::from_secs(15);
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A namespace and a directory of a run; removed on drop.
+/// Where the service listens.
+pub const SERVICE_PORT: u16 = 9001;
+/// Where a relay or a tunnel takes the generator's connections.
+const ENTRY_PORT: u16 = 9110;
+/// The name that sealed connections ask for.
+pub const SEALED_NAME: &str = "perf.test";
+
+/// Namespaces and a directory of a run; removed on drop.
 pub struct Lab {
-    /// Loopback only, of our own.
-    pub namespace: Namespace,
-    /// The four binaries, release build.
+    place: Place,
+    /// Our binaries, release build.
     pub binaries: PathBuf,
+    /// Rivals that no distribution has.
+    pub rivals: Rivals,
     directory: tempfile::TempDir,
 }
 
 impl Lab {
-    /// Makes the namespace and sets what many connections need.
+    /// Makes the namespaces and sets what many connections need.
     ///
     /// # Errors
     /// No root, or a setting is refused.
-    pub fn new(binaries: &Path) -> Result<Lab> {
-        let namespace = solitary("lab")?;
-        for setting in SETTINGS {
-            namespace.output("sysctl", &["-q", "-w", setting])?;
-        }
-        congestion::set(&namespace)?;
+    pub fn new(binaries: &Path, rivals: &Rivals, topology: Topology) -> Result<Lab> {
         let directory = tempfile::Builder::new().prefix("culvert-lab-").tempdir()?;
         let lab = Lab {
-            namespace,
+            place: Place::new(topology)?,
             binaries: binaries.to_owned(),
+            rivals: rivals.clone(),
             directory,
         };
         lab.make_certificate()?;
         Ok(lab)
+    }
+
+    /// Where `host` stands.
+    pub fn at(&self, host: Host) -> &Namespace {
+        self.place.at(host)
+    }
+
+    /// The address of `host` as `from` sees it.
+    pub fn address(&self, host: Host, from: Host) -> IpAddr {
+        self.place.address(host, from)
+    }
+
+    /// The service as `from` sees it.
+    pub fn service(&self, from: Host) -> SocketAddr {
+        (self.address(Host::Site, from), SERVICE_PORT).into()
+    }
+
+    /// The relay's entry as the generator sees it.
+    fn entry(&self) -> SocketAddr {
+        (self.address(Host::Hub, Host::Client), ENTRY_PORT).into()
+    }
+
+    /// Of the long path, where there is one.
+    pub fn delayer(&self) -> Option<&Delayer> {
+        self.place.delayer.as_ref()
     }
 
     /// A path in the lab's directory.
@@ -77,7 +119,10 @@ impl Lab {
                 "ec_paramgen_curve:prime256v1",
             ])
             .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .args([
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:10.77.2.1,IP:10.77.8.1",
+            ])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args([
                 "-out",
@@ -108,68 +153,21 @@ pub const SETTINGS: &[&str] = &[
     "net.ipv4.ip_local_reserved_ports=9000-9299",
 ];
 
-/// What stands between generator and service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Variant {
-    /// Nothing.
-    Direct,
-    /// nginx as a reverse proxy on both hops, in the clear.
-    Nginx,
-    /// The same with TLS between the hops.
-    NginxTls,
-    /// Data plane and agent, in the clear.
-    Culvert,
-    /// The same with the data plane's session threads on epoll.
-    CulvertEpoll,
-    /// The same with TLS on the agent's leg.
-    CulvertTls,
-}
-
-impl Variant {
-    /// Its name in files and plots.
-    pub fn name(self) -> &'static str {
-        match self {
-            Variant::Direct => "direct",
-            Variant::Nginx => "nginx two hops",
-            Variant::NginxTls => "nginx two hops, TLS",
-            Variant::Culvert => "culvert",
-            Variant::CulvertEpoll => "culvert, epoll",
-            Variant::CulvertTls => "culvert, TLS",
-        }
-    }
-
-    /// Starts fresh processes in front of the service at `service`.
-    ///
-    /// # Errors
-    /// When one does not start; the text ends with its last lines.
-    pub fn start(self, lab: &Lab, service: SocketAddr) -> Result<Running> {
-        match self {
-            Variant::Direct => Ok(Running {
-                entry: service,
-                prefix: String::new(),
-                hub: Vec::new(),
-                agent: Vec::new(),
-            }),
-            Variant::Nginx => nginx::start(lab, service, false),
-            Variant::NginxTls => nginx::start(lab, service, true),
-            Variant::Culvert => culvert::start(lab, service, false, "auto"),
-            Variant::CulvertEpoll => culvert::start(lab, service, false, "epoll"),
-            Variant::CulvertTls => culvert::start(lab, service, true, "auto"),
-        }
-    }
-}
-
 /// A variant's processes; ended on drop.
+#[derive(Default)]
 pub struct Running {
-    /// Whom the generator asks.
-    pub entry: SocketAddr,
+    /// Whom the generator connects to; the service itself when absent.
+    pub entry: Option<SocketAddr>,
     /// What precedes the service's path.
     pub prefix: String,
+    /// What each connection sends first, and the service skips.
+    pub preface: Vec<u8>,
     /// Processes of the first hop.
     pub hub: Vec<Process>,
     /// Processes of the second hop.
     pub agent: Vec<Process>,
+    /// What counts the CPU of ended children too, hub and agent.
+    pub groups: [Option<Cgroup>; 2],
 }
 
 impl Running {

@@ -1,10 +1,11 @@
 //! The testbed (network namespaces, real processes, injectors that prove that they bite) and the
 //! load generator (open loop, receiver-counted, CPU by process), shared by the end-to-end tests
 //! and by `cargo xtask perf`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod command;
 pub mod cpu;
+pub mod delay;
 pub mod host;
 pub mod lab;
 pub mod load;

@@ -1,17 +1,25 @@
-//! What a run leaves behind: raw.csv, host.txt, summary.md (losses first), plots.
+//! What a run leaves behind: raw.csv, host.txt, histograms.csv, summary.md (losses first), plots.
+//!
+//! A directory may be filled scenario by scenario: what an earlier call left of other scenarios
+//! is read back, and the summary and the plots are made from all of it.
 
+mod figure;
 mod findings;
 mod plot;
+mod store;
+mod table;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
 
+use crate::run::Taken;
 use crate::sample::Sample;
 use crate::scenario::Scenario;
-use crate::statistics::median;
 
 use findings::Finding;
 
@@ -23,46 +31,51 @@ pub struct Outcome {
     pub scenario: Scenario,
     /// What was measured.
     pub samples: Vec<Sample>,
+    /// Latency of the samples that count, by stage and variant.
+    pub histograms: BTreeMap<(String, String), Histogram<u64>>,
+    /// Command lines, by variant.
+    pub records: BTreeMap<String, String>,
 }
 
-/// Writes everything into `directory`.
-///
-/// # Errors
-/// When a file cannot be written.
-pub fn write(directory: &Path, outcomes: &[Outcome], host: &str) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let mut raw = format!("{}\n", Sample::HEADER);
-    for sample in outcomes.iter().flat_map(|outcome| &outcome.samples) {
-        raw.push_str(&sample.row());
-        raw.push('\n');
-    }
-    fs::write(directory.join("raw.csv"), raw)?;
-    fs::write(directory.join("host.txt"), host)?;
-    fs::write(directory.join("histograms.csv"), histograms(outcomes)?)?;
-    fs::write(directory.join("summary.md"), summary(outcomes)?)?;
-    plot::all(directory, outcomes)
-}
-
-/// Latency of all rounds of a variant and stage together, as value and count.
-fn histograms(outcomes: &[Outcome]) -> Result<String> {
-    let mut text = String::from("scenario,stage,variant,latency_us,count\n");
-    for outcome in outcomes {
-        for (stage, variant) in groups(&outcome.samples) {
-            let Some(merged) = merged(&outcome.samples, &stage, &variant) else {
-                continue;
-            };
-            for step in merged.iter_recorded() {
-                writeln!(
-                    text,
-                    "{},{stage},\"{variant}\",{},{}",
-                    outcome.name,
-                    step.value_iterated_to(),
-                    step.count_at_value()
-                )?;
+impl Outcome {
+    /// From what a run took.
+    pub fn new(name: String, scenario: Scenario, taken: Taken) -> Outcome {
+        let mut histograms = BTreeMap::new();
+        for (stage, variant) in groups(&taken.samples) {
+            if let Some(merged) = merged(&taken.samples, &stage, &variant) {
+                histograms.insert((stage, variant), merged);
             }
         }
+        Outcome {
+            name,
+            scenario,
+            samples: taken.samples,
+            histograms,
+            records: taken.records,
+        }
     }
-    Ok(text)
+}
+
+/// Writes everything into `directory`, beside what it holds of other scenarios; `scenarios` is
+/// where their files are.
+///
+/// # Errors
+/// When a file cannot be written, or an earlier one is not as written.
+pub fn write(directory: &Path, outcomes: Vec<Outcome>, host: &str, scenarios: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    let host = store::host(directory, &outcomes, host)?;
+    let mut all = store::read(directory, scenarios)?;
+    let measured: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| outcome.name.clone())
+        .collect();
+    all.retain(|outcome| !measured.contains(&outcome.name));
+    all.extend(outcomes);
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    store::write(directory, &all)?;
+    fs::write(directory.join("host.txt"), host)?;
+    fs::write(directory.join("summary.md"), summary(&all)?)?;
+    plot::all(directory, &all)
 }
 
 /// Stages and variants that occur, in order of appearance.
@@ -86,8 +99,8 @@ fn good<'a>(samples: &'a [Sample], stage: &str, variant: &str) -> Vec<&'a Sample
         .collect()
 }
 
-fn merged(samples: &[Sample], stage: &str, variant: &str) -> Option<hdrhistogram::Histogram<u64>> {
-    let mut all: Option<hdrhistogram::Histogram<u64>> = None;
+fn merged(samples: &[Sample], stage: &str, variant: &str) -> Option<Histogram<u64>> {
+    let mut all: Option<Histogram<u64>> = None;
     for sample in good(samples, stage, variant) {
         let Some(one) = &sample.latency else { continue };
         match &mut all {
@@ -102,40 +115,71 @@ fn summary(outcomes: &[Outcome]) -> Result<String> {
     let findings: Vec<Finding> = outcomes.iter().flat_map(findings::of).collect();
     let mut text =
         String::from("# Summary\n\nGenerated; the rows are in raw.csv, the host in host.txt.\n");
-    let layout = "Layout `tunnel`, topology `lo`: hub and agent on one CPU, generator and service \
-                  on another, one worker thread each. Loopback hides packet cost, RTT and windows.";
+    let layout = "Layout `hop`: one relay on CPU 0, generator and service on CPU 1. Layout `tunnel`: hub \
+                  and agent on CPU 0, the rest on CPU 1. One worker thread each; figures of \
+                  different layouts are never compared. CPU is that of relay threads, their \
+                  io_uring workers, kworkers and ksoftirqd; of the generator for `direct` in layout \
+                  `hop`. Loopback hides packet cost, round trips and windows. A ratio is the median \
+                  of paired rounds [smallest-largest] with its 95 % bootstrap interval; where \
+                  the host was noisy in some rounds, the ratio over all of them follows.";
     writeln!(text, "{layout}\n\n## Missed\n")?;
     list(&mut text, findings.iter().filter(|finding| !finding.met))?;
-    writeln!(text, "\n## Dropped samples\n")?;
-    let dropped: Vec<&Sample> = outcomes
-        .iter()
-        .flat_map(|outcome| &outcome.samples)
-        .filter(|sample| !sample.dropped.is_empty())
-        .collect();
-    for sample in &dropped {
-        let Sample {
-            scenario,
-            stage,
-            variant,
-            round,
-            dropped,
-            ..
-        } = sample;
-        writeln!(
-            text,
-            "- {scenario}, {stage}, {variant}, round {round}: {dropped}"
-        )?;
-    }
-    if dropped.is_empty() {
-        writeln!(text, "None.")?;
-    }
+    writeln!(text, "\n## Not measured\n")?;
+    absent(&mut text, outcomes)?;
     writeln!(text, "\n## Met\n")?;
     list(&mut text, findings.iter().filter(|finding| finding.met))?;
     for outcome in outcomes {
         writeln!(text, "\n## {}\n", outcome.scenario.title)?;
-        table(&mut text, outcome)?;
+        table::of(&mut text, outcome)?;
     }
+    writeln!(text, "\n## Dropped samples\n")?;
+    dropped(&mut text, outcomes)?;
     Ok(text)
+}
+
+const ABSENT: &str = "not measured: ";
+
+fn absent(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
+    let mut any = false;
+    for sample in outcomes.iter().flat_map(|outcome| &outcome.samples) {
+        if let Some(why) = sample.dropped.strip_prefix(ABSENT) {
+            any = true;
+            let why = why.lines().next().unwrap_or_default();
+            writeln!(text, "- {}, {}: {why}", sample.scenario, sample.variant)?;
+        }
+    }
+    if !any {
+        writeln!(text, "Nobody was left out.")?;
+    }
+    Ok(())
+}
+
+/// How many samples of each group do not count, and the reason of the last.
+fn dropped(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
+    let mut any = false;
+    for outcome in outcomes {
+        for (stage, variant) in groups(&outcome.samples) {
+            let of_group = |sample: &&Sample| sample.stage == stage && sample.variant == variant;
+            let all = outcome.samples.iter().filter(of_group);
+            let bad: Vec<&Sample> = all
+                .clone()
+                .filter(|sample| !sample.dropped.is_empty() && !sample.dropped.starts_with(ABSENT))
+                .collect();
+            if let Some(last) = bad.last() {
+                any = true;
+                let (bad, all, why) = (bad.len(), all.count(), &last.dropped);
+                let name = &outcome.name;
+                writeln!(
+                    text,
+                    "- {name}, {stage}, {variant}: {bad} of {all}, the last: {why}"
+                )?;
+            }
+        }
+    }
+    if !any {
+        writeln!(text, "None.")?;
+    }
+    Ok(())
 }
 
 fn list<'a>(text: &mut String, findings: impl Iterator<Item = &'a Finding>) -> Result<()> {
@@ -150,68 +194,6 @@ fn list<'a>(text: &mut String, findings: impl Iterator<Item = &'a Finding>) -> R
     Ok(())
 }
 
-fn table(text: &mut String, outcome: &Outcome) -> Result<()> {
-    if let crate::scenario::Kind::IdleAgents { .. } = outcome.scenario.kind {
-        return idle_table(text, outcome);
-    }
-    writeln!(
-        text,
-        "Medians over the rounds that count.\n\n\
-         | stage | variant | answers/s | answers per relay CPU-s | GiB per relay CPU-s | GiB/s | \
-         p50 us | p99 us | p99.9 us | rounds |\n|---|---|---|---|---|---|---|---|---|---|"
-    )?;
-    for (stage, variant) in groups(&outcome.samples) {
-        let rows = good(&outcome.samples, &stage, &variant);
-        let of = |value: &dyn Fn(&Sample) -> f64| {
-            median(&rows.iter().map(|sample| value(sample)).collect::<Vec<_>>())
-        };
-        let float = crate::sample::float;
-        if rows.is_empty() {
-            writeln!(
-                text,
-                "| {stage} | {variant} | - | - | - | - | - | - | - | 0 |"
-            )?;
-            continue;
-        }
-        writeln!(
-            text,
-            "| {stage} | {variant} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {} |",
-            of(&Sample::rate),
-            of(&Sample::answers_per_cpu_second),
-            of(&Sample::gib_per_cpu_second),
-            of(&|sample| float(sample.bytes) / f64::from(1 << 30) / sample.seconds),
-            of(&|sample| float(sample.latency_us[0])),
-            of(&|sample| float(sample.latency_us[2])),
-            of(&|sample| float(sample.latency_us[3])),
-            rows.len()
-        )?;
-    }
-    Ok(())
-}
-
-fn idle_table(text: &mut String, outcome: &Outcome) -> Result<()> {
-    writeln!(
-        text,
-        "| agents | hub resident KiB | hub proportional KiB | slab of all ends KiB | hub CPU % |\n\
-         |---|---|---|---|---|"
-    )?;
-    for sample in &outcome.samples {
-        let cpu = crate::sample::float(sample.hub_ns) / 1e7 / sample.seconds;
-        let Sample {
-            connections,
-            hub_rss_kib,
-            hub_pss_kib,
-            slab_kib,
-            ..
-        } = sample;
-        writeln!(
-            text,
-            "| {connections} | {hub_rss_kib} | {hub_pss_kib} | {slab_kib} | {cpu:.2} |"
-        )?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +203,7 @@ mod tests {
         Sample {
             scenario: "t".into(),
             stage: "capacity".into(),
+            layout: "tunnel".into(),
             variant: variant.into(),
             round,
             answers: 1000,
@@ -246,6 +229,8 @@ mod tests {
         let scenario = Scenario {
             title: "Test".into(),
             rounds: 5,
+            topology: crate::lab::Topology::Lo,
+            target: vec![],
             kind: Kind::Requests {
                 variants: vec![],
                 connections: 1,
@@ -255,17 +240,13 @@ mod tests {
                 poisson: false,
             },
         };
-        let outcome = Outcome {
-            name: "t".into(),
-            scenario,
-            samples,
-        };
+        let outcome = Outcome::new("t".into(), scenario, samples.into());
         let text = summary(&[outcome]).unwrap();
-        let missed = text.split("## Dropped").next().unwrap();
+        let missed = text.split("## Not measured").next().unwrap();
         assert!(
             missed.contains("0.50"),
             "half of the rival's requests per CPU-second: {text}"
         );
-        assert!(text.contains("round 5: noise"));
+        assert!(text.contains("1 of 6, the last: noise"));
     }
 }

@@ -1,16 +1,22 @@
 //! A run: rounds, in each round every variant in fresh processes, order reversed every other one.
 
+mod moment;
+mod tcp;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cpu::{calibrate, host_ns, pin, spent_ns};
-use crate::lab::{LOAD_CPU, Lab, RELAY_CPU, Running, Variant};
+use crate::lab::{Host, LOAD_CPU, Lab, RELAY_CPU, Rivals, Running, SERVICE_PORT, Variant};
 use crate::load::{Arrivals, Body, Engine, Measured, Plan};
 use crate::sample::{Sample, float};
 use crate::scenario::{Kind, Scenario};
 use crate::testbed::memory_kib;
+
+pub(crate) use moment::line_kib;
 
 /// Warm-up of sockets and pools.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -28,48 +34,66 @@ const LATE_MAX: f64 = 0.01;
 pub struct Options {
     /// The release build of the binaries.
     pub binaries: PathBuf,
+    /// Programs that no distribution has.
+    pub rivals: Rivals,
     /// In place of the scenario's own number.
     pub rounds: Option<usize>,
     /// Keep samples that a busy host spoiled (their rows say so all the same).
     pub keep_noisy: bool,
 }
 
-/// Carries a scenario out; calls `note` with a line for each sample.
+/// What a scenario gave.
+pub struct Taken {
+    /// Every sample, those that do not count too.
+    pub samples: Vec<Sample>,
+    /// Command lines, by variant.
+    pub records: BTreeMap<String, String>,
+}
+
+impl From<Vec<Sample>> for Taken {
+    fn from(samples: Vec<Sample>) -> Taken {
+        Taken {
+            samples,
+            records: BTreeMap::new(),
+        }
+    }
+}
+
+/// Carries a scenario out; calls `note` with a line for each sample, as they come.
 ///
 /// # Errors
-/// When a rival does not start, or the host cannot hold the scenario.
+/// When an http rival does not start, or the host cannot hold the scenario.
 pub fn run(
     name: &str,
     scenario: &Scenario,
     options: &Options,
-    note: &mut dyn FnMut(&str),
-) -> Result<Vec<Sample>> {
-    let lab = Lab::new(&options.binaries)?;
+    note: &mut (dyn FnMut(&str) + Send),
+) -> Result<Taken> {
+    let lab = Lab::new(&options.binaries, &options.rivals, scenario.topology)?;
+    if let Kind::Tcp(kind) = &scenario.kind {
+        return tcp::run(&lab, name, (scenario, kind), options, note);
+    }
     if let Kind::IdleAgents {
         agents,
         settle_seconds,
     } = &scenario.kind
     {
-        return crate::swarm::measure(&lab, name, *agents, *settle_seconds, note);
+        let samples = crate::swarm::measure(&lab, name, *agents, *settle_seconds, note)?;
+        return Ok(samples.into());
     }
-    let namespace = &lab.namespace;
-    let mut said = Vec::new();
-    let samples = namespace.run(|| -> Result<Vec<Sample>> {
+    let samples = lab.at(Host::Hub).run(|| -> Result<Vec<Sample>> {
         pin(LOAD_CPU)?;
         let mut bench = Bench {
             lab: &lab,
-            engine: Engine::new(([127, 0, 0, 1], 9001).into())?,
+            engine: Engine::new(([127, 0, 0, 1], SERVICE_PORT).into())?,
             name,
             best_ns: f64::INFINITY,
             keep_noisy: options.keep_noisy,
-            note: &mut |line| said.push(line.to_owned()),
+            note,
         };
         bench.rounds(scenario, options.rounds.unwrap_or(scenario.rounds))
     })?;
-    for line in said {
-        note(&line);
-    }
-    Ok(samples)
+    Ok(samples.into())
 }
 
 struct Bench<'a> {
@@ -91,7 +115,7 @@ impl Bench<'_> {
     fn rounds(&mut self, scenario: &Scenario, rounds: usize) -> Result<Vec<Sample>> {
         let variants = match &scenario.kind {
             Kind::Requests { variants, .. } | Kind::Bulk { variants, .. } => variants.clone(),
-            Kind::IdleAgents { .. } => Vec::new(),
+            Kind::IdleAgents { .. } | Kind::Tcp(_) => Vec::new(),
         };
         let rates = self.pilot(scenario, &variants)?;
         let mut samples = Vec::new();
@@ -154,9 +178,9 @@ impl Bench<'_> {
     }
 
     fn sample(&mut self, variant: Variant, stages: &[Stage]) -> Result<Vec<Sample>> {
-        let running = variant.start(self.lab, self.engine.service()?)?;
+        let running = variant.start(self.lab)?;
         let warm = Plan {
-            entry: running.entry,
+            entry: running.entry.unwrap_or(self.engine.service()?),
             prefix: running.prefix.clone(),
             window: WARM_UP,
             arrivals: Arrivals::Closed,
@@ -180,7 +204,7 @@ impl Bench<'_> {
 
     fn stage(&mut self, variant: Variant, running: &Running, stage: &Stage) -> Result<Sample> {
         let plan = Plan {
-            entry: running.entry,
+            entry: running.entry.unwrap_or(self.engine.service()?),
             prefix: running.prefix.clone(),
             ..stage.plan.clone()
         };
@@ -200,8 +224,10 @@ impl Bench<'_> {
             scenario: self.name.to_owned(),
             stage: stage.name.clone(),
             variant: variant.name().to_owned(),
+            topology: "lo".to_owned(),
+            layout: "tunnel".to_owned(),
             connections: plan.connections,
-            asked_rate: asked(&plan),
+            asked_rate: asked_of(plan.arrivals),
             hub_ns: spent_ns(&hub)? - start.0,
             agent_ns: spent_ns(&agent)? - start.1,
             load_ns: spent_ns(&me)? - start.2,
@@ -249,8 +275,8 @@ impl Bench<'_> {
     }
 }
 
-fn asked(plan: &Plan) -> f64 {
-    match plan.arrivals {
+fn asked_of(arrivals: Arrivals) -> f64 {
+    match arrivals {
         Arrivals::Closed => 0.0,
         Arrivals::Constant(rate) | Arrivals::Poisson(rate) => rate,
     }
@@ -355,7 +381,7 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
                 plan: bulk,
             }]
         }
-        Kind::IdleAgents { .. } => Vec::new(),
+        Kind::IdleAgents { .. } | Kind::Tcp(_) => Vec::new(),
     }
 }
 
@@ -364,7 +390,7 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
 /// # Errors
 /// Naming the one that is missing.
 pub fn release_binaries(directory: &std::path::Path) -> Result<PathBuf> {
-    for name in ["culvert-dataplane", "culvert-agent"] {
+    for name in ["culvert-dataplane", "culvert-agent", "culvert-perf"] {
         let path = directory.join(name);
         ensure!(
             path.exists(),

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cpu::spent_ns;
 use crate::host::file_limit;
-use crate::lab::{Hub, LOAD_CPU, Lab};
+use crate::lab::{Host, Hub, LOAD_CPU, Lab};
+use crate::run::line_kib;
 use crate::sample::{Sample, float};
 use crate::testbed::{Process, Spawn, memory_kib};
 
@@ -33,7 +34,7 @@ pub fn measure(
     name: &str,
     agents: usize,
     settle_seconds: f64,
-    note: &mut dyn FnMut(&str),
+    note: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Vec<Sample>> {
     let needed = agents as u64 * 2 + FILES_SPARE;
     let hard = file_limit().1;
@@ -44,7 +45,7 @@ pub fn measure(
     let clusters: Vec<String> = (0..agents).map(|number| format!("c{number}")).collect();
     let hub = lab.hub_for(true, "auto", &clusters)?;
     let _originator = originate_tls(lab, &hub)?;
-    let runtime = lab.namespace.runtime()?;
+    let runtime = lab.at(Host::Hub).runtime()?;
     let settle = Duration::from_secs_f64(settle_seconds);
 
     let mut samples = Vec::new();
@@ -111,8 +112,12 @@ fn originate_tls(lab: &Lab, hub: &Hub) -> Result<Process> {
     let mut process = Spawn::new("nginx")
         .args(["-e", "stderr", "-c", &config.to_string_lossy()])
         .cpu(LOAD_CPU)
-        .start_in(lab.directory(), &lab.namespace, "originator")?;
-    process.wait_port(&lab.namespace, ORIGINATOR.into(), Duration::from_secs(10))?;
+        .start_in(lab.directory(), lab.at(Host::Hub), "originator")?;
+    process.wait_port(
+        lab.at(Host::Hub),
+        ORIGINATOR.into(),
+        Duration::from_secs(10),
+    )?;
     Ok(process)
 }
 
@@ -120,7 +125,7 @@ fn wait_connected(lab: &Lab, hub: &Hub, wanted: usize) -> Result<()> {
     let limit = Duration::from_secs(30 + 2 * wanted as u64 / CONNECTS_PER_SECOND);
     let start = Instant::now();
     loop {
-        let text = crate::lab::get(&lab.namespace, hub.internal, "/metrics")?;
+        let text = crate::lab::get(lab.at(Host::Hub), hub.internal, "/metrics")?;
         let seen = text
             .lines()
             .find_map(|line| {
@@ -148,6 +153,8 @@ fn settled(hub: &Hub, name: &str, agents: usize, settle: Duration) -> Result<Sam
     Ok(Sample {
         scenario: name.to_owned(),
         stage: format!("idle {agents}"),
+        topology: "lo".to_owned(),
+        layout: "tunnel".to_owned(),
         variant: "culvert, TLS".to_owned(),
         connections: agents,
         seconds: start.elapsed().as_secs_f64(),
@@ -157,18 +164,4 @@ fn settled(hub: &Hub, name: &str, agents: usize, settle: Duration) -> Result<Sam
         slab_kib: line_kib("/proc/meminfo", "Slab:")?,
         ..Sample::default()
     })
-}
-
-fn line_kib(path: &str, name: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(path)?;
-    text.lines()
-        .find_map(|line| {
-            line.strip_prefix(name)?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse()
-                .ok()
-        })
-        .with_context(|| format!("no {name} in {path}"))
 }

@@ -9,6 +9,7 @@
 //! Names begin with `cv-<pid>-`; what an earlier, killed run left behind is removed at the start
 //! of the next one, by namespace and by process id.
 
+mod cgroup;
 mod inject;
 mod namespace;
 mod need;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use cgroup::Cgroup;
 pub use inject::{BlackHole, Way};
 pub use namespace::{Namespace, NamespaceRuntime};
 pub use need::{Need, met};
@@ -148,8 +150,10 @@ impl Testbed {
 /// # Errors
 /// No root, or no `ip`.
 pub fn solitary(name: &str) -> Result<Namespace> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     sweep::abandoned()?;
-    Namespace::new(&format!("cv-{}-{name}", std::process::id()))
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    Namespace::new(&format!("cv-{}-{name}{number}", std::process::id()))
 }
 
 /// Waits until `condition` gives a value, looking every 10 ms.

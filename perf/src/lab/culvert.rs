@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{LOCAL, Lab, RELAY_CPU, Running, START_MAX, get};
-use crate::testbed::{Process, Spawn};
+use super::{ENTRY_PORT, Host, LOCAL, Lab, RELAY_CPU, Running, SEALED_NAME, START_MAX, get};
+use crate::tcp::client_hello;
+use crate::testbed::{Cgroup, Process, Spawn};
 
 /// What every cluster's token begins with; its end is the cluster's name.
 pub const TOKEN: &str = "lab-token-0123456789abcdef";
@@ -20,6 +21,26 @@ pub struct Hub {
     pub internal: SocketAddr,
 }
 
+/// What the agent's leg of a route may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leg {
+    /// Everything in the clear, on both sides' word.
+    Plain,
+    /// TLS of Culvert's own.
+    Encrypted,
+    /// The client's own TLS, unopened.
+    Sealed,
+}
+
+/// How a data plane is started.
+struct Options<'a> {
+    tls: bool,
+    io_engine: &'a str,
+    clusters: serde_json::Value,
+    more: &'a [&'a str],
+    group: Option<&'a Cgroup>,
+}
+
 impl Lab {
     /// Starts a data plane for these clusters; `tls` on the agents' port or on none;
     /// session threads on `io_engine`. The token of a
@@ -28,78 +49,147 @@ impl Lab {
     /// # Errors
     /// When it does not start.
     pub fn hub_for(&self, tls: bool, io_engine: &str, names: &[String]) -> Result<Hub> {
-        use std::os::unix::fs::PermissionsExt;
-        let clusters = self.path("clusters.json");
         let entries: Vec<_> = names
             .iter()
             .map(|name| serde_json::json!({"id": name, "token": format!("{TOKEN}{name}")}))
             .collect();
-        std::fs::write(&clusters, serde_json::Value::from(entries).to_string())?;
+        self.data_plane(&Options {
+            tls,
+            io_engine,
+            clusters: entries.into(),
+            more: &[],
+            group: None,
+        })
+    }
+
+    fn data_plane(&self, options: &Options<'_>) -> Result<Hub> {
+        use std::os::unix::fs::PermissionsExt;
+        let clusters = self.path("clusters.json");
+        std::fs::write(&clusters, options.clusters.to_string())?;
         std::fs::set_permissions(&clusters, std::fs::Permissions::from_mode(0o600))?;
-        let public = SocketAddr::from((LOCAL, 9201));
+        let port = 9201;
         let internal = SocketAddr::from((LOCAL, 9202));
         let mut spawn = Spawn::new(self.binaries.join("culvert-dataplane"))
-            .args([
-                "--addr",
-                &public.to_string(),
-                "--internal-addr",
-                &internal.to_string(),
-            ])
+            .args(["--addr", &format!("0.0.0.0:{port}")])
+            .args(["--internal-addr", &internal.to_string()])
             .args(["--clusters", &clusters.to_string_lossy()])
             .args(["--threads", "1", "--log-level", "warn"])
-            .args(["--io-engine", io_engine])
+            .args(["--io-engine", options.io_engine])
+            .args(options.more)
+            .counted_by(options.group)
             .cpu(RELAY_CPU);
-        if tls {
+        if options.tls {
             spawn = spawn.args(["--tls-cert", &self.text("cert.pem")]).args([
                 "--tls-key",
                 &self.text("key.pem"),
                 "--internal-plain",
             ]);
         }
-        let mut process = spawn.start_in(self.directory(), &self.namespace, "dataplane")?;
-        process.wait_port(&self.namespace, public, START_MAX)?;
-        process.wait_port(&self.namespace, internal, START_MAX)?;
+        let mut process = spawn.start_in(self.directory(), self.at(Host::Hub), "dataplane")?;
+        let public = SocketAddr::from((self.address(Host::Hub, Host::Site), port));
+        process.wait_port(self.at(Host::Site), public, START_MAX)?;
+        process.wait_port(self.at(Host::Hub), internal, START_MAX)?;
         Ok(Hub {
             process,
             public,
             internal,
         })
     }
+
+    fn agent(
+        &self,
+        hub: &Hub,
+        tls: bool,
+        more: &[&str],
+        group: Option<&Cgroup>,
+    ) -> Result<Process> {
+        let scheme = if tls { "wss" } else { "ws" };
+        let health = SocketAddr::from((LOCAL, 9203));
+        let mut spawn = Spawn::new(self.binaries.join("culvert-agent"))
+            .env("TOKEN", format!("{TOKEN}dev"))
+            .env("TOKIO_WORKER_THREADS", "1")
+            .args(["--server", &format!("{scheme}://{}/agent", hub.public)])
+            .args(["--health-addr", &health.to_string(), "--log-level", "warn"])
+            .args(["--state-dir", &self.text("agent-state")])
+            .args(more)
+            .counted_by(group)
+            .cpu(RELAY_CPU);
+        spawn = if tls {
+            spawn.args(["--server-ca-cert", &self.text("cert.pem")])
+        } else {
+            spawn.args(["--allow-insecure-server"])
+        };
+        let site = self.at(Host::Site);
+        let mut agent = spawn.start_in(self.directory(), site, "agent")?;
+        agent.wait_until("session up (/readyz)", START_MAX, |_| {
+            get(site, health, "/readyz")
+                .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+                .then_some(())
+        })?;
+        Ok(agent)
+    }
+}
+
+/// A route from a port of the hub to the service.
+pub(super) fn tcp(lab: &Lab, leg: Leg) -> Result<Running> {
+    let listen = format!("{}:{ENTRY_PORT}", lab.address(Host::Hub, Host::Client));
+    let route = match leg {
+        Leg::Sealed => {
+            serde_json::json!({"service": "bench", "sealed": SEALED_NAME, "addr": listen})
+        }
+        _ => serde_json::json!({"service": "bench", "tcp": listen}),
+    };
+    let (tls, service_flag) = match leg {
+        Leg::Plain => (false, "--service"),
+        Leg::Encrypted => (true, "--service"),
+        Leg::Sealed => (true, "--sealed-service"),
+    };
+    let plain = "--allow-plaintext-data-channels";
+    let trusted: &[&str] = if leg == Leg::Plain { &[plain] } else { &[] };
+    let groups = [Cgroup::new()?, Cgroup::new()?];
+    let hub = lab.data_plane(&Options {
+        tls,
+        io_engine: "auto",
+        clusters: serde_json::json!([
+            {"id": "dev", "token": format!("{TOKEN}dev"), "routes": [route]}
+        ]),
+        more: &[trusted, &["--engine-threads", "1"]].concat(),
+        group: groups[0].as_ref(),
+    })?;
+    let service = format!("bench={}", lab.service(Host::Site));
+    let flags = [trusted, &[service_flag, &service]].concat();
+    let agent = lab.agent(&hub, tls, &flags, groups[1].as_ref())?;
+    let mut process = hub.process;
+    process.wait_port(lab.at(Host::Client), lab.entry(), START_MAX)?;
+    Ok(Running {
+        entry: Some(lab.entry()),
+        preface: match leg {
+            Leg::Sealed => client_hello(SEALED_NAME),
+            _ => Vec::new(),
+        },
+        hub: vec![process],
+        agent: vec![agent],
+        groups,
+        ..Running::default()
+    })
 }
 
 pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool, io_engine: &str) -> Result<Running> {
     let hub = lab.hub_for(tls, io_engine, &["dev".to_owned()])?;
-    let scheme = if tls { "wss" } else { "ws" };
-    let health = SocketAddr::from((LOCAL, 9203));
-    let mut spawn = Spawn::new(lab.binaries.join("culvert-agent"))
-        .env("TOKEN", format!("{TOKEN}dev"))
-        .env("TOKIO_WORKER_THREADS", "1")
-        .args(["--server", &format!("{scheme}://{}/agent", hub.public)])
-        .args([
-            "--target",
-            &service.to_string(),
-            "--target-kind",
-            "http",
-            "--plain-target",
-        ])
-        .args(["--health-addr", &health.to_string(), "--log-level", "warn"])
-        .args(["--state-dir", &lab.text("agent-state")])
-        .cpu(RELAY_CPU);
-    spawn = if tls {
-        spawn.args(["--server-ca-cert", &lab.text("cert.pem")])
-    } else {
-        spawn.args(["--allow-insecure-server"])
-    };
-    let mut agent = spawn.start_in(lab.directory(), &lab.namespace, "agent")?;
-    agent.wait_until("session up (/readyz)", START_MAX, |_| {
-        get(&lab.namespace, health, "/readyz")
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-            .then_some(())
-    })?;
+    let service = service.to_string();
+    let target = [
+        "--target",
+        &service,
+        "--target-kind",
+        "http",
+        "--plain-target",
+    ];
+    let agent = lab.agent(&hub, tls, &target, None)?;
     Ok(Running {
-        entry: hub.internal,
+        entry: Some(hub.internal),
         prefix: "/tunnel/dev".to_owned(),
         hub: vec![hub.process],
         agent: vec![agent],
+        ..Running::default()
     })
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{LOCAL, Lab, RELAY_CPU, Running, START_MAX};
+use super::{Host, LOCAL, Lab, RELAY_CPU, Running, START_MAX};
 use crate::testbed::{Process, Spawn};
 
 pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool) -> Result<Running> {
@@ -19,11 +19,34 @@ pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool) -> Result<Running
     )?;
     let hub = hop(lab, "nginx-hub", entry, "", &format!("{scheme}://{middle}"))?;
     Ok(Running {
-        entry,
+        entry: Some(entry),
         prefix: String::new(),
         hub: vec![hub],
         agent: vec![agent],
+        ..Running::default()
     })
+}
+
+/// One hop of its stream module.
+pub(super) fn stream(lab: &Lab) -> Result<Running> {
+    let base = lab.directory().display();
+    let config = lab.path("nginx-stream.conf");
+    std::fs::write(
+        &config,
+        format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+             daemon off; master_process off; user root; pid {base}/nginx-stream.pid;
+             worker_rlimit_nofile 20000;
+             events {{ worker_connections 19900; multi_accept on; }}
+             stream {{
+               proxy_buffer_size 64k; tcp_nodelay on; proxy_timeout 1h; proxy_half_close on;
+               server {{ listen {listen} backlog=4096; proxy_pass {service}; }} }}",
+            listen = super::hop::listen(),
+            service = lab.service(Host::Hub),
+        ),
+    )?;
+    let spawn = Spawn::new("nginx").args(["-e", "stderr", "-c", &config.to_string_lossy()]);
+    super::hop::start(lab, "nginx-stream", spawn)
 }
 
 fn hop(lab: &Lab, name: &str, at: SocketAddr, listen: &str, to: &str) -> Result<Process> {
@@ -59,7 +82,7 @@ fn hop(lab: &Lab, name: &str, at: SocketAddr, listen: &str, to: &str) -> Result<
     let mut process = Spawn::new("nginx")
         .args(["-e", "stderr", "-c", &config.to_string_lossy()])
         .cpu(RELAY_CPU)
-        .start_in(lab.directory(), &lab.namespace, name)?;
-    process.wait_port(&lab.namespace, at, START_MAX)?;
+        .start_in(lab.directory(), lab.at(Host::Hub), name)?;
+    process.wait_port(lab.at(Host::Hub), at, START_MAX)?;
     Ok(process)
 }

@@ -1,11 +1,12 @@
-//! Aims of performance.md set beside what was measured: H4's http row and H8's idle agent.
+//! Aims of performance.md set beside what was measured: the targets of TCP scenarios, H4's http
+//! row and H8's idle agent.
 
 use crate::lab::Variant;
 use crate::sample::{Sample, float};
-use crate::scenario::Kind;
-use crate::statistics::Ratio;
+use crate::scenario::{Kind, Target};
+use crate::statistics::{Ratio, median};
 
-use super::{Outcome, good, groups};
+use super::{Outcome, figure, good, groups};
 
 /// Requests or GiB per CPU-second, the first by the second: must, moonshot.
 const COMPARED: [(Variant, Variant, f64, f64); 3] = [
@@ -32,7 +33,125 @@ pub(super) fn of(outcome: &Outcome) -> Vec<Finding> {
     match &outcome.scenario.kind {
         Kind::IdleAgents { .. } => idle(outcome),
         Kind::Requests { .. } | Kind::Bulk { .. } => against_rivals(outcome),
+        Kind::Tcp(_) => {
+            let targets = outcome.scenario.target.iter();
+            targets.map(|target| aimed(outcome, target)).collect()
+        }
     }
+}
+
+/// Paired rounds of a target.
+pub(super) struct Paired {
+    /// Those in which both samples count.
+    pub quiet: Vec<(f64, f64)>,
+    /// All without errors: a busy host spoils both sides of a pair alike.
+    pub every: Vec<(f64, f64)>,
+}
+
+impl Paired {
+    pub fn of(outcome: &Outcome, target: &Target) -> Paired {
+        let theirs = target.theirs.unwrap_or(target.ours);
+        let against = target.against_stage.as_ref().unwrap_or(&target.stage);
+        let (mut quiet, mut every) = (Vec::new(), Vec::new());
+        for sample in &outcome.samples {
+            if sample.stage != target.stage || sample.variant != target.ours.name() {
+                continue;
+            }
+            let Some(ours) = figure::of(target.figure, sample, outcome) else {
+                continue;
+            };
+            let mut pair = (ours, 1.0);
+            let mut errors = sample.errors;
+            let mut counts = sample.dropped.is_empty();
+            if is_ratio(target) {
+                let Some(other) = figure::beside(sample, outcome, against, theirs.name()) else {
+                    continue;
+                };
+                let Some(figure) = figure::of(target.figure, other, outcome) else {
+                    continue;
+                };
+                pair.1 = figure;
+                errors += other.errors;
+                counts &= other.dropped.is_empty();
+            }
+            if errors == 0 {
+                every.push(pair);
+            }
+            if counts {
+                quiet.push(pair);
+            }
+        }
+        Paired { quiet, every }
+    }
+
+    /// The quiet rounds where there are any.
+    pub fn judged(&self) -> &[(f64, f64)] {
+        if self.quiet.is_empty() {
+            &self.every
+        } else {
+            &self.quiet
+        }
+    }
+}
+
+pub(super) fn is_ratio(target: &Target) -> bool {
+    target.theirs.is_some() || target.against_stage.is_some()
+}
+
+/// What is compared with what.
+pub(super) fn words(target: &Target) -> String {
+    let figure = figure::name(target.figure);
+    let mut text = format!(
+        "{}, {}: {figure}, {}",
+        target.row,
+        target.stage,
+        target.ours.name()
+    );
+    if let Some(theirs) = target.theirs {
+        text.push_str(&format!(" by {}", theirs.name()));
+    }
+    if let Some(stage) = &target.against_stage {
+        text.push_str(&format!(" by \"{stage}\""));
+    }
+    text
+}
+
+/// One target: a ratio of paired rounds, or a figure of ours alone.
+fn aimed(outcome: &Outcome, target: &Target) -> Finding {
+    let pairs = Paired::of(outcome, target);
+    let shown = |pairs: &[(f64, f64)]| match Ratio::of(pairs) {
+        None => "no round counts".to_owned(),
+        Some(ratio) if is_ratio(target) => ratio.to_string(),
+        Some(ratio) => {
+            let (low, high) = ratio.range;
+            format!(
+                "{:.2} [{low:.2}-{high:.2}], {} rounds",
+                ratio.median, ratio.rounds
+            )
+        }
+    };
+    let mut text = format!(
+        "{} ({}): {}",
+        words(target),
+        outcome.name,
+        shown(&pairs.quiet)
+    );
+    if pairs.quiet.len() < pairs.every.len() {
+        text.push_str(&format!("; noisy rounds too: {}", shown(&pairs.every)));
+    }
+    let judged = pairs.judged().iter();
+    let value = median(&judged.map(|(ours, other)| ours / other).collect::<Vec<_>>());
+    let (met, aim) = match (target.at_most, target.at_least) {
+        (Some(most), _) => (value <= most, format!("<= {most}")),
+        (None, Some(least)) => (value >= least, format!(">= {least}")),
+        (None, None) => (true, "none".to_owned()),
+    };
+    text.push_str(&format!(" (aim {aim}"));
+    if let Some(moonshot) = target.moonshot {
+        text.push_str(&format!(", moonshot {moonshot}"));
+    }
+    text.push(')');
+    Finding { met, text }
 }
 
 fn against_rivals(outcome: &Outcome) -> Vec<Finding> {

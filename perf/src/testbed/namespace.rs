@@ -39,7 +39,10 @@ impl Namespace {
     }
 
     /// Joins this namespace (.2) to `other` (.1) by the network 10.77.`net`.0/30.
-    pub(super) fn join(&self, other: &Namespace, net: u8) -> Result<()> {
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn join(&self, other: &Namespace, net: u8) -> Result<()> {
         let (near, far) = (format!("v{net}"), format!("w{net}"));
         ip(&[
             "link",

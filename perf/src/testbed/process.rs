@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Namespace, Testbed, wait_for};
+use super::{Cgroup, Namespace, Testbed, wait_for};
 
 /// How to start a process.
 pub struct Spawn {
@@ -18,6 +18,7 @@ pub struct Spawn {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     cpu: Option<usize>,
+    entrance: Option<PathBuf>,
 }
 
 impl Spawn {
@@ -28,6 +29,7 @@ impl Spawn {
             arguments: Vec::new(),
             environment: Vec::new(),
             cpu: None,
+            entrance: None,
         }
     }
 
@@ -57,6 +59,13 @@ impl Spawn {
         self
     }
 
+    /// Counts its CPU time, and that of its children, in a group.
+    #[must_use]
+    pub fn counted_by(mut self, group: Option<&Cgroup>) -> Spawn {
+        self.entrance = group.map(Cgroup::entrance);
+        self
+    }
+
     /// Starts it in `namespace`; `name` names its log file in the testbed's directory.
     ///
     /// # Errors
@@ -79,6 +88,11 @@ impl Spawn {
         ));
         for (name, value) in &self.environment {
             command.arg(with_equals(name, value));
+        }
+        if let Some(entrance) = &self.entrance {
+            command
+                .args(["sh", "-c", "echo $$ > \"$0\" && exec \"$@\""])
+                .arg(entrance);
         }
         if let Some(cpu) = self.cpu {
             command.args(["taskset", "-c", &cpu.to_string()]);
