@@ -146,7 +146,7 @@ impl Sample {
         fn cell(name: &'static str, value: impl Display) -> (&'static str, String) {
             (name, value.to_string())
         }
-        let text = |value: &str| format!("\"{}\"", value.replace('"', "'"));
+        let text = |value: &str| format!("\"{}\"", value.replace('"', "'").replace('\n', " / "));
         let [p50, p90, p99, p999, max] = self.latency_us;
         vec![
             cell("scenario", &self.scenario),
@@ -297,7 +297,7 @@ mod tests {
     fn what_was_written_is_read() {
         let sample = Sample {
             variant: "nginx two hops, TLS".into(),
-            dropped: "noise: \"a\", b".into(),
+            dropped: "noise: \"a\",\nb".into(),
             latency_us: [1, 2, 3, 4, 5],
             calibration_ns: [80.5, 81.0],
             seconds: 2.25,

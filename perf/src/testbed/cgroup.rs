@@ -27,7 +27,7 @@ impl Cgroup {
         Ok(Some(Cgroup { path }))
     }
 
-    /// Who writes its id here is counted, with all children.
+    /// The process whose id is written here is counted, with its later children.
     pub(super) fn entrance(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }

@@ -89,11 +89,6 @@ impl Spawn {
         for (name, value) in &self.environment {
             command.arg(with_equals(name, value));
         }
-        if let Some(entrance) = &self.entrance {
-            command
-                .args(["sh", "-c", "echo $$ > \"$0\" && exec \"$@\""])
-                .arg(entrance);
-        }
         if let Some(cpu) = self.cpu {
             command.args(["taskset", "-c", &cpu.to_string()]);
         }
@@ -105,6 +100,11 @@ impl Spawn {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
+        if let Some(entrance) = &self.entrance {
+            // `ip netns exec` hides the host's /sys from the child.
+            std::fs::write(entrance, child.id().to_string())
+                .with_context(|| format!("counting {name}"))?;
+        }
         Ok(Process {
             child,
             name: name.to_owned(),
