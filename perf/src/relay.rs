@@ -81,7 +81,7 @@ pub fn run(relay: &Relay) -> Result<()> {
                 Io::IoUring => IoEngine::IoUring,
                 Io::Epoll => IoEngine::Epoll,
             };
-            culvert::relay(&listener, relay.to, io_engine, relay.spin)
+            culvert::relay(listener, relay.to, io_engine, relay.spin)
         }
     }
 }

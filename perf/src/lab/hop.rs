@@ -62,6 +62,7 @@ pub(super) fn haproxy(lab: &Lab, splices: bool) -> Result<Running> {
   nbthread 1
   cpu-map auto:1/1 {RELAY_CPU}
   maxconn 9500
+  maxpipes 400
 defaults
   mode tcp
   maxconn 9500

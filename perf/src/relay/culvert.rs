@@ -1,12 +1,9 @@
-//! Culvert's engine behind an accept loop: no control, no tunnel, the bytes alone.
+//! Culvert's engine, which accepts and connects by itself: no control, no tunnel, the bytes alone.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
-use culvert_engine::{Engine, IoEngine, Join, Limits, Settings, Share, probe};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use culvert_engine::{Engine, Hop, IoEngine, Limits, Settings, Share, probe};
 
 /// Pairs; the process's open files end first.
 const PAIRS_MAX: usize = 20_000;
@@ -15,7 +12,7 @@ const PIPES_MAX: usize = 192;
 const REST_BYTES_MAX: usize = 64 << 20;
 
 pub(super) fn relay(
-    listener: &TcpListener,
+    listener: TcpListener,
     to: SocketAddr,
     io_engine: IoEngine,
     spins: bool,
@@ -37,33 +34,12 @@ pub(super) fn relay(
             },
         },
     })?;
-    listener.set_nonblocking(false)?;
-    loop {
-        let client = rustix::net::accept_with(listener, SocketFlags::CLOEXEC);
-        // A connection that cannot be joined is closed by being dropped.
-        let _ = client
-            .map_err(Into::into)
-            .and_then(|client| join(&engine, client, to));
-    }
-}
-
-/// The engine waits for the connection to stand as it waits for a full sink.
-fn join(engine: &Engine, client: OwnedFd, to: SocketAddr) -> Result<()> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let service = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&service, true)?;
-    match rustix::net::connect(&service, &to) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let joined = engine.join(Join {
-        client,
-        service,
-        from_client: Vec::new(),
-        from_service: Vec::new(),
+    engine.hop(Hop {
+        listener: listener.into(),
+        target: to,
         cluster: 0,
-    });
-    joined
-        .map(drop)
-        .map_err(|reason| anyhow::anyhow!("{reason:?}"))
+    })?;
+    loop {
+        std::thread::park();
+    }
 }
