@@ -3,4 +3,5 @@
 mod crowd;
 mod harness;
 mod nginx;
+mod routed;
 mod stalled;

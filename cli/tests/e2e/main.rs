@@ -5,6 +5,7 @@
 //! where `CULVERT_REQUIRE=all` says that nothing may be missing, fails. The binaries are those of
 //! `CULVERT_BIN_DIR`, else of the target directory this test was built into.
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "figures are part of what a test shows")]
 
 mod client;
 mod config;
@@ -20,10 +21,12 @@ mod kills;
 mod load;
 mod local;
 mod mtls;
+mod pattern;
 mod proxy;
 mod quickstart;
 mod races;
 mod radar;
+mod routed;
 mod silence;
 mod sse;
 mod store;

@@ -1,0 +1,81 @@
+//! etcdctl (gRPC over h2c) through a `tcp` route.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use culvert_perf::testbed::{HUB_FOR_CLIENT, SITE, Spawn};
+
+use super::{PLAINTEXT, Routed, bed, run, tcp, wait_listening};
+use crate::hub::{START_MAX, ready};
+
+const PORT: u16 = 12_379;
+
+#[test]
+fn etcdctl_puts_gets_and_watches() -> Result<()> {
+    if !ready("etcdctl_puts_gets_and_watches", &["etcd", "etcdctl"]) {
+        return Ok(());
+    }
+    let bed = bed()?;
+    let url = format!("http://{SITE}:2379");
+    let mut etcd = Spawn::new("etcd")
+        .args([
+            "--listen-client-urls",
+            &url,
+            "--advertise-client-urls",
+            &url,
+        ])
+        .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+        .args(["--data-dir", &bed.path("etcd").to_string_lossy()])
+        .start(&bed, &bed.site, "etcd")?;
+    etcd.wait_port(&bed.site, (SITE, 2379).into(), START_MAX)?;
+    let service = format!("etcd={SITE}:2379");
+    let rig = Routed::start(
+        bed,
+        &[tcp("etcd", PORT)],
+        &[PLAINTEXT],
+        &["--service", &service, PLAINTEXT],
+    )?;
+    wait_listening(&rig.bed, PORT)?;
+    let endpoint = format!("--endpoints=http://{HUB_FOR_CLIENT}:{PORT}");
+    let api = "ETCDCTL_API=3";
+    let etcdctl = |arguments: &[&str]| {
+        let mut all = vec![api, "etcdctl", endpoint.as_str()];
+        all.extend_from_slice(arguments);
+        run(&rig.bed.client, "env", &all)
+    };
+    let mut watch = rig
+        .bed
+        .client
+        .command("env")
+        .args([api, "etcdctl", &endpoint, "watch", "city"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let events = BufReader::new(watch.stdout.take().context("its output")?);
+    // The watch is there when its first event comes; puts repeat until then.
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in events.lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut seen = Vec::new();
+    for number in 0..100 {
+        let value = format!("value {number}");
+        etcdctl(&["put", "city", &value])?;
+        assert!(etcdctl(&["get", "city"])?.contains(&value));
+        seen.extend(told.try_iter());
+        if seen.iter().filter(|line| *line == "PUT").count() >= 10 {
+            break;
+        }
+    }
+    watch.kill()?;
+    watch.wait()?;
+    let _ = reader.join();
+    let puts = seen.iter().filter(|line| *line == "PUT").count();
+    println!("{puts} events of a watch over the route");
+    assert!(puts >= 10, "{seen:?}");
+    Ok(())
+}
