@@ -53,6 +53,11 @@ impl Chunks {
         self.arena.split().freeze()
     }
 
+    /// Keeps nothing.
+    pub(crate) fn rest(&mut self) {
+        *self = Self::default();
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.spare.len() * TAIL_BYTES + self.arena.capacity()
     }
@@ -153,6 +158,8 @@ pub(crate) struct Inbox {
     queue: Queue,
     /// The epoch since which slices of shared buffers are held.
     pinned_since: Option<u64>,
+    /// The epoch in which this was told last.
+    told_in: Option<u64>,
 }
 
 impl Inbox {
@@ -168,7 +175,8 @@ impl Inbox {
         self.queue.memory_bytes()
     }
 
-    /// Takes `data[from..to]`; `true` if the stream begins to hold a shared buffer with it.
+    /// Takes `data[from..to]`; `true` if the stream begins to hold a shared buffer with it, for the
+    /// first time in this epoch.
     pub(crate) fn push(
         &mut self,
         data: &Bytes,
@@ -190,7 +198,7 @@ impl Inbox {
         if caught_up {
             self.pinned_since = Some(epoch);
         }
-        caught_up
+        caught_up && self.told_in.replace(epoch) != Some(epoch)
     }
 
     /// Copies what is held of shared buffers into chunks of its own: the reader lags.

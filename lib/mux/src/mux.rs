@@ -12,6 +12,7 @@ use crate::ids::SeenIds;
 use crate::rates::Bucket;
 use crate::recv::{Decoder, Pins};
 use crate::rtt::Pinger;
+use crate::send::Pace;
 use crate::stream::{Key, Line, Place, Table, told};
 use crate::{Config, End, Event, Role, Stats, StreamId, Violation, WIRE_WINDOW_BYTES};
 
@@ -55,6 +56,7 @@ pub struct Mux {
     pub(crate) bulk: Line,
     /// Headers and small payloads on their way out.
     pub(crate) staging: BytesMut,
+    pub(crate) pace: Pace,
 
     session_events: VecDeque<Event>,
     stream_events: Line,
@@ -117,6 +119,7 @@ impl Mux {
             fresh: Line::default(),
             bulk: Line::default(),
             staging: BytesMut::new(),
+            pace: Pace::default(),
             session_events: VecDeque::new(),
             stream_events: Line::default(),
             stall_check_ms: None,

@@ -20,6 +20,42 @@ const STAGING_BYTES: usize = 16 << 10;
 /// A block with less room is not begun with.
 const STAGING_BYTES_MIN: usize = 2 << 10;
 
+/// A session that transmits less than this in a second makes its buffers anew when it needs them.
+const SLOW_BYTES: usize = 1 << 10;
+const PACE_WINDOW_MS: u64 = 1_000;
+
+/// What was transmitted in this second and in the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    since_ms: u64,
+    bytes: usize,
+    before: usize,
+}
+
+impl Pace {
+    fn turn(&mut self, now_ms: u64) {
+        let past_ms = now_ms.saturating_sub(self.since_ms);
+        if past_ms >= PACE_WINDOW_MS {
+            self.before = if past_ms < 2 * PACE_WINDOW_MS {
+                self.bytes
+            } else {
+                0
+            };
+            (self.since_ms, self.bytes) = (now_ms, 0);
+        }
+    }
+
+    fn count(&mut self, now_ms: u64, bytes: usize) {
+        self.turn(now_ms);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn is_slow(&mut self, now_ms: u64) -> bool {
+        self.turn(now_ms);
+        self.bytes.max(self.before) < SLOW_BYTES
+    }
+}
+
 /// Lays frames out for the carrier.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
@@ -82,6 +118,10 @@ impl Mux {
     /// one vectored write; returns how many bytes.
     pub fn transmit(&mut self, now_ms: u64, out: &mut Vec<Bytes>, bytes_max: usize) -> usize {
         self.now_ms = self.now_ms.max(now_ms);
+        if !self.wants_transmit() {
+            self.rest();
+            return 0;
+        }
         let mut writer = Writer {
             out,
             staging: core::mem::take(&mut self.staging),
@@ -105,7 +145,17 @@ impl Mux {
         let written = writer.written;
         self.staging = writer.staging;
         self.stats.bytes_transmitted += written as u64;
+        self.pace.count(self.now_ms, written);
+        self.rest();
         written
+    }
+
+    /// A session that does little but beat owns no buffer: most of a hub's are so.
+    fn rest(&mut self) {
+        if self.pace.is_slow(self.now_ms) && !self.wants_transmit() {
+            self.staging = BytesMut::new();
+            self.pool.rest();
+        }
     }
 
     /// Whether [`Mux::transmit`] has something to say.

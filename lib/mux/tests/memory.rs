@@ -255,3 +255,46 @@ fn the_steady_state_allocates_nothing_per_frame() {
     assert_eq!(read, 4_000 * (32 << 10));
     assert!(bulk <= 20, "{bulk} allocations for 4,000 frames of 16 KiB");
 }
+
+/// A session of an idle agent: one control stream, a message each way every few seconds.
+#[test]
+fn a_session_that_waits_owns_no_buffer() {
+    let _alone = alone();
+    let mut pair = pair(32 << 10);
+    let id = pair[0].open(T0).unwrap();
+    carry_copied(&mut pair, 0);
+    carry_copied(&mut pair, 1);
+    for end in &mut pair {
+        events(end);
+    }
+    let mut region = Region::new(ALLOCATOR);
+    for beat in 1..1_000 {
+        if beat == 10 {
+            region = Region::new(ALLOCATOR);
+        }
+        let now_ms = T0 + beat * 5_000;
+        for from in [0, 1] {
+            pair[from].write_slice(id, b"a beat of 12").unwrap();
+            let mut out = Vec::new();
+            pair[from].transmit(now_ms, &mut out, 64 << 10);
+            let read = Bytes::from(out.concat());
+            pair[1 - from].receive(now_ms, read).unwrap();
+            let Ok(Read::Data(beat)) = pair[1 - from].read(id, 64) else {
+                panic!("a beat comes");
+            };
+            assert_eq!(&beat[..], b"a beat of 12");
+            drop(beat);
+            // What the driver does at the end of every visit.
+            for end in &mut pair {
+                end.transmit(now_ms, &mut Vec::new(), 64 << 10);
+            }
+        }
+        for end in &mut pair {
+            events(end);
+        }
+    }
+    let grown = held(&region);
+    let memory = pair.each_ref().map(|end| end.stats().memory_bytes);
+    println!("two waiting ends hold {memory:?} bytes, {grown} more than at the 10th beat");
+    assert!(grown <= 512 && memory.iter().all(|bytes| *bytes <= 4 << 10));
+}

@@ -182,6 +182,10 @@ impl Session {
     /// The next thing to do; `None` = wait. Ask until it is `None` after every other call.
     pub fn poll(&mut self) -> Option<Output> {
         let first = self.outputs.pop_front();
+        if self.outputs.is_empty() {
+            // Most sessions of a hub wait: they keep no room.
+            self.outputs = VecDeque::new();
+        }
         first.or_else(|| {
             self.echo
                 .take()
