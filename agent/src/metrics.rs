@@ -307,6 +307,13 @@ impl AgentMetrics {
         Counted(now)
     }
 
+    /// Data channels that wait for a client, of all sessions.
+    #[must_use]
+    pub fn channels_warm(&self) -> Option<u32> {
+        let warm = self.channels.with_label_values(&["warm"]).get();
+        u32::try_from(warm).ok()
+    }
+
     /// The hub let a data channel in.
     pub fn channel_opened(&self, form: Form) {
         self.channels_opened

@@ -382,6 +382,7 @@ impl Running {
             dial_p50_us: dial.map(|(p50, _)| p50),
             dial_p99_us: dial.map(|(_, p99)| p99),
             target_errors: Some(metrics.upstream_errors.get()),
+            pool_idle: self.channels.as_ref().and_then(|_| metrics.channels_warm()),
             streams: u32::try_from(self.streams.len()).ok(),
             ..AgentStats::default()
         };

@@ -1,16 +1,17 @@
 //! An accepted upgrade: raw bytes both ways, half-close kept, failure is a reset.
 
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use culvert_net::interject::Interjected;
+use culvert_net::relay::{Early, End, relay};
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::upstream::dial::TargetIo;
-
-/// One copy buffer in bytes; each direction has one.
-const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Both ends of an upgrade that the target accepted.
 pub struct Tunnel {
@@ -24,17 +25,59 @@ impl Tunnel {
     /// Relays until both directions have ended.
     ///
     /// # Errors
-    /// One end broke; the other was reset.
+    /// An end was taken over in the middle of something else. One that breaks later resets the
+    /// other, and is no error here.
     pub async fn run<IO>(self) -> io::Result<()>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let hub: Parts<TokioIo<Interjected<IO>>> = open(self.hub).await?;
         let target: Parts<TokioIo<TargetIo>> = open(self.target).await?;
-        let (mut stream, mut io) = (hub.io.into_inner().into_inner(), target.io.into_inner());
-        io.arm_reset()?;
-        relay(&mut stream, &hub.read_buf, &mut io, &target.read_buf).await?;
-        io.disarm_reset()
+        let early = Early {
+            to_service: hub.read_buf,
+            to_client: target.read_buf,
+        };
+        let mut stream = Unseen(hub.io.into_inner().into_inner());
+        let mut io = target.io.into_inner();
+        relay(&mut stream, &mut io, early).await;
+        Ok(())
+    }
+}
+
+/// A stream of the hub, which has no socket of its own.
+struct Unseen<IO>(IO);
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> End for Unseen<IO> {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Unseen<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Unseen<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -50,19 +93,6 @@ pub async fn finish(hub: OnUpgrade) -> io::Result<()> {
         // No upgrade was asked for: hyper has ended the stream.
         Err(_) => Ok(()),
     }
-}
-
-async fn relay<IO: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut IO,
-    from_hub: &[u8],
-    io: &mut TargetIo,
-    from_target: &[u8],
-) -> io::Result<()> {
-    io.write_all(from_hub).await?;
-    stream.write_all(from_target).await?;
-    stream.flush().await?;
-    copy_bidirectional_with_sizes(stream, io, BUFFER_BYTES, BUFFER_BYTES).await?;
-    Ok(())
 }
 
 async fn open<T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(

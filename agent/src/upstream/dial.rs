@@ -3,11 +3,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use culvert_net::relay::End;
 use culvert_net::socket;
 use culvert_net::tls::{ClientStream, ClientTls};
 use culvert_proto::close::CloseReason;
@@ -217,19 +219,11 @@ impl TargetIo {
             Self::Tls(tls) => tls.get_ref().0,
         }
     }
+}
 
-    /// From now on any end but a clean one, a crash too, is a reset: it can
-    /// never look like a complete answer.
-    pub fn arm_reset(&self) -> io::Result<()> {
-        Ok(rustix::net::sockopt::set_socket_linger(
-            self.tcp(),
-            Some(Duration::ZERO),
-        )?)
-    }
-
-    /// Both directions ended cleanly.
-    pub fn disarm_reset(&self) -> io::Result<()> {
-        Ok(rustix::net::sockopt::set_socket_linger(self.tcp(), None)?)
+impl End for TargetIo {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.tcp().as_fd())
     }
 }
 

@@ -238,6 +238,39 @@ async fn where_no_channel_comes_through_the_stream_serves_and_soon_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_said_all_before_the_answer_is_understood() {
+    let service = Service::start().await;
+    let (hub, _agent, session) = serving(&service, &[]).await;
+    hub.be_deaf();
+    let (header, _) = offer("pg", Form::Tls, b"all");
+    let mut stream = session.open(&header);
+    stream.write_all(b"all").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut served = service.accept().await;
+    expect(&mut served, b"all").await;
+    ended(&mut served).await;
+    served.write_all(b"and an answer").await.unwrap();
+    drop(served);
+    assert_eq!(dial_answer(&mut stream).await.code, DialCode::Connected);
+    expect(&mut stream, b"and an answer").await;
+    ended(&mut stream).await;
+}
+
+/// What the hub did not announce could be lost on the way to a channel: it ends the open.
+#[tokio::test]
+async fn payload_that_was_not_announced_ends_the_open() {
+    let service = Service::start().await;
+    let hanging = Hanging::start().await;
+    let slow = format!("slow={}", hanging.addr);
+    let args = ["--service", slow.as_str()];
+    let (_hub, _agent, session) = serving_granted(&service, &["*"], &args).await;
+    let (header, _) = offer("slow", Form::Tls, b"");
+    let mut stream = session.open(&header);
+    stream.write_all(b"more").await.unwrap();
+    broken(&mut stream).await;
+}
+
+#[tokio::test]
 async fn a_channel_that_the_hub_refuses_leaves_the_open_on_its_stream() {
     let service = Service::start().await;
     let (mut hub, _agent, session) = serving(&service, &[]).await;
