@@ -22,6 +22,22 @@ macro_rules! filtered {
     };
 }
 
+/// Binds what `filtered!` asks for, ?1 to ?9.
+macro_rules! bound {
+    ($query:expr, $filter:expr, $from:expr, $to:expr) => {
+        $query
+            .bind(&$filter.actor)
+            .bind(&$filter.verb)
+            .bind(&$filter.outcome)
+            .bind(&$filter.cluster)
+            .bind(&$filter.namespace)
+            .bind(&$filter.name)
+            .bind(&$filter.request_id)
+            .bind($from)
+            .bind($to)
+    };
+}
+
 /// Part of the caller's transaction.
 pub(super) async fn insert(connection: &mut SqliteConnection, entry: &Entry) -> Result<()> {
     let cause = &entry.cause;
@@ -65,35 +81,19 @@ pub(super) async fn read(pool: &SqlitePool, filter: &Filter) -> Result<(Vec<Reco
     let (from, to) = (filter.from_unix_ms.unwrap_or(0), filter.to_unix_ms);
     let (from, to) = (signed(from)?, to.map_or(Ok(i64::MAX), signed)?);
     let mut transaction = pool.begin().await?;
-    let total: i64 = sqlx::query_scalar(filtered!("SELECT count(*)", ""))
-        .bind(&filter.actor)
-        .bind(&filter.verb)
-        .bind(&filter.outcome)
-        .bind(&filter.cluster)
-        .bind(&filter.namespace)
-        .bind(&filter.name)
-        .bind(&filter.request_id)
-        .bind(from)
-        .bind(to)
+    let count = sqlx::query_scalar(filtered!("SELECT count(*)", ""));
+    let total: i64 = bound!(count, filter, from, to)
         .fetch_one(&mut *transaction)
         .await?;
-    let rows = sqlx::query_as(filtered!(
+    let page = sqlx::query_as(filtered!(
         "SELECT *",
         "ORDER BY seq DESC LIMIT ?10 OFFSET ?11"
-    ))
-    .bind(&filter.actor)
-    .bind(&filter.verb)
-    .bind(&filter.outcome)
-    .bind(&filter.cluster)
-    .bind(&filter.namespace)
-    .bind(&filter.name)
-    .bind(&filter.request_id)
-    .bind(from)
-    .bind(to)
-    .bind(i64::from(filter.limit))
-    .bind(signed(filter.offset)?)
-    .fetch_all(&mut *transaction)
-    .await?;
+    ));
+    let rows = bound!(page, filter, from, to)
+        .bind(i64::from(filter.limit))
+        .bind(signed(filter.offset)?)
+        .fetch_all(&mut *transaction)
+        .await?;
     Ok((rows, u64::try_from(total).unwrap_or_default()))
 }
 
