@@ -16,6 +16,10 @@ use crate::error::{CliError, Result};
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Items that are asked for at once.
+const PAGE_ITEMS: usize = 1_000;
+/// Pages of one list: more than a full hub has.
+const PAGES_MAX: usize = 1_000;
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Where the admin API listens and how to get in.
@@ -75,6 +79,28 @@ impl Api {
     /// When control cannot be reached or refuses.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.ask(Method::GET, path, None).await
+    }
+
+    /// Reads a list to its end, page by page.
+    ///
+    /// # Errors
+    /// When control cannot be reached or refuses.
+    pub async fn list(&self, path: &str) -> Result<Value> {
+        let first = format!("{path}?limit={PAGE_ITEMS}");
+        let mut whole = self.get(&first).await?;
+        for _ in 1..PAGES_MAX {
+            let Some(cursor) = whole["next"].as_str() else {
+                break;
+            };
+            let mut page = self.get(&format!("{first}&cursor={cursor}")).await?;
+            whole["next"] = page["next"].take();
+            if let (Some(all), Some(more)) =
+                (whole["items"].as_array_mut(), page["items"].as_array_mut())
+            {
+                all.append(more);
+            }
+        }
+        Ok(whole)
     }
 
     /// Changes; with `--dry-run` it prints the change and returns `None`.

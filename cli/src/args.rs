@@ -61,6 +61,12 @@ pub enum Verb {
     /// Tokens: what an agent of a cluster shows.
     #[command(subcommand)]
     Token(Token),
+    /// Routes: ways to services beside HTTP, by TCP address or TLS server name.
+    #[command(subcommand, alias = "routes")]
+    Route(Route),
+    /// Personal tokens: what people show to reach services from a laptop.
+    #[command(subcommand, alias = "personal-tokens")]
+    PersonalToken(PersonalToken),
     /// Agents: what to run on the private side, and who is connected.
     #[command(subcommand, alias = "agents")]
     Agent(Agent),
@@ -195,6 +201,81 @@ pub enum Token {
         /// The cluster's id.
         cluster: String,
     },
+}
+
+/// `culvert route`.
+#[derive(Subcommand)]
+pub enum Route {
+    /// Lead clients to a service and print what the agent needs for it.
+    Add(AddRoute),
+    /// The routes of one cluster, or of all.
+    #[command(alias = "ls")]
+    List {
+        /// The cluster's id.
+        cluster: Option<String>,
+    },
+    /// Remove a route; its connections end.
+    #[command(alias = "rm")]
+    Remove {
+        /// The cluster's id.
+        cluster: String,
+        /// The route's id.
+        id: String,
+    },
+}
+
+/// `culvert route add`.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("way").required(true).args(["tcp", "sealed"]))]
+pub struct AddRoute {
+    /// The cluster's id.
+    pub cluster: String,
+    /// The service, as the agents call it.
+    pub service: String,
+    /// Lead everyone who connects to this address of the data planes there.
+    #[arg(long, value_name = "IP:PORT")]
+    pub tcp: Option<String>,
+    /// Lead everyone whose TLS asks for this name there; the hub does not open the TLS.
+    #[arg(long, value_name = "SERVER-NAME")]
+    pub sealed: Option<String>,
+    /// Serve the server name at an address of its own, not on the public listener.
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        requires = "sealed",
+        conflicts_with = "tcp"
+    )]
+    pub addr: Option<String>,
+}
+
+/// `culvert personal-token`.
+#[derive(Subcommand)]
+pub enum PersonalToken {
+    /// Make a token for a person; it is shown once.
+    Mint(MintPersonal),
+    /// Live tokens: ids, people and what they reach, never the tokens.
+    #[command(alias = "ls")]
+    List,
+    /// End a token, and what it opened, within a second.
+    #[command(alias = "rm")]
+    Revoke {
+        /// The token's id.
+        id: String,
+    },
+}
+
+/// `culvert personal-token mint`.
+#[derive(Args)]
+pub struct MintPersonal {
+    /// Whose it is, for logs and audit: a name or an address.
+    #[arg(long, value_name = "NAME")]
+    pub principal: String,
+    /// What it reaches, may be repeated; CLUSTER/* is every service of the cluster.
+    #[arg(long = "grant", value_name = "CLUSTER/SERVICE", required = true)]
+    pub grants: Vec<String>,
+    /// Life, such as 8h or 30d; default: as long as control allows.
+    #[arg(long, value_parser = seconds)]
+    pub ttl: Option<u64>,
 }
 
 /// `culvert agent`.

@@ -1,5 +1,7 @@
 //! Results on standard output: a table for people, JSON for programs.
 
+use std::io::Write as _;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
@@ -25,12 +27,17 @@ pub fn show(format: Format, value: &Value, columns: &[Column]) {
     for item in &items {
         table.add_row(columns.iter().map(|(_, field)| cell(&item[*field])));
     }
-    println!("{}", table.trim_fmt());
+    line(&table.trim_fmt());
 }
 
 /// Prints JSON, indented.
 pub fn json(value: &Value) {
-    println!("{value:#}");
+    line(&format!("{value:#}"));
+}
+
+/// Prints a line; a reader that has had enough is no error.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn cell(value: &Value) -> String {

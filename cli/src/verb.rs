@@ -4,6 +4,8 @@ mod agent;
 mod cluster;
 mod follow;
 mod join;
+mod personal;
+mod route;
 mod status;
 mod systemd;
 mod token;
@@ -28,6 +30,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Quickstart(args) => quickstart::run(&args).await,
         Verb::Cluster(verb) => cluster::run(&global, &Api::new(&global)?, verb).await,
         Verb::Token(verb) => token::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Route(verb) => route::run(&global, &Api::new(&global)?, verb).await,
+        Verb::PersonalToken(verb) => personal::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),

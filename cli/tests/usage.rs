@@ -26,7 +26,21 @@ fn culvert(argv: &[&str]) -> Said {
 
 #[test]
 fn wrong_command_lines_end_with_2_and_name_what_is_wrong() {
-    let all: [(&[&str], &str); 10] = [
+    let all: [(&[&str], &str); 15] = [
+        (&["route", "add", "a", "pg"], "--tcp"),
+        (
+            &["route", "add", "a", "pg", "--tcp", "x", "--sealed", "y"],
+            "--sealed",
+        ),
+        (
+            &["route", "add", "a", "pg", "--tcp", "x", "--addr", "y"],
+            "--addr",
+        ),
+        (&["personal-token", "mint", "--principal", "ana"], "--grant"),
+        (
+            &["personal-token", "mint", "--grant", "a/b", "--ttl", "long"],
+            "long",
+        ),
         (&[], "Usage"),
         (&["bogus"], "bogus"),
         (&["cluster", "add"], "<ID>"),
@@ -71,11 +85,24 @@ fn an_id_is_checked_before_it_travels() {
         assert_eq!(said.code, 2, "{}", said.err);
         assert!(said.err.contains("no cluster id"), "{}", said.err);
     }
+    for (verb, what) in [
+        (&["route", "remove", "a", "../x"][..], "no route id"),
+        (&["personal-token", "revoke", "a/b"], "no token id"),
+    ] {
+        let said = culvert(&[&["--api", "unix:/nowhere"], verb].concat());
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains(what), "{}", said.err);
+    }
 }
 
 #[test]
 fn destruction_wants_yes_where_nobody_can_be_asked_and_a_dry_run_asks_nobody() {
-    for verb in [&["cluster", "remove", "a"][..], &["token", "revoke", "a"]] {
+    for verb in [
+        &["cluster", "remove", "a"][..],
+        &["token", "revoke", "a"],
+        &["route", "remove", "a", "0123456789ab"],
+        &["personal-token", "revoke", "0123456789a"],
+    ] {
         let said = culvert(&[&["--api", "unix:/nowhere"], verb].concat());
         assert_eq!(said.code, 2);
         assert!(said.err.contains("--yes"), "{}", said.err);
@@ -92,6 +119,8 @@ fn version_and_completion_need_no_hub() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     for shell in ["bash", "zsh", "fish"] {
         let said = culvert(&["completion", shell]);
-        assert!(said.code == 0 && said.out.contains("quickstart"), "{shell}");
+        for verb in ["quickstart", "route", "personal-token"] {
+            assert!(said.code == 0 && said.out.contains(verb), "{shell}: {verb}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub async fn run(global: &Global, api: &Api, verb: Agent) -> Result<()> {
             join::print(global, api, &cluster, &join, hubs).await
         }
         Agent::List => {
-            output::show(global.output, &api.get("/api/v1/agents").await?, COLUMNS);
+            output::show(global.output, &api.list("/api/v1/agents").await?, COLUMNS);
             Ok(())
         }
     }

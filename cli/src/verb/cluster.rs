@@ -23,7 +23,7 @@ pub async fn run(global: &Global, api: &Api, verb: Cluster) -> Result<()> {
     match verb {
         Cluster::Add(add) => self::add(global, api, add).await,
         Cluster::List => {
-            output::show(global.output, &api.get("/api/v1/clusters").await?, COLUMNS);
+            output::show(global.output, &api.list("/api/v1/clusters").await?, COLUMNS);
             Ok(())
         }
         Cluster::Show { id } => {
