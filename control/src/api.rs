@@ -15,7 +15,9 @@ mod clusters;
 mod companion;
 mod kind;
 mod page;
+mod personal;
 mod problem;
+mod routes;
 mod serve;
 mod status;
 mod times;
@@ -35,7 +37,9 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 
 pub use access::Caller;
+pub use audit::Unknown;
 pub use kind::reference as errors;
+pub use personal::PERSONAL_LIFE_SECONDS_DEFAULT;
 pub use problem::Problem;
 pub use serve::{CONNECTIONS_MAX, serve_tcp, serve_unix};
 
@@ -51,6 +55,10 @@ pub struct Context {
     pub hosts: Vec<String>,
     /// Where people and agents find the hub.
     pub public_url: Option<String>,
+    /// Longest life of a person's token, in seconds.
+    pub personal_life_seconds: u64,
+    /// Audit rows of callers who showed no valid credential.
+    pub unknown: Unknown,
 }
 
 type Shared = Arc<Context>;
@@ -107,6 +115,11 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(tokens::list, tokens::mint))
         .routes(routes!(tokens::remove))
         .routes(routes!(tokens::rotate))
+        .routes(routes!(routes::list, routes::create))
+        .routes(routes!(routes::remove))
+        .routes(routes!(routes::all))
+        .routes(routes!(personal::list, personal::mint))
+        .routes(routes!(personal::revoke))
         .routes(routes!(agents::list))
         .routes(routes!(audit::list))
         .routes(routes!(status::dataplanes))

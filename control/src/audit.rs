@@ -39,6 +39,14 @@ words! {
         ClusterUpdate = "cluster_update",
         /// A cluster was removed.
         ClusterDelete = "cluster_delete",
+        /// A way to a service was made.
+        RouteCreate = "route_create",
+        /// A way to a service was taken.
+        RouteDelete = "route_delete",
+        /// A person's token was minted; a row for each cluster that it reaches.
+        PersonalTokenMint = "personal_token_mint",
+        /// A person's token was taken; rows as above.
+        PersonalTokenRevoke = "personal_token_revoke",
     }
 }
 
@@ -57,7 +65,7 @@ words! {
 /// Who did it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// `admin-token`, `uid:1000`, `registry-file`.
+    /// `admin-token`, `uid:1000`, `registry-file`, `unknown`.
     pub sub: String,
     /// Empty where there is none.
     pub email: String,
@@ -91,7 +99,7 @@ pub struct Entry {
     pub outcome: Outcome,
     /// Empty where no cluster is known.
     pub cluster: String,
-    /// Id of the token or cluster; empty for all tokens of the cluster.
+    /// Id of the token, route or cluster; empty for all tokens of the cluster.
     pub name: String,
     /// The error's code; empty on success.
     pub reason: String,
@@ -165,6 +173,8 @@ impl Verb {
         match self {
             Self::TokenMint | Self::TokenRotate | Self::TokenRevoke => "tokens",
             Self::ClusterCreate | Self::ClusterUpdate | Self::ClusterDelete => "clusters",
+            Self::RouteCreate | Self::RouteDelete => "routes",
+            Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
         }
     }
 }

@@ -1,13 +1,20 @@
 //! A cluster as control keeps it.
 
+mod personal;
+mod route;
+
 use std::collections::BTreeMap;
 
+use culvert_config::clusters::{host_port_problem, text_problem};
 use culvert_proto::id::{ClusterId, Epoch};
-use culvert_proto::limits::{LABEL_BYTES_MAX, LABELS_MAX, STREAMS_MAX};
+use culvert_proto::limits::{LABELS_MAX, STREAMS_MAX};
 use culvert_proto::token::{Digest, TokenEntry};
 use culvert_proto::update::{self, ClusterState, TokenHash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use personal::Personal;
+pub use route::{Route, listens};
 
 /// A cluster and its credentials.
 #[derive(Clone)]
@@ -28,6 +35,10 @@ pub struct Cluster {
     pub last_connected_unix_ms: Option<u64>,
     /// The registry file made it, and takes it away.
     pub from_file: bool,
+    /// Ways to its services beside HTTP, oldest first.
+    pub routes: Vec<Route>,
+    /// Whose tokens reach its services, oldest first.
+    pub personal: Vec<Personal>,
 }
 
 /// One token, by its digest.
@@ -172,8 +183,8 @@ impl Spec {
     pub fn problems(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         let mut say = |field: &str, why: String| problems.push((field.to_owned(), why));
-        if !is_text(&self.name) {
-            say("name", text_rule());
+        if let Some(why) = text_problem(&self.name) {
+            say("name", why);
         }
         if !(1..=STREAMS_MAX).contains(&self.streams_max) {
             say(
@@ -188,14 +199,13 @@ impl Spec {
             );
         }
         for (name, value) in self.labels.iter().take(LABELS_MAX) {
-            if name.is_empty() || !is_text(name) || !is_text(value) {
-                say(&format!("labels.{}", name.escape_debug()), text_rule());
+            let empty = name.is_empty().then(|| "has no name".to_owned());
+            if let Some(why) = empty.or(text_problem(name)).or(text_problem(value)) {
+                say(&format!("labels.{}", name.escape_debug()), why);
             }
         }
-        if let Some(addr) = &self.target_addr
-            && !is_host_port(addr)
-        {
-            say("target_addr", format!("is {addr:?}; wanted host:port"));
+        if let Some(why) = self.target_addr.as_deref().and_then(host_port_problem) {
+            say("target_addr", why);
         }
         problems
     }
@@ -237,8 +247,8 @@ impl Cluster {
             labels: labels
                 .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
                 .collect(),
-            routes: Vec::new(),
-            personal_tokens: Vec::new(),
+            routes: self.routes.iter().map(|it| it.route.clone()).collect(),
+            personal_tokens: self.personal.iter().map(|it| it.token.clone()).collect(),
         }
     }
 }
@@ -263,6 +273,25 @@ impl From<Policy> for update::Policy {
     }
 }
 
+impl From<update::Policy> for Policy {
+    fn from(policy: update::Policy) -> Self {
+        match policy {
+            update::Policy::Spread => Self::Spread,
+            update::Policy::Replace => Self::Replace,
+            update::Policy::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<update::TargetKind> for TargetKind {
+    fn from(kind: update::TargetKind) -> Self {
+        match kind {
+            update::TargetKind::Http => Self::Http,
+            update::TargetKind::Kube => Self::Kube,
+        }
+    }
+}
+
 impl From<TargetKind> for update::TargetKind {
     fn from(kind: TargetKind) -> Self {
         match kind {
@@ -270,29 +299,6 @@ impl From<TargetKind> for update::TargetKind {
             TargetKind::Kube => Self::Kube,
         }
     }
-}
-
-fn text_rule() -> String {
-    format!("has at most {LABEL_BYTES_MAX} bytes and no control character")
-}
-
-fn is_text(text: &str) -> bool {
-    text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control)
-}
-
-fn is_host_port(addr: &str) -> bool {
-    let Some((host, port)) = addr.rsplit_once(':') else {
-        return false;
-    };
-    let host = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
-    !host.is_empty()
-        && host.len() <= LABEL_BYTES_MAX
-        && host.bytes().all(plain)
-        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]
@@ -315,20 +321,5 @@ mod tests {
             .map(|(field, _)| field)
             .collect();
         assert_eq!(fields, ["name", "streams_max", "labels.", "target_addr"]);
-    }
-
-    #[test]
-    fn targets_are_host_and_port() {
-        for right in [
-            "a:1",
-            "10.0.0.1:443",
-            "[::1]:6443",
-            "kubernetes.default.svc:443",
-        ] {
-            assert!(is_host_port(right), "{right}");
-        }
-        for wrong in ["", "a", "a:", ":1", "a:0", "a:65536", "http://a:1", "a b:1"] {
-            assert!(!is_host_port(wrong), "{wrong}");
-        }
     }
 }

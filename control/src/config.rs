@@ -45,6 +45,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// How long audit rows are kept.
     pub retention: Retention,
+    /// Longest life of a person's token, in seconds.
+    pub personal_life_seconds: u64,
     /// Log filter.
     pub log_level: String,
     /// Log lines.
@@ -107,6 +109,9 @@ impl Config {
             }),
             public_url: checks.parsed("public-url", public_url),
             retention: checks.retention(),
+            personal_life_seconds: checks
+                .parsed("personal-token-days", life_days)
+                .unwrap_or_default(),
             log_level: checks
                 .parsed("log-level", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
@@ -251,6 +256,16 @@ fn interval(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("is {text:?}; wanted 1m to 30d, for example 24h"))
 }
 
+/// Days, as seconds.
+fn life_days(text: &str) -> Result<u64, String> {
+    let days = text
+        .parse::<u64>()
+        .ok()
+        .filter(|days| (1..=3_650).contains(days));
+    days.map(|days| days * 86_400)
+        .ok_or_else(|| format!("is {text:?}, no number from 1 to 3650"))
+}
+
 /// A loopback address; a bare port is one on 127.0.0.1.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
@@ -307,6 +322,8 @@ mod tests {
         assert_eq!(config.socket, Path::new("/s/api.sock"));
         assert_eq!(config.admin_addr.to_string(), "127.0.0.1:9900");
         assert!(config.listen.is_none() && config.state_tls.is_none());
+        let days = crate::api::PERSONAL_LIFE_SECONDS_DEFAULT;
+        assert_eq!(config.personal_life_seconds, days);
     }
 
     #[test]
@@ -374,6 +391,8 @@ mod tests {
             "ftp://x",
             "--log-format",
             "xml",
+            "--personal-token-days",
+            "0",
         ];
         let problems = load(&argv, &[]).err().unwrap();
         let said = problems.join("\n");
@@ -385,10 +404,11 @@ mod tests {
             "user id",
             "https://",
             "xml",
+            "3650",
         ] {
             assert!(said.contains(word), "{word} is not named in: {said}");
         }
-        assert_eq!(problems.len(), 7, "{said}");
+        assert_eq!(problems.len(), 8, "{said}");
         assert!(!said.contains("hidden"), "{said}");
     }
 

@@ -8,6 +8,8 @@ mod commit;
 mod error;
 mod file;
 mod in_use;
+mod personal;
+mod routes;
 mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +36,7 @@ use crate::token;
 
 use commit::{Writer, gauge, index};
 pub use error::HubError;
+pub use personal::MintedPersonal;
 pub use upkeep::DELIVERY_MS_MAX;
 
 /// Longest overlap of a rotation and longest life that can be asked for: ten years.

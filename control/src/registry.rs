@@ -2,9 +2,13 @@
 //! the caller stores and publishes the result.
 
 pub mod file;
+pub mod personal;
+pub mod routes;
 
 use culvert_proto::id::ClusterId;
-use culvert_proto::limits::TOKENS_PER_CLUSTER_MAX as TOKENS_MAX;
+use culvert_proto::limits::{
+    PERSONAL_TOKENS_PER_CLUSTER_MAX, ROUTES_PER_CLUSTER_MAX, TOKENS_PER_CLUSTER_MAX as TOKENS_MAX,
+};
 use culvert_proto::token::Digest;
 
 use crate::cluster::{Cluster, Spec, Token};
@@ -32,6 +36,30 @@ pub enum Refused {
     /// The token does not wait for delivery.
     #[error("cluster {0} has no such token waiting for delivery")]
     NotPending(ClusterId),
+    /// A further route would exceed the limit.
+    #[error("cluster {0} has {ROUTES_PER_CLUSTER_MAX} routes already")]
+    TooManyRoutes(ClusterId),
+    /// Another route listens there, or for this name.
+    #[error("{wanted} collides with {held}, route {route} of cluster {cluster}")]
+    RouteTaken {
+        /// What the new one listens for.
+        wanted: String,
+        /// What the other listens for.
+        held: String,
+        /// Whose the other is.
+        cluster: ClusterId,
+        /// The other's id.
+        route: String,
+    },
+    /// No route has this id.
+    #[error("cluster {0} has no route {1}")]
+    NoRoute(ClusterId, String),
+    /// A further personal token would exceed the limit.
+    #[error("{PERSONAL_TOKENS_PER_CLUSTER_MAX} personal tokens reach cluster {0} already")]
+    TooManyPersonalTokens(ClusterId),
+    /// No live personal token has this id.
+    #[error("there is no personal token {0}")]
+    NoPersonalToken(String),
 }
 
 /// A new cluster, without a token.
@@ -49,6 +77,8 @@ pub fn create(id: ClusterId, spec: Spec, now_ms: u64) -> Result<Cluster, Refused
         updated_unix_ms: now_ms,
         last_connected_unix_ms: None,
         from_file: false,
+        routes: Vec::new(),
+        personal: Vec::new(),
     })
 }
 
@@ -179,11 +209,25 @@ pub fn revoke(cluster: &Cluster, highest_epoch: u64, now_ms: u64) -> Cluster {
     }
 }
 
-/// The cluster without tokens whose life is over; `None` when there are none.
+/// The cluster without tokens whose life is over, personal ones too; `None` when
+/// there are none.
 #[must_use]
 pub fn expire(cluster: &Cluster, now_ms: u64) -> Option<Cluster> {
-    let next = pruned(cluster, now_ms);
-    (next.tokens.len() < cluster.tokens.len()).then_some(next)
+    has_expired(cluster, now_ms).then(|| {
+        let mut next = pruned(cluster, now_ms);
+        next.personal.retain(|personal| personal.is_live(now_ms));
+        next
+    })
+}
+
+/// Whether a token of it is over.
+#[must_use]
+pub fn has_expired(cluster: &Cluster, now_ms: u64) -> bool {
+    let own = cluster.tokens.iter().any(|token| !token.is_live(now_ms));
+    own || cluster
+        .personal
+        .iter()
+        .any(|personal| !personal.is_live(now_ms))
 }
 
 fn check(spec: &Spec) -> Result<(), Refused> {

@@ -138,6 +138,8 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
             .map(|(_, addr)| hosts(*addr))
             .unwrap_or_default(),
         public_url: config.public_url.clone(),
+        personal_life_seconds: config.personal_life_seconds,
+        unknown: api::Unknown::default(),
     });
     let mut tasks = JoinSet::new();
     bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);

@@ -3,6 +3,7 @@
 //! Everything is read once at start; afterwards the store only records what
 //! was decided. Each change raises the generation in the same transaction.
 
+mod access;
 mod audit;
 mod error;
 mod lock;

@@ -6,14 +6,26 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use culvert_net::crypto::{self, KeyError};
-use culvert_proto::token::{Digest, TokenText, mint as compose};
+use culvert_proto::token::{Digest, TokenText, mint as compose, mint_personal as compose_personal};
 
 use crate::registry::NewToken;
 
 /// A fresh token from the operating system's random generator.
 #[must_use]
 pub fn mint() -> (TokenText, NewToken) {
-    let text = compose(crypto::random_bytes(), crypto::random_bytes());
+    known(compose(crypto::random_bytes(), crypto::random_bytes()))
+}
+
+/// A fresh token of a person, as [`mint`].
+#[must_use]
+pub fn mint_personal() -> (TokenText, NewToken) {
+    known(compose_personal(
+        crypto::random_bytes(),
+        crypto::random_bytes(),
+    ))
+}
+
+fn known(text: TokenText) -> (TokenText, NewToken) {
     let id = text.id().expect("a minted token has an id").to_owned();
     let digest = digest(text.expose());
     (text, NewToken { id, digest })
@@ -71,6 +83,9 @@ mod tests {
         assert_ne!(first.expose(), second.expose());
         assert_ne!(a.digest, b.digest);
         assert_eq!(a.digest, digest(first.expose()));
+        let (text, new) = mint_personal();
+        assert!(text.expose().starts_with(&format!("cvp_{}_", new.id)));
+        assert_eq!(new.digest, digest(text.expose()));
     }
 
     #[test]

@@ -51,6 +51,8 @@ impl Api {
             admin: Some(token::admin_token(&dir.path().join("admin-token")).unwrap()),
             hosts: vec![tcp.to_string()],
             public_url: Some("https://hub.test:8443".to_owned()),
+            personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
+            unknown: api::Unknown::default(),
         };
         let (router, shutdown) = (api::router(Arc::new(context)), Shutdown::default());
         let socket = bind_unix(&dir.path().join("api.sock"), 0o600).unwrap();
@@ -218,6 +220,194 @@ async fn tokens_are_shown_once_and_rotate_with_overlap() {
 }
 
 #[tokio::test]
+async fn routes_are_made_listed_and_removed_and_an_address_is_used_once() {
+    let api = Api::start().await;
+    for id in ["a", "b"] {
+        api.ask("POST", "/api/v1/clusters", json!({"id": id})).await;
+    }
+    let (a, b) = ("/api/v1/clusters/a/routes", "/api/clusters/b/routes");
+    let pg = json!({"service": "pg", "tcp": "127.0.0.1:15432"});
+    let (status, made) = api.ask("POST", a, pg.clone()).await;
+    assert_eq!(
+        (status, &made["tcp"], &made["sealed"], &made["in_file"]),
+        (201, &json!("127.0.0.1:15432"), &Value::Null, &json!(false))
+    );
+    let sealed = json!({"service": "web", "sealed": "Web.Example.com"});
+    let (status, web) = api.ask("POST", b, sealed).await;
+    assert_eq!(
+        (status, &web["sealed"], &web["addr"]),
+        (201, &json!("web.example.com"), &Value::Null)
+    );
+    let id = made["route_id"].as_str().unwrap();
+    for (to, wanted) in [
+        (a, pg.clone()),
+        (b, pg),
+        (b, json!({"service": "x", "tcp": "0.0.0.0:15432"})),
+        (
+            b,
+            json!({"service": "x", "sealed": "x.test", "addr": "127.0.0.1:15432"}),
+        ),
+    ] {
+        let (status, said) = api.ask("POST", to, wanted).await;
+        assert_eq!(
+            (status, &said["code"]),
+            (409, &json!("route_taken")),
+            "{said}"
+        );
+        let seen = said["seen"].as_str().unwrap();
+        assert!(seen.contains(id) && seen.contains("cluster a"), "{seen}");
+    }
+    let again = json!({"service": "other", "sealed": "web.example.com"});
+    assert_eq!(api.ask("POST", a, again).await.0, 409);
+    let (_, all) = api.ask("GET", "/api/v1/routes?limit=1", Value::Null).await;
+    assert_eq!(all["items"], json!([made]));
+    let next = format!("/api/v1/routes?cursor={}", all["next"].as_str().unwrap());
+    let (_, rest) = api.ask("GET", &next, Value::Null).await;
+    assert_eq!(
+        (&rest["items"], &rest["next"]),
+        (&json!([web]), &Value::Null)
+    );
+    assert_eq!(
+        api.ask("GET", a, Value::Null).await.1["items"],
+        json!([made])
+    );
+    let one = format!("{a}/{id}");
+    assert_eq!(api.ask("DELETE", &one, Value::Null).await.0, 204);
+    let (status, said) = api.ask("DELETE", &one, Value::Null).await;
+    assert_eq!((status, &said["code"]), (404, &json!("unknown_route")));
+    assert_eq!(
+        api.ask("DELETE", "/api/clusters/b", Value::Null).await.0,
+        204
+    );
+    let (_, none) = api.ask("GET", "/api/v1/routes", Value::Null).await;
+    assert_eq!(none["items"], json!([]), "a cluster takes its routes along");
+    let (_, page) = api
+        .ask("GET", "/api/v1/audit?verb=route_create", Value::Null)
+        .await;
+    assert_eq!(
+        (&page["total"], told(&page)[0].clone()),
+        (
+            &json!(7),
+            ["route_create", "success", "a", id, ""].map(str::to_owned)
+        )
+    );
+    assert_eq!(told(&page)[2][4], "route_taken");
+    let (_, page) = api
+        .ask("GET", "/api/v1/audit?verb=route_delete", Value::Null)
+        .await;
+    let wanted = [
+        ["route_delete", "success", "a", id, ""],
+        ["route_delete", "denied", "a", id, "unknown_route"],
+    ];
+    assert_eq!(told(&page), wanted.map(|row| row.map(str::to_owned)));
+}
+
+#[tokio::test]
+async fn a_persons_token_is_shown_once_and_reaches_what_was_granted() {
+    let api = Api::start().await;
+    for id in ["a", "b"] {
+        api.ask("POST", "/api/v1/clusters", json!({"id": id})).await;
+    }
+    let path = "/api/v1/personal-tokens";
+    let wanted = json!({"principal": "ana@example.com", "grants": ["b/*", "a/pg", "a/web"]});
+    let (status, minted) = api.ask("POST", path, wanted).await;
+    assert_eq!(
+        (status, &minted["expires_at"], &minted["grants"]),
+        (
+            201,
+            &json!("2026-02-19T00:00:00Z"),
+            &json!(["a/pg", "a/web", "b/*"])
+        )
+    );
+    let text = minted["token"].as_str().unwrap();
+    assert!(text.starts_with("cvp_"));
+    let (_, listed) = api.ask("GET", "/api/personal-tokens", Value::Null).await;
+    let [one] = &listed["items"].as_array().unwrap()[..] else {
+        panic!("one is listed: {listed}")
+    };
+    assert_eq!(
+        (&one["token_id"], &one["principal"], &one["grants"]),
+        (
+            &minted["token_id"],
+            &json!("ana@example.com"),
+            &minted["grants"]
+        )
+    );
+    for file in ["control.db", "control.db-wal"] {
+        let bytes = std::fs::read(api.dir.path().join(file)).unwrap();
+        let is_there = bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes());
+        assert!(!is_there, "the text is in {file}");
+    }
+    assert!(
+        !listed.to_string().contains("cvp_"),
+        "a token is shown twice"
+    );
+    let unknown = json!({"principal": "bo", "grants": ["a/pg", "none/pg"]});
+    let (status, said) = api.ask("POST", path, unknown).await;
+    assert_eq!((status, &said["code"]), (404, &json!("unknown_cluster")));
+    for (body, field) in [
+        (json!({"principal": "", "grants": ["a/pg"]}), "principal"),
+        (json!({"principal": "x", "grants": []}), "grants"),
+        (
+            json!({"principal": "x", "grants": ["a/pg", "*/pg"]}),
+            "grants.1",
+        ),
+        (
+            json!({"principal": "x", "grants": ["a/pg"], "expires_in_seconds": 7_776_001}),
+            "expires_in_seconds",
+        ),
+        (
+            json!({"principal": "x", "grants": ["a/pg"], "expires_in_seconds": 0}),
+            "expires_in_seconds",
+        ),
+    ] {
+        let (status, said) = api.ask("POST", path, body).await;
+        assert_eq!(
+            (status, &said["fields"][0]["field"]),
+            (422, &json!(field)),
+            "{said}"
+        );
+    }
+    // A cluster takes its share of the grants along.
+    api.ask("DELETE", "/api/clusters/b", Value::Null).await;
+    let (_, listed) = api.ask("GET", path, Value::Null).await;
+    assert_eq!(listed["items"][0]["grants"], json!(["a/pg", "a/web"]));
+    let id = minted["token_id"].as_str().unwrap();
+    let one = format!("{path}/{id}");
+    assert_eq!(api.ask("DELETE", &one, Value::Null).await.0, 204);
+    let (status, said) = api.ask("DELETE", &one, Value::Null).await;
+    assert_eq!(
+        (status, &said["code"]),
+        (404, &json!("unknown_personal_token"))
+    );
+    let (_, page) = api.ask("GET", "/api/v1/audit?name=", Value::Null).await;
+    assert!(
+        told(&page)
+            .iter()
+            .all(|row| row[0] == "personal_token_mint")
+    );
+    let (_, page) = api
+        .ask("GET", &format!("/api/v1/audit?name={id}"), Value::Null)
+        .await;
+    let wanted = [
+        ["personal_token_mint", "success", "a", id, ""],
+        ["personal_token_mint", "success", "b", id, ""],
+        ["personal_token_revoke", "success", "a", id, ""],
+        [
+            "personal_token_revoke",
+            "denied",
+            "",
+            id,
+            "unknown_personal_token",
+        ],
+    ];
+    assert_eq!(told(&page), wanted.map(|row| row.map(str::to_owned)));
+    assert!(!page.to_string().contains("cvp_"), "a token is in the log");
+}
+
+#[tokio::test]
 async fn bad_requests_are_refused_with_the_field() {
     let api = Api::start().await;
     api.ask("POST", "/api/v1/clusters", json!({"id": "prod"}))
@@ -268,6 +458,27 @@ async fn bad_requests_are_refused_with_the_field() {
             json!({"overlap_seconds": u64::MAX}),
             422,
             "overlap_seconds",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters/prod/routes",
+            json!({"service": "pg", "tcp": "localhost:1"}),
+            422,
+            "tcp",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters/prod/routes",
+            json!({"service": "pg", "sealed": "*.com"}),
+            422,
+            "sealed",
+        ),
+        (
+            "POST",
+            "/api/v1/clusters/prod/routes",
+            json!({"service": "PG", "tcp": "127.0.0.1:1"}),
+            422,
+            "service",
         ),
         (
             "POST",
@@ -379,7 +590,7 @@ async fn the_document_names_every_route_once() {
     ids.sort_unstable();
     let all = ids.len();
     ids.dedup();
-    assert_eq!((ids.len(), all), (14, 14), "{ids:?}");
+    assert_eq!((ids.len(), all), (21, 21), "{ids:?}");
     assert!(paths.contains_key("/api/v1/clusters/{id}/rotate-token"));
 }
 
@@ -474,7 +685,7 @@ async fn audit_rows_are_filtered_paged_and_attributed() {
         api.post_over_tcp("/api/clusters/a/revoke", &admin).await,
         200
     );
-    // Nobody is known here, so there is no row.
+    // Nobody is known here, which the row says.
     assert_eq!(
         api.post_over_tcp("/api/clusters/b/revoke", &admin[..1])
             .await,
@@ -492,9 +703,10 @@ async fn audit_rows_are_filtered_paged_and_attributed() {
         )
     };
     let all = |total, names: &str| (total, names.to_owned());
-    assert_eq!(found("").await, all(4, "a b c a"));
-    assert_eq!(found("limit=2").await, all(4, "c a"));
-    assert_eq!(found("limit=2&offset=2").await, all(4, "a b"));
+    assert_eq!(found("").await, all(5, "a b c a b"));
+    assert_eq!(found("limit=2").await, all(5, "a b"));
+    assert_eq!(found("limit=2&offset=2").await, all(5, "b c"));
+    assert_eq!(found("actor=unknown&outcome=denied").await, all(1, "b"));
     assert_eq!(found("cluster=a").await, all(2, "a a"));
     assert_eq!(
         found("verb=token_revoke&outcome=success").await,
@@ -508,7 +720,7 @@ async fn audit_rows_are_filtered_paged_and_attributed() {
         found("from=2025-11-21T00:00:00Z&to=2025-11-21T00:00:01Z")
             .await
             .0,
-        4
+        5
     );
     assert_eq!(found("to=2025-11-21T00:00:00Z").await.0, 0);
     for (query, field) in [
@@ -533,6 +745,24 @@ async fn audit_rows_are_filtered_paged_and_attributed() {
     let answer = send(stream, request.body(Full::default()).unwrap()).await;
     assert_eq!(answer.headers()["x-audit-scope"], "all");
     assert_eq!(api.over_tcp("/api/audit", &admin[..1]).await.0, 401);
+}
+
+#[tokio::test]
+async fn callers_whom_nobody_knows_leave_rows_and_cannot_fill_the_log() {
+    let api = Api::start().await;
+    let host = api.tcp.to_string();
+    for _ in 0..40 {
+        let path = "/api/clusters/prod/revoke";
+        assert_eq!(api.post_over_tcp(path, &[("host", &host)]).await, 401);
+    }
+    api.over_tcp("/api/clusters", &[("host", &host)]).await;
+    let (_, page) = api
+        .ask("GET", "/api/audit?actor=unknown", Value::Null)
+        .await;
+    assert_eq!(page["total"], 30);
+    let wanted = ["token_revoke", "denied", "prod", "", "unauthenticated"];
+    assert_eq!(told(&page)[0], wanted.map(str::to_owned));
+    assert_eq!(page["items"][0]["transport"], "tcp");
 }
 
 #[tokio::test]

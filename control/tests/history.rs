@@ -348,6 +348,139 @@ async fn a_delivered_token_starts_its_overlap_once_every_agent_stored_it() {
 }
 
 #[tokio::test]
+async fn routes_and_personal_tokens_reach_data_planes_expire_and_outlive_control() {
+    let (site, who) = (Site::new().await, cause());
+    let mut dataplane = site.subscribe();
+    let (id, other): (ClusterId, ClusterId) = ("prod".parse().unwrap(), "two".parse().unwrap());
+    for id in [&id, &other] {
+        let made = site.hub.create(&who, id.clone(), Spec::default());
+        made.await.unwrap();
+    }
+    let pg = culvert_config::clusters::route("pg", Some("127.0.0.1:15432"), None, None).unwrap();
+    let own = Some("127.0.0.1:9443");
+    let web = culvert_config::clusters::route("web", None, Some("*.example.com"), own).unwrap();
+    let made = site.hub.add_route(&who, &id, pg.clone()).await.unwrap();
+    site.hub.add_route(&who, &other, web.clone()).await.unwrap();
+    let taken = site.hub.add_route(&who, &other, pg.clone()).await;
+    assert!(taken.err().unwrap().to_string().contains(&made.id));
+    let grants = culvert_control::registry::personal::grants(
+        "ana",
+        &["prod/pg".to_owned(), "two/*".to_owned()],
+    );
+    let grants = grants.unwrap();
+    let short = site.hub.mint_personal(&who, "ana", &grants, DAY);
+    let short = short.await.unwrap();
+    let long = site.hub.mint_personal(&who, "ana", &grants, 2 * DAY);
+    let long = long.await.unwrap();
+    let personal = |mirror: &Mirror, id: &str| {
+        let cluster = mirror.state.clusters.get(id);
+        cluster.map_or(0, |cluster| cluster.personal_tokens.len())
+    };
+    dataplane
+        .until("both tokens", &site.hub, |mirror| {
+            personal(mirror, "two") == 2
+        })
+        .await;
+    let prod = dataplane.state.clusters["prod"].clone();
+    assert_eq!(prod.routes, [pg]);
+    assert_eq!(dataplane.state.clusters["two"].routes, [web]);
+    let token = &prod.personal_tokens[0];
+    assert_eq!(token.digest, token::digest(short.text.expose()));
+    assert_eq!(
+        (&*token.principal, token.not_after_unix_ms),
+        ("ana", Some(NOW + DAY))
+    );
+    assert!(token.reaches("pg") && !token.reaches("web"));
+
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(site.dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let again = hub(copy.path(), &site.clock).await;
+    assert_eq!(again.generation(), site.hub.generation());
+    assert_eq!(again.cluster(&id).unwrap().to_state(), *prod);
+    assert_eq!(again.personal_tokens(), site.hub.personal_tokens());
+
+    site.pass(DAY);
+    dataplane
+        .until("the expiry", &site.hub, |mirror| {
+            personal(mirror, "prod") == 1 && personal(mirror, "two") == 1
+        })
+        .await;
+    let started = std::time::Instant::now();
+    // The answer itself waits for reports, which this data plane does not make.
+    let revoked = site.hub.revoke_personal(&who, &long.id);
+    let seen = async {
+        let gone = |mirror: &Mirror| personal(mirror, "prod") + personal(mirror, "two") == 0;
+        dataplane.until("the revocation", &site.hub, gone).await;
+        started.elapsed()
+    };
+    let (revoked, took) = tokio::join!(revoked, seen);
+    revoked.unwrap();
+    assert!(took < Duration::from_secs(1), "revoked after {took:?}");
+    site.hub.remove_route(&who, &id, &made.id).await.unwrap();
+    site.hub.remove(&who, &other).await.unwrap();
+    dataplane
+        .until("the removals", &site.hub, |mirror| {
+            mirror.state.clusters["prod"].routes.is_empty()
+                && !mirror.state.clusters.contains_key("two")
+        })
+        .await;
+    // What the cluster held is free again.
+    let freed = culvert_config::clusters::route("web", None, Some("*.example.com"), own);
+    site.hub.add_route(&who, &id, freed.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_file_grants_the_api_does_not_take() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let site = Site::new().await;
+    let dir = site.dir.path();
+    let (path, secret) = (dir.join("clusters.yaml"), dir.join("ana"));
+    let (text, _) = token::mint_personal();
+    std::fs::write(&secret, text.expose()).unwrap();
+    std::fs::write(
+        &path,
+        format!(
+            "- id: filed\n  routes: [{{service: pg, tcp: '127.0.0.1:15432'}}]\n\
+             \x20 personalTokens: [{{principal: ana, services: [pg], tokenFile: {}}}]\n",
+            secret.display()
+        ),
+    )
+    .unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = Listing::read(&path).err().unwrap().to_string();
+    assert!(
+        exposed.contains("tokenFile") && exposed.contains("0644"),
+        "{exposed}"
+    );
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let listing = Listing::read(&path).unwrap();
+    site.hub.apply_file(listing).await.unwrap();
+    let id: ClusterId = "filed".parse().unwrap();
+    let filed = site.hub.cluster(&id).unwrap();
+    let personal = &filed.personal[0].token;
+    assert_eq!(personal.digest, token::digest(text.expose()));
+    let route = &filed.routes[0].id;
+    for refused in [
+        site.hub.remove_route(&cause(), &id, route).await,
+        site.hub.revoke_personal(&cause(), &personal.id).await,
+    ] {
+        let said = refused.err().unwrap();
+        assert!(matches!(said, HubError::OwnedByFile { .. }), "{said}");
+    }
+    let other = culvert_config::clusters::route("pg", Some("127.0.0.1:2"), None, None).unwrap();
+    let made = site.hub.add_route(&cause(), &id, other).await.unwrap();
+    site.hub
+        .remove_route(&cause(), &id, &made.id)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_leaves_memory_and_disk_agreed() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(AtomicU64::new(NOW));

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
-use super::{Problem, Shared, kind};
+use super::{Problem, Shared, audit, kind};
 use crate::audit::{Actor, Cause};
 use crate::token;
 
@@ -119,6 +119,8 @@ pub(super) async fn known_host(
 /// Lets in the Unix socket, and TCP with the admin token; says further on who it is.
 pub(super) async fn admin_only(
     State(context): State<Shared>,
+    route: MatchedPath,
+    params: RawPathParams,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -140,7 +142,10 @@ pub(super) async fn admin_only(
         None => "no bearer token",
     };
     let fix = "send the token of admin-token in control's state directory, or use the Unix socket";
-    Err(Problem::new(&kind::UNAUTHENTICATED, seen, fix))
+    let problem = Problem::new(&kind::UNAUTHENTICATED, seen, fix);
+    let cause = cause(&request, "unknown".to_owned(), "tcp");
+    audit::unknown(&context, request.method(), &route, &params, cause, &problem).await;
+    Err(problem)
 }
 
 fn cause(request: &Request, sub: String, transport: &'static str) -> Cause {

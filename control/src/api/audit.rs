@@ -7,6 +7,7 @@ use axum::extract::{Extension, MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -56,7 +57,7 @@ pub(super) struct AuditRow {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Actor)]
 pub(super) struct ActorView {
-    /// admin-token, uid:<number> or registry-file.
+    /// admin-token, uid:<number>, registry-file, or unknown: no valid credential was shown.
     sub: String,
     email: String,
     groups: Vec<String>,
@@ -70,7 +71,7 @@ pub(super) struct ResourceView {
     version: String,
     resource: String,
     namespace: String,
-    /// Id of the token or cluster; empty for all tokens of the cluster.
+    /// Id of the token, route or cluster; empty for all tokens of the cluster.
     name: String,
 }
 
@@ -185,6 +186,72 @@ pub(super) async fn list(
     Ok((SCOPE, Answer(page)))
 }
 
+/// Rows in a minute of callers who showed no valid credential: they may not fill the log.
+const UNKNOWN_ROWS_MAX: u32 = 30;
+const MINUTE_MS: u64 = 60_000;
+
+/// How many rows of unknown callers there were in this minute.
+#[derive(Default)]
+pub struct Unknown(Mutex<(u64, u32)>);
+
+impl Unknown {
+    fn admits(&self, now_ms: u64) -> bool {
+        let (minute, rows) = &mut *self.0.lock();
+        if *minute != now_ms / MINUTE_MS {
+            (*minute, *rows) = (now_ms / MINUTE_MS, 0);
+        }
+        *rows = rows.saturating_add(1);
+        *rows <= UNKNOWN_ROWS_MAX
+    }
+}
+
+/// A change that somebody asks for.
+struct Asked {
+    verb: Verb,
+    cause: Arc<Cause>,
+    cluster: Option<String>,
+    /// Of the token or route.
+    name: Option<String>,
+}
+
+impl Asked {
+    fn of(
+        method: &Method,
+        route: &MatchedPath,
+        params: &RawPathParams,
+        cause: Arc<Cause>,
+    ) -> Option<Self> {
+        let param = |name| params.iter().find(|(key, _)| *key == name);
+        let owned = |found: Option<(&str, &str)>| found.map(|(_, value)| value.to_owned());
+        Some(Self {
+            verb: verb(method, route.as_str())?,
+            cause,
+            cluster: owned(param("id")),
+            name: owned(param("token_id").or_else(|| param("route_id"))),
+        })
+    }
+
+    fn refused(self, problem: &Problem, outcome: Outcome, now_ms: u64) -> Entry {
+        let cluster = self
+            .cluster
+            .or_else(|| problem.cluster().map(str::to_owned));
+        let cluster = cluster.unwrap_or_default();
+        let name = match self.verb.resource() {
+            "clusters" => cluster.clone(),
+            _ => self.name.unwrap_or_default(),
+        };
+        Entry {
+            time_unix_ms: now_ms,
+            cause: Cause::clone(&self.cause),
+            verb: self.verb,
+            outcome,
+            cluster: bounded(&cluster),
+            name: bounded(&name),
+            reason: problem.code().to_owned(),
+        }
+    }
+}
+
 /// A change that was refused leaves a row too. The row of a change that was
 /// made is recorded with it.
 pub(super) async fn refusals(
@@ -195,49 +262,57 @@ pub(super) async fn refusals(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(verb) = verb(request.method(), route.as_str()) else {
+    let Some(asked) = Asked::of(request.method(), &route, &params, cause) else {
         return next.run(request).await;
     };
-    let param = |name| params.iter().find(|(key, _)| *key == name);
-    let cluster = param("id").map(|(_, id)| id.to_owned());
-    let token = param("token_id").map(|(_, id)| id.to_owned());
     let response = next.run(request).await;
     if let Some(problem) = response.extensions().get::<Problem>() {
-        let cluster = cluster.or_else(|| problem.cluster().map(str::to_owned));
-        let cluster = cluster.unwrap_or_default();
-        let name = match verb.resource() {
-            "clusters" => cluster.clone(),
-            _ => token.unwrap_or_default(),
+        let outcome = if response.status().is_server_error() {
+            Outcome::Failure
+        } else {
+            Outcome::Denied
         };
-        let is_ours = response.status().is_server_error();
-        let entry = Entry {
-            time_unix_ms: context.hub.now_ms(),
-            cause: Cause::clone(&cause),
-            verb,
-            outcome: if is_ours {
-                Outcome::Failure
-            } else {
-                Outcome::Denied
-            },
-            cluster: bounded(&cluster),
-            name: bounded(&name),
-            reason: problem.code().to_owned(),
-        };
+        let entry = asked.refused(problem, outcome, context.hub.now_ms());
         context.hub.refused(entry).await;
     }
     response
 }
 
+/// So does one of a caller who showed no valid credential, some of them.
+pub(super) async fn unknown(
+    context: &Shared,
+    method: &Method,
+    route: &MatchedPath,
+    params: &RawPathParams,
+    cause: Cause,
+    problem: &Problem,
+) {
+    let now_ms = context.hub.now_ms();
+    let asked = Asked::of(method, route, params, Arc::new(cause));
+    if let Some(asked) = asked.filter(|_| context.unknown.admits(now_ms)) {
+        let entry = asked.refused(problem, Outcome::Denied, now_ms);
+        context.hub.refused(entry).await;
+    }
+}
+
 /// What a route changes.
 fn verb(method: &Method, route: &str) -> Option<Verb> {
-    let (_, below) = route.split_once("/clusters")?;
-    match (method.as_str(), below) {
+    let below = |root| route.split_once(root).map(|(_, below)| below);
+    let of_person = below("/personal-tokens").map(|below| (method.as_str(), below));
+    match of_person {
+        Some(("POST", "")) => return Some(Verb::PersonalTokenMint),
+        Some(("DELETE", "/{token_id}")) => return Some(Verb::PersonalTokenRevoke),
+        _ => {}
+    }
+    match (method.as_str(), below("/clusters")?) {
         ("POST", "") => Some(Verb::ClusterCreate),
         ("PATCH", "/{id}") => Some(Verb::ClusterUpdate),
         ("DELETE", "/{id}") => Some(Verb::ClusterDelete),
         ("POST", "/{id}/tokens") => Some(Verb::TokenMint),
         ("POST", "/{id}/rotate-token") => Some(Verb::TokenRotate),
         ("POST", "/{id}/revoke") | ("DELETE", "/{id}/tokens/{token_id}") => Some(Verb::TokenRevoke),
+        ("POST", "/{id}/routes") => Some(Verb::RouteCreate),
+        ("DELETE", "/{id}/routes/{route_id}") => Some(Verb::RouteDelete),
         _ => None,
     }
 }

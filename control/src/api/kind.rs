@@ -36,11 +36,20 @@ kinds! {
     NO_ROUTE = NOT_FOUND, "no_route", "client", "no such route";
     UNKNOWN_CLUSTER = NOT_FOUND, "unknown_cluster", "client", "no such cluster";
     UNKNOWN_TOKEN = NOT_FOUND, "unknown_token", "client", "no such token";
+    UNKNOWN_ROUTE = NOT_FOUND, "unknown_route", "client", "the cluster has no such route";
+    UNKNOWN_PERSONAL_TOKEN = NOT_FOUND, "unknown_personal_token", "client",
+        "no such personal token";
     NO_METHOD = METHOD_NOT_ALLOWED, "no_method", "client", "this route has no such method";
     CLUSTER_EXISTS = CONFLICT, "cluster_exists", "client", "the cluster is registered already";
     TOO_MANY_CLUSTERS = CONFLICT, "too_many_clusters", "client", "the hub is full";
     TOO_MANY_TOKENS = CONFLICT, "too_many_tokens", "client",
         "the cluster has as many live tokens as allowed";
+    ROUTE_TAKEN = CONFLICT, "route_taken", "client",
+        "another route has the address or the server name";
+    TOO_MANY_ROUTES = CONFLICT, "too_many_routes", "client",
+        "the cluster has as many routes as allowed";
+    TOO_MANY_PERSONAL_TOKENS = CONFLICT, "too_many_personal_tokens", "client",
+        "as many personal tokens as allowed reach the cluster";
     NOT_PENDING = CONFLICT, "not_pending", "client", "no token waits for delivery";
     NOBODY_TO_DELIVER_TO = CONFLICT, "nobody_to_deliver_to", "client",
         "no agent can take the token over its tunnel";

@@ -208,6 +208,28 @@ impl Problem {
             }
             Refused::NoToken(id, _) => Self::new(&kind::UNKNOWN_TOKEN, seen, list(id)),
             Refused::NotPending(id) => Self::new(&kind::NOT_PENDING, seen, list(id)),
+            Refused::TooManyRoutes(id) => {
+                let fix = format!("remove one: culvert route list {id}");
+                Self::new(&kind::TOO_MANY_ROUTES, seen, fix)
+            }
+            Refused::RouteTaken { cluster, route, .. } => {
+                let fix = format!(
+                    "choose another address or name, or free it: culvert route remove {cluster} {route}"
+                );
+                Self::new(&kind::ROUTE_TAKEN, seen, fix)
+            }
+            Refused::NoRoute(id, _) => {
+                let fix = format!("culvert route list {id}");
+                Self::new(&kind::UNKNOWN_ROUTE, seen, fix)
+            }
+            Refused::TooManyPersonalTokens(_) => {
+                let fix = "revoke one: culvert personal-token list";
+                Self::new(&kind::TOO_MANY_PERSONAL_TOKENS, seen, fix)
+            }
+            Refused::NoPersonalToken(_) => {
+                let fix = "culvert personal-token list";
+                Self::new(&kind::UNKNOWN_PERSONAL_TOKEN, seen, fix)
+            }
         }
     }
 }

@@ -146,6 +146,12 @@ const SETTINGS: &[Setting] = &[
             "Time between two prunings of the audit log, 1m to 30d",
         )
     },
+    row(
+        "personal-token-days",
+        Text,
+        "90",
+        "Longest life of a person's token in days, 1 to 3650; also the life of one that names none",
+    ),
     row("log-level", Text, "info", "error, warn, info, debug, trace"),
     row("log-format", Text, "auto", "auto, logfmt, json"),
 ];

@@ -6,7 +6,7 @@ use culvert_proto::id::ClusterId;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Hub, HubError};
-use crate::cluster::Token;
+use crate::cluster::Cluster;
 use crate::registry;
 
 /// A delivery that not every agent acknowledged in this time is given up.
@@ -45,7 +45,7 @@ impl Hub {
 
     /// The texts of tokens that waited for delivery were lost with the last process.
     async fn abandon_all(&self) {
-        for id in self.with(|token| token.pending_overlap_ms.is_some()) {
+        for id in self.with(is_pending) {
             self.abandon(&id, "control was restarted").await;
         }
     }
@@ -70,14 +70,14 @@ impl Hub {
     async fn expire_and_deliver(&self) -> Result<(), HubError> {
         self.write_waiting().await?;
         let now_ms = self.now_ms();
-        for id in self.with(|token| !token.is_live(now_ms)) {
+        for id in self.with(|cluster| registry::has_expired(cluster, now_ms)) {
             self.decide(&id, None, |cluster, now_ms| {
                 Ok(registry::expire(cluster, now_ms).unwrap_or_else(|| cluster.clone()))
             })
             .await?;
             tracing::info!(cluster = %id, "token expired");
         }
-        for id in self.with(|token| token.pending_overlap_ms.is_some()) {
+        for id in self.with(is_pending) {
             self.deliver(&id, now_ms).await?;
         }
         Ok(())
@@ -118,11 +118,14 @@ impl Hub {
         }
     }
 
-    fn with(&self, wanted: impl Fn(&Token) -> bool) -> Vec<ClusterId> {
+    fn with(&self, wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterId> {
         let clusters = self.clusters.load();
-        let found = clusters
-            .values()
-            .filter(|cluster| cluster.tokens.iter().any(&wanted));
+        let found = clusters.values().filter(|cluster| wanted(cluster));
         found.map(|cluster| cluster.id.clone()).collect()
     }
+}
+
+fn is_pending(cluster: &Cluster) -> bool {
+    let mut tokens = cluster.tokens.iter();
+    tokens.any(|token| token.pending_overlap_ms.is_some())
 }

@@ -4,20 +4,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use culvert_config::clusters::{At, Entry};
+use culvert_config::clusters::{Claims, Entry, Secrets, check, file_id, read};
+use culvert_net::crypto::read_private;
 use culvert_proto::id::ClusterId;
-use culvert_proto::limits::{CLUSTERS_MAX, TOKENS_PER_CLUSTER_MAX};
+use culvert_proto::limits::{
+    CLUSTERS_MAX, PERSONAL_TOKENS_PER_CLUSTER_MAX, ROUTES_PER_CLUSTER_MAX, TOKENS_PER_CLUSTER_MAX,
+};
 use culvert_proto::token::{Digest, TokenIndex, TokenText};
+use culvert_proto::update::{PersonalToken, TokenHash};
 
-use super::{Refused, create};
-use crate::cluster::{Cluster, Patch, Policy, Spec, TargetKind, Token};
+use super::create;
+use crate::cluster::{Cluster, Patch, Personal, Policy, Route, Spec, TargetKind, Token};
 use crate::hub::Clusters;
 use crate::token;
 
-/// Shorter tokens can be guessed.
-pub const TOKEN_BYTES_SAFE: usize = 16;
-/// Ids of the file's tokens begin so; an id that was minted never does.
-const FILE_TOKEN: &str = "file-";
+/// Ids of what stands in the file begin so; an id that was minted never does.
+const OF_FILE: &str = "file-";
 
 /// Why the file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +44,11 @@ pub struct Listed {
     /// The fields it sets.
     pub patch: Patch,
     /// Its tokens.
-    pub tokens: Vec<Digest>,
+    pub tokens: Vec<TokenHash>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+    /// The personal tokens that reach it.
+    pub personal: Vec<PersonalToken>,
 }
 
 /// One change that brings the registry to what the file says.
@@ -59,9 +65,9 @@ impl Listing {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and field.
+    /// Everything that is wrong, with line and field.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        culvert_config::clusters::read(path)
+        read(path)
             .and_then(|entries| Self::of(path, &entries))
             .map_err(|why| FileError {
                 path: path.display().to_string(),
@@ -73,24 +79,14 @@ impl Listing {
         if entries.is_empty() {
             return Err("no cluster is listed; leave --clusters out to use none".to_owned());
         }
-        let mut listing = Self {
+        let listed = check(entries, &Digests).map_err(|problems| problems.to_string())?;
+        let clusters = listed
+            .into_iter()
+            .map(|listed| (listed.id.clone(), listed.into()));
+        Ok(Self {
             path: path.to_owned(),
-            ..Self::default()
-        };
-        for entry in entries {
-            let line = entry.id.line;
-            let named = |(field, line, why): Wrong| {
-                let id = &entry.id.value;
-                format!("line {line}: cluster {id:?}: {field} {why}")
-            };
-            let id = ClusterId::new(&entry.id.value)
-                .map_err(|why| named(("id", line, why.to_string())))?;
-            let listed = Listed::of(entry).map_err(named)?;
-            if listing.clusters.insert(id, listed).is_some() {
-                return Err(named(("id", line, "is listed twice".to_owned())));
-            }
-        }
-        Ok(listing)
+            clusters: clusters.collect(),
+        })
     }
 
     /// The fields of `spec` that the file says otherwise, by their names in the API.
@@ -132,179 +128,204 @@ impl Listing {
             .map(|(id, cluster)| (id, Cluster::clone(cluster)))
             .collect();
         for (id, listed) in &self.clusters {
-            let merge = match held.get(id) {
-                None => Some(Merge::Create(
-                    listed.made(id, now_ms).map_err(|why| why.to_string())?,
-                )),
-                Some(cluster) => listed.changed(cluster, now_ms)?.map(Merge::Update),
-            };
-            let next = match (&merge, held.get(id)) {
-                (Some(Merge::Create(next) | Merge::Update(next)), _) => next.clone(),
-                (_, Some(same)) => Cluster::clone(same),
-                (_, None) => continue,
+            let next = match held.get(id) {
+                None => listed.made(id, now_ms)?,
+                Some(cluster) => listed.changed(cluster, now_ms)?,
             };
             after.insert(id, next);
-            merges.extend(merge);
         }
         if after.len() > CLUSTERS_MAX {
             return Err(format!("more than {CLUSTERS_MAX} clusters in all"));
         }
         TokenIndex::build(after.values().flat_map(Cluster::token_entries))
             .map_err(|why| why.to_string())?;
+        self.give_way(&mut after);
+        for (id, mut next) in after {
+            next.updated_unix_ms = now_ms;
+            match held.get(id) {
+                None => merges.push(Merge::Create(next)),
+                Some(cluster) if !is_same(cluster, &next) => merges.push(Merge::Update(next)),
+                Some(_) => {}
+            }
+        }
         Ok(merges)
+    }
+
+    /// Takes routes away that collide with those of the file, which wins.
+    fn give_way(&self, after: &mut BTreeMap<&ClusterId, Cluster>) {
+        let mut claims = Claims::default();
+        for route in self.clusters.values().flat_map(|listed| &listed.routes) {
+            // The file was checked: its routes can stand beside each other.
+            let _ = claims.claim(&route.route.kind, ());
+        }
+        for (id, cluster) in after {
+            let listed = self.clusters.get(*id);
+            cluster.routes.retain(|route| {
+                let is_own =
+                    listed.is_some_and(|it| it.routes.iter().any(|own| own.id == route.id));
+                is_own || claims.claim(&route.route.kind, ()).is_ok()
+            });
+        }
     }
 }
 
-/// Field, line, and what is wrong.
-type Wrong = (&'static str, u64, String);
+/// What is kept of secrets in the file.
+struct Digests;
 
-impl Listed {
-    fn of(entry: &Entry) -> Result<Self, Wrong> {
-        let patch = patch(entry)?;
-        let mut spec = Spec::default();
-        patch.clone().apply(&mut spec);
-        if let Some((field, why)) = spec.problems().into_iter().next() {
-            let (field, line) = place(entry, &field);
-            return Err((field, line, why));
-        }
-        let mut tokens = Vec::new();
-        for At { value, line } in entry.token.iter().chain(&entry.tokens) {
-            let wrong = |why: String| ("token", *line, why);
-            let text = TokenText::new(&value.0).map_err(|why| wrong(format!("is unfit: {why}")))?;
-            let bytes = text.expose().len();
-            if bytes < TOKEN_BYTES_SAFE {
-                let why = format!("of {bytes} bytes; at least {TOKEN_BYTES_SAFE} are required");
-                return Err(wrong(why));
-            }
-            let digest = token::digest(text.expose());
-            if tokens.contains(&digest) {
-                return Err(wrong("is listed twice".to_owned()));
-            }
-            tokens.push(digest);
-            if tokens.len() > TOKENS_PER_CLUSTER_MAX {
-                return Err(wrong(format!(
-                    "is one of more than {TOKENS_PER_CLUSTER_MAX}"
-                )));
-            }
-        }
-        Ok(Self { patch, tokens })
-    }
-
-    fn made(&self, id: &ClusterId, now_ms: u64) -> Result<Cluster, Refused> {
-        let mut spec = Spec::default();
-        self.patch.clone().apply(&mut spec);
-        let cluster = create(id.clone(), spec, now_ms)?;
-        Ok(Cluster {
-            from_file: true,
-            tokens: self.tokens(&cluster, now_ms),
-            ..cluster
+impl Secrets for Digests {
+    fn token(&self, text: &str) -> Result<TokenHash, String> {
+        let text = TokenText::new(text).map_err(|why| format!("is unfit: {why}"))?;
+        let digest = token::digest(text.expose());
+        Ok(TokenHash {
+            digest,
+            id: file_id(&digest).into(),
+            not_after_unix_ms: None,
         })
     }
 
-    fn changed(&self, cluster: &Cluster, now_ms: u64) -> Result<Option<Cluster>, String> {
+    fn personal(&self, path: &Path) -> Result<Digest, String> {
+        let bytes = read_private(path).map_err(|why| format!("cannot be read: {why}"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| "holds no text".to_owned())?;
+        let text = TokenText::new(text.trim()).map_err(|why| format!("holds no token: {why}"))?;
+        Ok(token::digest(text.expose()))
+    }
+}
+
+impl From<culvert_config::clusters::Listed> for Listed {
+    fn from(listed: culvert_config::clusters::Listed) -> Self {
+        let routes = listed.routes.into_iter().map(|route| {
+            let route = Route::new(route, 0);
+            let id = format!("{OF_FILE}{}", route.id);
+            Route { id, ..route }
+        });
+        Self {
+            patch: Patch {
+                name: listed.name,
+                enabled: listed.enabled,
+                policy: listed.policy.map(Policy::from),
+                target_kind: listed.target_kind.map(TargetKind::from),
+                target_addr: listed.target_addr,
+                labels: listed.labels,
+                streams_max: listed.streams_max,
+                requests_max: listed.requests_max,
+                rate_per_second: listed.rate_per_second,
+                allow_impersonation: listed.allow_impersonation,
+            },
+            tokens: listed.tokens,
+            routes: routes.collect(),
+            personal: listed.personal_tokens,
+        }
+    }
+}
+
+impl Listed {
+    fn made(&self, id: &ClusterId, now_ms: u64) -> Result<Cluster, String> {
+        let bare = create(id.clone(), Spec::default(), now_ms).map_err(|why| why.to_string())?;
+        let made = Cluster {
+            from_file: true,
+            ..bare
+        };
+        self.changed(&made, now_ms)
+    }
+
+    fn changed(&self, cluster: &Cluster, now_ms: u64) -> Result<Cluster, String> {
         let mut next = cluster.clone();
         self.patch.clone().apply(&mut next.spec);
         next.tokens = self.tokens(cluster, now_ms);
-        if next.tokens.len() > TOKENS_PER_CLUSTER_MAX {
-            let id = &cluster.id;
-            return Err(format!(
-                "cluster {id} would have more than {TOKENS_PER_CLUSTER_MAX} tokens; remove some"
-            ));
+        next.routes = self.routes(cluster, now_ms);
+        next.personal = self.personal(cluster, now_ms);
+        for (what, count, most) in [
+            ("tokens", next.tokens.len(), TOKENS_PER_CLUSTER_MAX),
+            ("routes", next.routes.len(), ROUTES_PER_CLUSTER_MAX),
+            (
+                "personal tokens",
+                next.personal.len(),
+                PERSONAL_TOKENS_PER_CLUSTER_MAX,
+            ),
+        ] {
+            if count > most {
+                let id = &cluster.id;
+                return Err(format!(
+                    "cluster {id} would have more than {most} {what}; remove some"
+                ));
+            }
         }
-        let ids = |cluster: &Cluster| -> Vec<String> {
-            let tokens = cluster.tokens.iter();
-            tokens.map(|token| token.id.clone()).collect()
-        };
-        let is_same = next.spec == cluster.spec && ids(&next) == ids(cluster);
-        next.updated_unix_ms = now_ms;
-        Ok((!is_same).then_some(next))
+        Ok(next)
     }
 
     /// The tokens that were minted, and exactly those of the file.
     fn tokens(&self, cluster: &Cluster, now_ms: u64) -> Vec<Token> {
+        let listed = |token: &Token| self.tokens.iter().any(|it| it.digest == token.digest);
         let held = cluster.tokens.iter();
         let mut next: Vec<Token> = held
-            .filter(|token| !is_of_file(&token.id) || self.tokens.contains(&token.digest))
+            .filter(|token| !is_of_file(&token.id) || listed(token))
             .cloned()
             .collect();
-        for digest in &self.tokens {
-            if !next.iter().any(|token| token.digest == *digest) {
-                let id = format!("{FILE_TOKEN}{}", &digest.to_hex()[..12]);
-                next.push(
-                    super::NewToken {
-                        id,
-                        digest: *digest,
-                    }
-                    .live(now_ms, None),
-                );
+        for token in &self.tokens {
+            if !next.iter().any(|held| held.digest == token.digest) {
+                let new = super::NewToken {
+                    id: token.id.to_string(),
+                    digest: token.digest,
+                };
+                next.push(new.live(now_ms, None));
             }
         }
         next
     }
-}
 
-/// Whether a token stands in the file, by its id.
-#[must_use]
-pub fn is_of_file(token_id: &str) -> bool {
-    token_id.starts_with(FILE_TOKEN)
-}
-
-fn value<T: Clone>(field: Option<&At<T>>) -> Option<T> {
-    field.map(|at| at.value.clone())
-}
-
-fn patch(entry: &Entry) -> Result<Patch, Wrong> {
-    let policy = match &entry.policy {
-        None => None,
-        Some(At { value, line }) => Some(match value.as_str() {
-            "spread" => Policy::Spread,
-            "replace" => Policy::Replace,
-            "refuse" => Policy::Refuse,
-            _ => {
-                let why = format!("is {value:?}, none of spread, replace, refuse");
-                return Err(("policy", *line, why));
-            }
-        }),
-    };
-    let target_kind = match (&entry.target_kind, &entry.target_addr) {
-        (None, None) => None,
-        // As in the data plane's file: an address alone is a Kubernetes API server's.
-        (None, Some(_)) => Some(TargetKind::Kube),
-        (Some(At { value, line }), _) => Some(match value.as_str() {
-            "http" => TargetKind::Http,
-            "kube" => TargetKind::Kube,
-            _ => {
-                let why = format!("is {value:?}, none of http, kube");
-                return Err(("targetKind", *line, why));
-            }
-        }),
-    };
-    Ok(Patch {
-        name: value(entry.name.as_ref()),
-        enabled: value(entry.enabled.as_ref()),
-        policy,
-        target_kind,
-        target_addr: value(entry.target_addr.as_ref()),
-        labels: value(entry.labels.as_ref()),
-        streams_max: value(entry.max_streams.as_ref()),
-        requests_max: value(entry.max_requests.as_ref()),
-        rate_per_second: value(entry.rate_limit.as_ref()),
-        allow_impersonation: value(entry.allow_impersonation.as_ref()),
-    })
-}
-
-/// The file's name for a field of [`Spec`], and its line.
-fn place(entry: &Entry, field: &str) -> (&'static str, u64) {
-    fn line<T>(at: Option<&At<T>>) -> Option<u64> {
-        at.map(|at| at.line)
+    /// The routes that the API made, and exactly those of the file.
+    fn routes(&self, cluster: &Cluster, now_ms: u64) -> Vec<Route> {
+        let held = || cluster.routes.iter();
+        let mut next: Vec<Route> = held()
+            .filter(|route| !is_of_file(&route.id))
+            .cloned()
+            .collect();
+        next.extend(self.routes.iter().map(|listed| {
+            let known =
+                held().find(|route| (&route.id, &route.route) == (&listed.id, &listed.route));
+            known.cloned().unwrap_or_else(|| Route {
+                created_unix_ms: now_ms,
+                ..listed.clone()
+            })
+        }));
+        next
     }
-    let (field, line) = match field {
-        "name" => ("name", line(entry.name.as_ref())),
-        "streams_max" => ("maxStreams", line(entry.max_streams.as_ref())),
-        "target_addr" => ("targetAddr", line(entry.target_addr.as_ref())),
-        _ => ("labels", line(entry.labels.as_ref())),
+
+    /// The personal tokens that were minted, and exactly those of the file.
+    fn personal(&self, cluster: &Cluster, now_ms: u64) -> Vec<Personal> {
+        let held = || cluster.personal.iter();
+        let mut next: Vec<Personal> = held()
+            .filter(|personal| !is_of_file(&personal.token.id))
+            .cloned()
+            .collect();
+        let listed = self.personal.iter().map(|listed| {
+            let known = held().find(|personal| personal.token == *listed);
+            known.cloned().unwrap_or_else(|| Personal {
+                token: listed.clone(),
+                created_unix_ms: now_ms,
+            })
+        });
+        next.extend(listed.filter(|personal| personal.is_live(now_ms)));
+        next
+    }
+}
+
+/// Whether nothing that the file may say differs.
+fn is_same(held: &Cluster, next: &Cluster) -> bool {
+    let ids = |cluster: &Cluster| -> Vec<String> {
+        let tokens = cluster.tokens.iter();
+        tokens.map(|token| token.id.clone()).collect()
     };
-    (field, line.unwrap_or(entry.id.line))
+    held.spec == next.spec
+        && ids(held) == ids(next)
+        && held.routes == next.routes
+        && held.personal == next.personal
+}
+
+/// Whether a token or route stands in the file, by its id.
+#[must_use]
+pub fn is_of_file(id: &str) -> bool {
+    id.starts_with(OF_FILE)
 }
 
 #[cfg(test)]
@@ -417,6 +438,67 @@ mod tests {
             }
             assert!(!said.contains(TOKEN), "{said}");
         }
+    }
+
+    #[test]
+    fn routes_and_personal_tokens_of_the_file_win_and_go_with_it() {
+        use super::super::{personal, routes};
+        let mut held = Clusters::new();
+        let of_api = |port: &str| {
+            let addr = format!("127.0.0.1:{port}");
+            culvert_config::clusters::route("pg", Some(&addr), None, None).unwrap()
+        };
+        for (id, port) in [("one", "1"), ("two", "2")] {
+            let made = create(id.parse().unwrap(), Spec::default(), 1).unwrap();
+            let made = routes::add_route(&made, &held, of_api(port), 1).unwrap();
+            let minted = PersonalToken {
+                digest: Digest([9; 32]),
+                id: "minted".into(),
+                principal: "bo".into(),
+                not_after_unix_ms: None,
+                services: vec!["pg".into()],
+            };
+            put(&mut held, personal::admit(&made, minted, 1).unwrap());
+        }
+        let hex = "ab".repeat(32);
+        let text = format!(
+            "- id: one\n  routes: [{{service: web, tcp: '0.0.0.0:2'}}]\n  personalTokens:\n\
+             \x20 - {{principal: ana, services: ['*'], digest: '{hex}', expires: '2027-01-31T12:00:00Z'}}\n\
+             \x20 - {{principal: old, services: [pg], digest: 'cd{}', expires: '1970-01-01T00:00:01Z'}}\n",
+            "cd".repeat(31)
+        );
+        let done = after(&mut held, &text);
+        assert_eq!(done, [("update", "one".into()), ("update", "two".into())]);
+        let (one, two) = (&held["one"], &held["two"]);
+        let services: Vec<_> = one
+            .routes
+            .iter()
+            .map(|it| it.route.service.as_str())
+            .collect();
+        assert_eq!(
+            (services, two.routes.len()),
+            (vec!["pg", "web"], 0),
+            "the file wins"
+        );
+        assert!(is_of_file(&one.routes[1].id));
+        let ids: Vec<_> = one.personal.iter().map(|it| &*it.token.id).collect();
+        assert_eq!(
+            ids,
+            ["minted", "file-abababababab"],
+            "an expired one is none"
+        );
+        assert_eq!(after(&mut held, &text), [], "nothing is left to do");
+        let created = held["one"].routes[1].created_unix_ms;
+        let other = text.replace("ana", "eve").replace("0.0.0.0:2", "0.0.0.0:3");
+        assert_eq!(after(&mut held, &other), [("update", "one".into())]);
+        let one = &held["one"];
+        assert_eq!(&*one.personal[1].token.principal, "eve");
+        assert_eq!((one.routes.len(), created), (2, 9_000));
+        after(&mut held, "- id: one\n");
+        assert_eq!(
+            (held["one"].routes.len(), held["one"].personal.len()),
+            (1, 1)
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Transaction};
 
-use super::{Loaded, Step, StoreError, Touch, audit};
+use super::{Loaded, Step, StoreError, Touch, access, audit};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 
@@ -98,6 +98,8 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
         .fetch_one(&mut *transaction)
         .await?;
     let mut tokens = load_tokens(&mut transaction).await?;
+    let mut routes = access::load_routes(&mut transaction).await?;
+    let mut personal = access::load_personal(&mut transaction).await?;
     let rows: Vec<ClusterRow> = sqlx::query_as(
         "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms,
                 from_file
@@ -110,8 +112,13 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     let clusters = rows
         .into_iter()
         .map(|row| {
-            let own = tokens.remove(&row.0).unwrap_or_default();
-            cluster(row, own)
+            let id = row.0.clone();
+            let own = tokens.remove(&id).unwrap_or_default();
+            Ok(Cluster {
+                routes: routes.remove(&id).unwrap_or_default(),
+                personal: personal.remove(&id).unwrap_or_default(),
+                ..cluster(row, own)?
+            })
         })
         .collect::<Result<_>>()?;
     Ok(Loaded {
@@ -131,12 +138,9 @@ async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String
     .await?;
     let mut tokens: HashMap<String, Vec<Token>> = HashMap::new();
     for (digest, id, cluster, created, not_after, last_used, overlap) in rows {
-        let digest: [u8; 32] = digest
-            .try_into()
-            .map_err(|_| RowError::Damaged("a digest is not 32 bytes".into()))?;
         tokens.entry(cluster).or_default().push(Token {
             id,
-            digest: Digest(digest),
+            digest: digest_of(digest)?,
             created_unix_ms: unsigned(created)?,
             not_after_unix_ms: not_after.map(unsigned).transpose()?,
             last_used_unix_ms: last_used.map(unsigned).transpose()?,
@@ -158,6 +162,8 @@ fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
         updated_unix_ms: unsigned(updated)?,
         last_connected_unix_ms: last_connected.map(unsigned).transpose()?,
         from_file,
+        routes: Vec::new(),
+        personal: Vec::new(),
         id: id
             .parse::<ClusterId>()
             .map_err(|why| damaged(why.to_string()))?,
@@ -230,7 +236,7 @@ async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()>
         .execute(&mut *connection)
         .await?;
     }
-    Ok(())
+    access::put(connection, cluster).await
 }
 
 pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
@@ -293,10 +299,17 @@ async fn raise(connection: &mut SqliteConnection, generation: Generation) -> Res
     )))
 }
 
+pub(super) fn digest_of(bytes: Vec<u8>) -> Result<Digest> {
+    let digest = bytes.try_into();
+    digest
+        .map(Digest)
+        .map_err(|_| RowError::Damaged("a digest is not 32 bytes".into()))
+}
+
 pub(super) fn signed(value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| RowError::Damaged(format!("{value} does not fit a column")))
 }
 
-fn unsigned(value: i64) -> Result<u64> {
+pub(super) fn unsigned(value: i64) -> Result<u64> {
     u64::try_from(value).map_err(|_| RowError::Damaged(format!("{value} is negative")))
 }

@@ -22,6 +22,7 @@ pub use addr::{host_port_problem, listen_addr};
 pub use check::{Listed, Secrets, check, file_id};
 pub use claims::Claims;
 pub use problem::Problems;
+pub use routes::route;
 pub use words::text_problem;
 
 /// Longest clusters file in bytes.

@@ -393,10 +393,10 @@ mod tests {
                 "{service: PG, tcp: '127.0.0.1:1'}",
                 "routes.service is no service name \"PG\"",
             ),
-            ("{service: pg}", "neither given"),
+            ("{service: pg}", "routes.tcp is missing"),
             (
                 "{service: pg, tcp: '1.2.3.4:1', sealed: a.test}",
-                "both given",
+                "sealed stands beside tcp",
             ),
             (
                 "{service: pg, tcp: '1.2.3.4:1', addr: '1.2.3.4:2'}",

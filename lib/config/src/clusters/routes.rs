@@ -1,4 +1,4 @@
-//! Routes of the file.
+//! Routes of the file and of the API.
 
 use culvert_proto::limits::ROUTES_PER_CLUSTER_MAX;
 use culvert_proto::update::{Route, RouteKind, ServiceName, SniPattern};
@@ -6,70 +6,85 @@ use culvert_proto::update::{Route, RouteKind, ServiceName, SniPattern};
 use super::check::Place;
 use super::{At, Entry, RouteEntry, listen_addr};
 
-/// The routes of `entry` that are right, with their lines.
-pub(super) fn routes(entry: &Entry, place: &mut Place<'_>) -> Vec<(u64, Route)> {
-    if entry.routes.len() > ROUTES_PER_CLUSTER_MAX {
-        let why = format!(
-            "are {}; at most {ROUTES_PER_CLUSTER_MAX}",
-            entry.routes.len()
-        );
-        place.say(entry.id.line, "routes", why);
+/// The route that four texts mean: one of `tcp` and `sealed` is given, and `addr` with
+/// `sealed` alone.
+///
+/// # Errors
+/// Everything that is wrong, as field and the sentence that follows its name.
+pub fn route(
+    service: &str,
+    tcp: Option<&str>,
+    sealed: Option<&str>,
+    addr: Option<&str>,
+) -> Result<Route, Vec<(&'static str, String)>> {
+    let mut problems = Vec::new();
+    let service =
+        ServiceName::new(service).map_err(|why| problems.push(("service", format!("is no {why}"))));
+    let mut listen = |field, text: &str| {
+        let addr = listen_addr(text).map_err(|why| problems.push((field, why)));
+        addr.map(|addr| addr.to_string().into()).ok()
+    };
+    let tcp_addr = tcp.and_then(|text| listen("tcp", text));
+    let own_addr = addr.and_then(|text| listen("addr", text));
+    let sni = sealed.map(SniPattern::new).transpose();
+    let sni = sni.map_err(|why| problems.push(("sealed", format!("is no {why}"))));
+    let unfit = match (tcp, sealed, addr) {
+        (None, None, _) => Some(("tcp", "is missing; give one of tcp and sealed")),
+        (Some(_), Some(_), _) => Some(("sealed", "stands beside tcp; give one of them")),
+        (Some(_), None, Some(_)) => {
+            Some(("addr", "is for sealed alone; tcp names its own address"))
+        }
+        _ => None,
+    };
+    problems.extend(unfit.map(|(field, why)| (field, why.to_owned())));
+    let kind = match (tcp_addr, sni) {
+        (Some(addr), _) => Some(RouteKind::Tcp { addr }),
+        (None, Ok(Some(sni))) => Some(RouteKind::Sealed {
+            sni,
+            addr: own_addr,
+        }),
+        _ => None,
+    };
+    match (service, kind) {
+        (Ok(service), Some(kind)) if problems.is_empty() => Ok(Route { service, kind }),
+        _ => Err(problems),
     }
-    let routes = entry.routes.iter();
-    routes
-        .filter_map(|written| {
-            let At { value, line } = &written.service;
-            let service = ServiceName::new(value).map_err(|why| format!("is no {why}"));
-            let service = place.keep(*line, "routes.service", service);
-            let kind = kind(written, place);
-            Some((
-                *line,
-                Route {
-                    service: service?,
-                    kind: kind?,
-                },
-            ))
-        })
-        .collect()
 }
 
-fn kind(written: &RouteEntry, place: &mut Place<'_>) -> Option<RouteKind> {
-    let mut listen = |field, at: &At<String>| {
-        let addr = place.keep(at.line, field, listen_addr(&at.value))?;
-        Some(addr.to_string().into())
-    };
-    match (&written.tcp, &written.sealed, &written.addr) {
-        (Some(tcp), None, None) => {
-            let addr = listen("routes.tcp", tcp)?;
-            Some(RouteKind::Tcp { addr })
-        }
-        (None, Some(sealed), own) => {
-            let addr = match own {
-                Some(own) => Some(listen("routes.addr", own)?),
-                None => None,
-            };
-            let sni = SniPattern::new(&sealed.value).map_err(|why| format!("is no {why}"));
-            let sni = place.keep(sealed.line, "routes.sealed", sni)?;
-            Some(RouteKind::Sealed { sni, addr })
-        }
-        (Some(_), None, Some(addr)) => {
-            place.say(
-                addr.line,
-                "routes.addr",
-                "is for sealed alone; tcp names its address",
-            );
-            None
-        }
-        (tcp, sealed, _) => {
-            let both = tcp.is_some() && sealed.is_some();
-            let seen = if both { "both" } else { "neither" };
-            let line = written.service.line;
-            place.say(
-                line,
-                "routes",
-                format!("wants one of tcp and sealed; {seen} given"),
-            );
-            None
+/// The routes of `entry` that are right, with their lines.
+pub(super) fn routes(entry: &Entry, place: &mut Place<'_>) -> Vec<(u64, Route)> {
+    let count = entry.routes.len();
+    if count > ROUTES_PER_CLUSTER_MAX {
+        let why = format!("are {count}; at most {ROUTES_PER_CLUSTER_MAX}");
+        place.say(entry.id.line, "routes", why);
+    }
+    let mut routes = Vec::with_capacity(count);
+    for RouteEntry {
+        service,
+        tcp,
+        sealed,
+        addr,
+    } in &entry.routes
+    {
+        match route(&service.value, text(tcp), text(sealed), text(addr)) {
+            Ok(route) => routes.push((service.line, route)),
+            Err(problems) => {
+                for (field, why) in problems {
+                    let at = match field {
+                        "tcp" => tcp.as_ref(),
+                        "sealed" => sealed.as_ref(),
+                        "addr" => addr.as_ref(),
+                        _ => None,
+                    };
+                    let line = at.map_or(service.line, |at| at.line);
+                    place.say(line, &format!("routes.{field}"), why);
+                }
+            }
         }
     }
+    routes
+}
+
+fn text(at: &Option<At<String>>) -> Option<&str> {
+    at.as_ref().map(|at| at.value.as_str())
 }
