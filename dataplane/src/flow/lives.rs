@@ -119,9 +119,7 @@ impl Flow {
         let spliced = more(spliced, &mut counted.spliced);
         self.cluster.metrics.spliced_to_service.inc_by(up);
         self.cluster.metrics.spliced_to_client.inc_by(down);
-        metrics
-            .engine
-            .moved(spliced, (up + down).saturating_sub(spliced));
+        metrics.engine.moved(up + down, spliced);
     }
 }
 

@@ -19,7 +19,7 @@ const OPEN_SECONDS: &[f64] = &[
 pub struct FlowMetrics {
     /// `culvert_flows{mode}`
     pub live: IntGaugeVec,
-    /// `culvert_flows_opened_total{mode,datapath}`
+    /// `culvert_flows_total{mode,datapath}`
     pub begun: IntCounterVec,
     /// `culvert_flows_refused_total{mode,reason}`
     pub refused: IntCounterVec,
@@ -48,7 +48,8 @@ pub struct EngineMetrics {
     pipes_exhausted: IntCounter,
     rest_bytes: IntGauge,
     spun: IntCounter,
-    bytes: IntCounterVec,
+    bytes: IntCounter,
+    spliced: IntCounter,
     refused: IntCounterVec,
 }
 
@@ -62,7 +63,7 @@ impl FlowMetrics {
                 &["mode"],
             ),
             begun: r.counter_vec(
-                "culvert_flows_opened_total",
+                "culvert_flows_total",
                 "Relayed TCP connections whose service was connected; datapath is splice (two plain sockets), copy (a data channel with TLS, or a client with TLS) or stream (no data channel).",
                 &["mode", "datapath"],
             ),
@@ -138,10 +139,13 @@ impl EngineMetrics {
                 "culvert_engine_spun_seconds_total",
                 "Seconds of CPU spent waiting for the next small message.",
             ),
-            bytes: r.counter_vec(
+            bytes: r.counter(
                 "culvert_engine_bytes_total",
-                "Bytes delivered by the engine, how: spliced or copied.",
-                &["how"],
+                "Bytes delivered by the engine, pairs that live included.",
+            ),
+            spliced: r.counter(
+                "culvert_engine_spliced_bytes_total",
+                "Of these, bytes that no copy touched.",
             ),
             refused: r.counter_vec(
                 "culvert_engine_refused_total",
@@ -156,10 +160,10 @@ impl EngineMetrics {
         self.refused.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// Bytes that were delivered since the last call.
-    pub fn moved(&self, spliced: u64, copied: u64) {
-        self.bytes.with_label_values(&["spliced"]).inc_by(spliced);
-        self.bytes.with_label_values(&["copied"]).inc_by(copied);
+    /// Bytes that were delivered since the last call, and those of them spliced.
+    pub fn moved(&self, bytes: u64, spliced: u64) {
+        self.bytes.inc_by(bytes);
+        self.spliced.inc_by(spliced);
     }
 
     /// Fills what is only known at scrape time.

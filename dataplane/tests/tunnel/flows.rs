@@ -62,7 +62,7 @@ pub async fn parked(hub: &Hub, form: &str, count: f64) {
 }
 
 pub async fn opened(hub: &Hub, mode: &str, datapath: &str) -> f64 {
-    let line = format!("culvert_flows_opened_total{{datapath=\"{datapath}\",mode=\"{mode}\"}} ");
+    let line = format!("culvert_flows_total{{datapath=\"{datapath}\",mode=\"{mode}\"}} ");
     metric(hub.at.internal, &line).await.unwrap_or(0.0)
 }
 
@@ -198,7 +198,7 @@ async fn over_plain_channels_the_engine_splices() {
         assert!(opened(&hub, "tcp", "splice").await >= 6.0);
         assert!(private.carried.lock().contains(&"parked"));
         assert!(!private.carried.lock().contains(&"stream"));
-        let line = "culvert_engine_bytes_total{how=\"spliced\"} ";
+        let line = "culvert_engine_spliced_bytes_total ";
         assert!(metric(hub.at.internal, line).await.unwrap() > 1_000_000.0);
         let line = "culvert_relay_bytes_total{cluster=\"dev\",datapath=\"splice\",direction=\"to_client\"} ";
         assert!(metric(hub.at.internal, line).await.unwrap() > 4_000_000.0);
@@ -233,7 +233,7 @@ async fn over_channels_with_tls() {
     behaves(&ports, &private).await;
     let client = pki.client(false, "http/1.1");
     let text = crate::secure::get_over(&client, hub.at.internal, "/metrics").await;
-    let line = "culvert_flows_opened_total{datapath=\"copy\",mode=\"tcp\"} ";
+    let line = "culvert_flows_total{datapath=\"copy\",mode=\"tcp\"} ";
     let copied = text.lines().find_map(|found| found.strip_prefix(line));
     assert!(copied.unwrap().parse::<f64>().unwrap() >= 6.0);
 }
