@@ -21,6 +21,25 @@ pub(super) const VERB: &str = "forward";
 const LISTEN: &str = "listen";
 const ANYWHERE: &str = "listen-beyond-this-host";
 
+/// The flags of the agent that a forward has a use for; clap would list all.
+const FLAGS: &str = "
+  --hub URL                   hub; several are tried in order [env: CULVERT_HUB]
+  --token-file FILE           file that holds the personal token (cvp_...) [env: CULVERT_TOKEN]
+  --cluster ID                cluster of the service
+  --service NAME              the service, as its agent calls it
+  --listen ADDR:PORT          local address, for example 127.0.0.1:15432
+  --listen-beyond-this-host   allow an address that other hosts can reach: they get the service
+                              without a token
+  --server-ca-cert FILE       CA certificate of the hub, PEM; default: the system's
+  --hub-pin sha256:HEX        the hub's public key, in place of a CA
+  --client-cert, --client-key FILE
+                              client certificate for the hub, PEM
+  --proxy URL, --proxy-ca FILE
+                              the way out; HTTPS_PROXY and NO_PROXY are read too
+  --allow-insecure-server     allow http:// to the hub, for development
+  --drain-grace TIME          time for connections after SIGTERM [default: 30s]
+  --log-level, --log-format   as of the agent; so are --io-engine, --engine-threads, --spin";
+
 /// A checked configuration of a forward. No `Debug`: it holds a secret.
 pub struct ForwardConfig {
     /// Where to dial, in order.
@@ -61,7 +80,12 @@ pub(super) fn verb() -> Command {
         .action(ArgAction::SetTrue)
         .help("Allow --listen on an address that other hosts can reach: they get the service without a token");
     Command::new(VERB)
-        .about("Forward a local port to a service: --hub, --token-file, --cluster, --service NAME, --listen")
+        .about("Forward a local port to a service of a cluster, with a personal token")
+        .help_template("{about}\n\n{usage-heading} {usage}\n{after-help}")
+        .override_usage(
+            "culvert-agent forward --hub URL --token-file FILE --cluster ID --service NAME --listen 127.0.0.1:PORT",
+        )
+        .after_help(FLAGS)
         .arg(listen)
         .arg(anywhere)
 }

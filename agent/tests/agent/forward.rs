@@ -288,6 +288,16 @@ fn what_is_wrong_is_listed_and_nothing_is_opened_to_others_unasked() {
     ] {
         assert!(said.contains(word), "{word} is missing: {said}");
     }
+    let help = refused(&["--help"]);
+    for flag in [
+        "--hub",
+        "--token-file",
+        "--listen-beyond-this-host",
+        "--proxy",
+    ] {
+        assert!(help.contains(flag), "{flag} is not in {help}");
+    }
+    assert!(!help.contains("--sa-token-path"), "{help}");
     let base = ["--hub", "https://h", "--token", TOKEN, "--cluster", "prod"];
     let with = |more: &[&'static str]| [&base[..], more].concat();
     let said = refused(&with(&["--service", "pg=a:1", "--listen", "127.0.0.1:1"]));
