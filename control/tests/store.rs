@@ -144,6 +144,28 @@ async fn two_clusters_never_share_a_token() {
 }
 
 #[tokio::test]
+async fn one_change_may_move_a_token_from_a_cluster_to_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    let (store, _) = open(&path).await.unwrap();
+    let (a, b) = (cluster("a", 1), cluster("b", 1));
+    save(&store, &a, Generation(2), None).await.unwrap();
+    save(&store, &b, Generation(3), None).await.unwrap();
+    let swapped = [(&a, &b), (&b, &a)].map(|(to, from)| {
+        Step::Put(Arc::new(Cluster {
+            tokens: from.tokens.clone(),
+            ..to.clone()
+        }))
+    });
+    store.record(&swapped, Generation(4), &[]).await.unwrap();
+    drop(store);
+    let (_store, loaded) = open(&path).await.unwrap();
+    let digests = loaded.clusters.iter().map(|held| held.tokens[0].digest);
+    let wanted = [b.tokens[0].digest, a.tokens[0].digest];
+    assert_eq!(digests.collect::<Vec<_>>(), wanted);
+}
+
+#[tokio::test]
 async fn one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.db");

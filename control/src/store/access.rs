@@ -80,17 +80,8 @@ pub(super) async fn load_personal(
     Ok(personal)
 }
 
-/// Replaces the rows of a cluster that is written.
+/// Writes both for a cluster that has none in the store.
 pub(super) async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()> {
-    for clear in [
-        "DELETE FROM routes WHERE cluster_id = ?",
-        "DELETE FROM personal_tokens WHERE cluster_id = ?",
-    ] {
-        sqlx::query(clear)
-            .bind(cluster.id.as_str())
-            .execute(&mut *connection)
-            .await?;
-    }
     for route in &cluster.routes {
         put_route(connection, &cluster.id, route).await?;
     }

@@ -180,6 +180,10 @@ pub(super) async fn record(
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     raise(&mut transaction, generation).await?;
+    // First, since a later step may lose what an earlier one gains.
+    for step in steps {
+        clear(&mut transaction, step.id()).await?;
+    }
     for step in steps {
         match step {
             Step::Put(cluster) => put(&mut transaction, cluster).await?,
@@ -199,6 +203,22 @@ pub(super) async fn record(
     Ok(())
 }
 
+/// Takes all that belongs to a cluster.
+async fn clear(connection: &mut SqliteConnection, id: &ClusterId) -> Result<()> {
+    for parts in [
+        "DELETE FROM tokens WHERE cluster_id = ?",
+        "DELETE FROM routes WHERE cluster_id = ?",
+        "DELETE FROM personal_tokens WHERE cluster_id = ?",
+    ] {
+        sqlx::query(parts)
+            .bind(id.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Writes a cluster whose parts were cleared.
 async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()> {
     let spec = serde_json::to_string(&cluster.spec)
         .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
@@ -216,10 +236,6 @@ async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()>
     .bind(cluster.from_file)
     .execute(&mut *connection)
     .await?;
-    sqlx::query("DELETE FROM tokens WHERE cluster_id = ?")
-        .bind(cluster.id.as_str())
-        .execute(&mut *connection)
-        .await?;
     for token in &cluster.tokens {
         sqlx::query(
             "INSERT INTO tokens (digest, id, cluster_id, created_unix_ms, not_after_unix_ms,
