@@ -50,8 +50,10 @@ pub struct Door {
     target: SocketAddr,
     cluster: u32,
     places: Arc<Places>,
-    /// Something may wait to be accepted.
+    /// A poll told of it since it was last asked how many wait.
     ready: bool,
+    /// Connections that wait to be accepted, as far as is known.
+    waiting: u32,
     paused_until_ms: Option<u64>,
     /// Accepted connections are probed at most 5 s apart.
     probed: bool,
@@ -92,6 +94,7 @@ impl Door {
             cluster,
             places,
             ready: true,
+            waiting: 0,
             paused_until_ms: None,
             probed,
         })
@@ -99,15 +102,30 @@ impl Door {
 
     fn opens(&mut self, now_ms: u64) -> bool {
         self.paused_until_ms = self.paused_until_ms.filter(|until| *until > now_ms);
-        self.ready && self.paused_until_ms.is_none()
+        (self.ready || self.waiting > 0) && self.paused_until_ms.is_none()
+    }
+
+    /// How many wait. An accept that finds nobody costs the kernel a file and an
+    /// inode; this costs it nothing.
+    fn count(&mut self) {
+        if self.waiting == 0 && std::mem::take(&mut self.ready) {
+            let told = culvert_net::listen::progress(&self.listener);
+            // `tcpi_unacked` of a listener is the length of its queue.
+            self.waiting = told.map_or(u32::MAX, |told| told.segments_unacked);
+        }
     }
 
     /// Accepts one connection and begins to open the other.
     fn accept(&mut self, now_ms: u64) -> Guest {
+        self.count();
+        if self.waiting == 0 {
+            return Guest::Nobody;
+        }
         let client = match rustix::net::accept_with(&self.listener, FLAGS) {
             Ok(client) => client,
+            // Somebody else took it.
             Err(Errno::AGAIN) => {
-                self.ready = false;
+                self.waiting = 0;
                 return Guest::Nobody;
             }
             // No event comes for those that wait already.
@@ -117,8 +135,12 @@ impl Door {
             }
             Err(why @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK)) => return Guest::Broke(why),
             // It broke while it waited.
-            Err(_) => return Guest::Refused,
+            Err(_) => {
+                self.waiting -= 1;
+                return Guest::Refused;
+            }
         };
+        self.waiting -= 1;
         let Ok(place) = self.places.take(self.cluster) else {
             return Guest::Refused;
         };
@@ -230,9 +252,7 @@ impl Doors {
     ) -> io::Result<()> {
         for (place, token) in self.doors.iter_mut().zip(DOORS..) {
             for _ in 0..ACCEPTS_MAX {
-                let Some(door) = place.as_mut().filter(|door| door.ready) else {
-                    break;
-                };
+                let Some(door) = place else { break };
                 if !door.opens(now_ms) {
                     break;
                 }

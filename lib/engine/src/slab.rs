@@ -2,7 +2,7 @@
 //! of them wants to be looked at.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use crate::pair::Side;
 
@@ -115,28 +115,44 @@ impl<T> Slab<T> {
     }
 }
 
-/// When to look at whom; a few entries for each pair at most.
+/// When to look at whom; a few entries for each pair at most, which stay until
+/// they are due.
 #[derive(Debug, Default)]
-pub struct Times(BinaryHeap<Reverse<(u64, Id)>>);
+pub struct Times {
+    /// Those that were set in order, as a constant delay has it: a short pair
+    /// leaves one behind, and sorting it would cost more than the pair's bytes.
+    row: VecDeque<(u64, Id)>,
+    others: BinaryHeap<Reverse<(u64, Id)>>,
+}
 
 impl Times {
     /// Tells of `id` at `due_ms`.
     pub fn set(&mut self, due_ms: u64, id: Id) {
-        self.0.push(Reverse((due_ms, id)));
+        self.others.push(Reverse((due_ms, id)));
+    }
+
+    /// The same, for what is always set as far ahead.
+    pub fn set_behind(&mut self, due_ms: u64, id: Id) {
+        match self.row.back() {
+            Some((last_ms, _)) if *last_ms > due_ms => self.set(due_ms, id),
+            _ => self.row.push_back((due_ms, id)),
+        }
     }
 
     /// The next one that is due.
     pub fn due(&mut self, now_ms: u64) -> Option<Id> {
-        let Reverse((due_ms, _)) = self.0.peek()?;
-        if *due_ms > now_ms {
-            return None;
+        let due_ms = self.next().filter(|due_ms| *due_ms <= now_ms)?;
+        match self.row.front() {
+            Some((first_ms, _)) if *first_ms == due_ms => self.row.pop_front().map(|(_, id)| id),
+            _ => self.others.pop().map(|Reverse((_, id))| id),
         }
-        self.0.pop().map(|Reverse((_, id))| id)
     }
 
     /// When the next one is due.
     pub fn next(&self) -> Option<u64> {
-        self.0.peek().map(|Reverse((due_ms, _))| *due_ms)
+        let row = self.row.front().map(|(due_ms, _)| *due_ms);
+        let others = self.others.peek().map(|Reverse((due_ms, _))| *due_ms);
+        row.into_iter().chain(others).min()
     }
 }
 
@@ -165,13 +181,19 @@ mod tests {
         let mut slab = Slab::default();
         let ids = [(); 3].map(|()| slab.insert(()).unwrap());
         let mut times = Times::default();
-        for (due, id) in [(30, ids[0]), (10, ids[1]), (20, ids[2])] {
-            times.set(due, id);
+        for set in [Times::set, Times::set_behind] {
+            for (due, id) in [(30, ids[0]), (10, ids[1]), (20, ids[2])] {
+                set(&mut times, due, id);
+            }
+            times.set_behind(30, ids[1]);
+            assert_eq!((times.next(), times.due(9)), (Some(10), None));
+            assert_eq!(
+                [times.due(20), times.due(20), times.due(20)],
+                [Some(ids[1]), Some(ids[2]), None]
+            );
+            let mut last = [times.due(30), times.due(30)];
+            last.sort();
+            assert_eq!((last, times.next()), ([Some(ids[0]), Some(ids[1])], None));
         }
-        assert_eq!((times.next(), times.due(9)), (Some(10), None));
-        assert_eq!(
-            [times.due(20), times.due(20), times.due(20)],
-            [Some(ids[1]), Some(ids[2]), None]
-        );
     }
 }

@@ -34,6 +34,11 @@ impl Spin {
         }
     }
 
+    /// Whether it ever spins.
+    pub fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
     /// A round moved something; `small` when that was no bulk.
     pub fn worked(&mut self, now_us: u64, small: bool) {
         if self.until_us.take().is_some() {
@@ -44,6 +49,11 @@ impl Spin {
             self.until_us = Some(now_us + self.length_us);
             self.polled_us = now_us;
         }
+    }
+
+    /// Whether a spin has begun.
+    pub fn is_on(&self) -> bool {
+        self.until_us.is_some()
     }
 
     /// Nothing is to be done: whether to poll again at once.

@@ -161,14 +161,19 @@ impl Worker {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        let now = self.clock.elapsed();
-        let doors = self.doors.wants(millis(now));
-        if doors.is_ok() || !self.queue.is_empty() || self.spin.polls_on(micros(now)) {
+        // As old as the last round: a look may come that much late.
+        let now_ms = self.shared.now_ms;
+        let doors = self.doors.wants(now_ms);
+        if doors.is_ok() || !self.queue.is_empty() || self.spins() {
             return Some(Duration::ZERO);
         }
         let pairs = self.looks.next().into_iter().chain(self.laters.next());
         let next = pairs.chain(doors.err().flatten()).min()?;
-        Some(Duration::from_millis(next).saturating_sub(now))
+        Some(Duration::from_millis(next.saturating_sub(now_ms)))
+    }
+
+    fn spins(&mut self) -> bool {
+        self.spin.is_on() && self.spin.polls_on(micros(self.clock.elapsed()))
     }
 
     /// Whether it goes on.
@@ -331,14 +336,16 @@ impl Worker {
             }
             if !std::mem::replace(&mut entry.watched, true) {
                 let due_ms = self.shared.now_ms + millis(LOOK_INTERVAL);
-                self.looks.set(due_ms, id);
+                self.looks.set_behind(due_ms, id);
             }
         }
         if turns > 0 {
             self.tell_gauges();
             let moved = self.moved.0 - before;
             let small = moved > 0 && moved < THIN_BYTES as u64 && !bulk;
-            self.spin.worked(micros(self.clock.elapsed()), small);
+            if self.spin.is_allowed() {
+                self.spin.worked(micros(self.clock.elapsed()), small);
+            }
         }
         Ok(())
     }
