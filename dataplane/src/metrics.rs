@@ -12,7 +12,7 @@ use culvert_telemetry::metrics::{
     Metrics as Registry,
 };
 
-use culvert_engine::Engine;
+use culvert_engine::{Backend, Engine};
 
 pub use flows::{ChannelMetrics, EngineMetrics, FlowMetrics};
 
@@ -68,8 +68,7 @@ pub struct Metrics {
     pub engine: EngineMetrics,
     /// `culvert_relays_closed_total{reason}`
     pub relays_closed: IntCounterVec,
-    /// `culvert_io_backend{backend,reason}`
-    pub io_backend: IntGaugeVec,
+    io_backend: IntGaugeVec,
     /// `culvert_memory_budget_bytes`
     pub memory_budget: IntGauge,
     /// `culvert_memory_used_bytes{pool}`
@@ -274,6 +273,12 @@ impl Metrics {
     pub fn sessions(&self, cluster: &str, carrier: &str) -> IntGauge {
         let label = self.labels.label(cluster);
         self.agent_sessions.with_label_values(&[label, carrier])
+    }
+
+    /// Engine or session threads run on this.
+    pub fn runs_on(&self, backend: Backend) {
+        let labels = [backend.name(), backend.reason];
+        self.io_backend.with_label_values(&labels).set(1);
     }
 
     /// Fills what is only known at scrape time.

@@ -421,7 +421,7 @@ mod tests {
         let base = ["culvert-dataplane", "--clusters", clusters];
         let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
         let config = Config::read(argv, &|_| None).unwrap();
-        let engine = crate::start::engine(&config, 1).unwrap();
+        let (engine, _) = crate::start::engine(&config, 1).unwrap();
         Plane::new(config, engine, 16)
     }
 

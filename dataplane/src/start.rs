@@ -108,11 +108,12 @@ impl Dataplane {
         let tls = config.tls.as_ref().map(load_tls).transpose()?;
         let file = read_clusters(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
-        let engine = engine(&config, threads)?;
+        let (engine, engine_backend) = engine(&config, threads)?;
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses()?;
         let plane = Plane::new(config, engine, listeners::connections_max());
         announce(&plane, backend, threads, addresses, file.as_ref());
+        plane.metrics.runs_on(engine_backend);
         let admin = admin::routes(&plane);
         let ports = listeners.ports(
             tls.as_ref(),
@@ -230,7 +231,7 @@ async fn session_thread(
 ///
 /// # Errors
 /// When io_uring is required and refused, or no thread can be had.
-pub fn engine(config: &Config, threads: usize) -> io::Result<Engine> {
+pub fn engine(config: &Config, threads: usize) -> io::Result<(Engine, Backend)> {
     let backend = culvert_engine::probe(config.io_engine)?;
     let asked = config.engine;
     let threads = asked.threads.unwrap_or(threads);
@@ -258,7 +259,7 @@ pub fn engine(config: &Config, threads: usize) -> io::Result<Engine> {
         pipes = asked.pipes,
         "relay engine starts"
     );
-    Ok(engine)
+    Ok((engine, backend))
 }
 
 fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {
@@ -295,8 +296,7 @@ fn announce(
     addresses: Addresses,
     file: Option<&Clusters>,
 ) {
-    let labels = [backend.name(), backend.reason];
-    plane.metrics.io_backend.with_label_values(&labels).set(1);
+    plane.metrics.runs_on(backend);
     let Addresses {
         public,
         internal,

@@ -243,6 +243,10 @@ pub fn orphaned(plane: &Arc<Plane>, key: &SessionKey) {
         }
         deaths.remove(&instance);
         drop(deaths);
+        // Told to move, agents leave their pairs to the grace.
+        if plane.is_draining() {
+            return;
+        }
         let (cluster, id) = &instance;
         let is_back = |session: &Arc<crate::sessions::Session>| session.key.instance == *id;
         if !plane.sessions.of(cluster).iter().any(is_back) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::net::RecvFlags;
@@ -87,6 +88,7 @@ impl Client {
         let Some(way) = way else {
             return self.reset(CloseReason::RouteRemoved);
         };
+        self.arm(Some(Duration::ZERO));
         let Ok(early) = first_bytes(&self.stream) else {
             // Gone before it began.
             return;
@@ -139,9 +141,13 @@ impl Client {
             at,
             name: name.into(),
         };
+        self.arm(Some(Duration::ZERO));
         match self.ask(origin, way, bytes).begin().await {
             Ok(begun) => begun.join_socket(self.stream, self.place),
-            Err(_) => read_out(self.stream, &Alert::InternalError.record()).await,
+            Err(_) => {
+                self.arm(None);
+                read_out(self.stream, &Alert::InternalError.record()).await;
+            }
         }
     }
 
@@ -149,9 +155,17 @@ impl Client {
         Ask::new(&self.plane, origin, way, self.peer, early)
     }
 
+    /// Armed, the connection of a client whose bytes were read can only end in
+    /// RST, also when this process is killed.
+    fn arm(&self, linger: Option<Duration>) {
+        if let Err(why) = rustix::net::sockopt::set_socket_linger(&self.stream, linger) {
+            tracing::debug!(peer = %self.peer, %why, "a client's socket keeps its linger");
+        }
+    }
+
     fn reset(self, reason: CloseReason) {
         tracing::debug!(peer = %self.peer, %reason, "client refused");
-        let _ = self.stream.set_zero_linger();
+        self.arm(Some(Duration::ZERO));
     }
 }
 
