@@ -30,6 +30,9 @@ use pool::Pool;
 
 /// How often channels that wait are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two messages with tickets: a session's messages in a second are
+/// bounded, and what is missing is asked for together, ms.
+const TICKETS_INTERVAL_MS: u64 = 10;
 
 /// A data channel whose ticket was good.
 pub struct Channel {
@@ -98,6 +101,8 @@ struct State {
     /// The agent may be sent tickets.
     is_open: bool,
     is_closed: bool,
+    /// Before this, no tickets are sent, ms.
+    next_tickets_ms: u64,
 }
 
 impl State {
@@ -111,7 +116,7 @@ pub struct Offered {
     /// For the open's header.
     pub offer: ChannelOffer,
     channels: Arc<Channels>,
-    arrived: oneshot::Receiver<Channel>,
+    arrived: Option<oneshot::Receiver<Channel>>,
 }
 
 impl Channels {
@@ -124,6 +129,7 @@ impl Channels {
                 pools: Form::ALL.map(|form| Pool::new(gauge(form))),
                 is_open: false,
                 is_closed: false,
+                next_tickets_ms: 0,
             }),
             told: Notify::new(),
             clock: Instant::now(),
@@ -195,7 +201,7 @@ impl Channels {
         Some(Offered {
             offer: ChannelOffer { form, ticket },
             channels: self.clone(),
-            arrived,
+            arrived: Some(arrived),
         })
     }
 
@@ -262,9 +268,15 @@ impl Channels {
     pub async fn due(&self) {
         let told = self.told.notified();
         if !self.is_in_use() {
-            return told.await;
+            told.await;
+        } else {
+            let _ = tokio::time::timeout(LOOK_INTERVAL, told).await;
         }
-        let _ = tokio::time::timeout(LOOK_INTERVAL, told).await;
+        let next_ms = self.state.lock().next_tickets_ms;
+        let wait_ms = next_ms.saturating_sub(self.now_ms());
+        if wait_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
     }
 
     fn is_in_use(&self) -> bool {
@@ -285,10 +297,10 @@ impl Channels {
                 self.count_failure("ticket_expired");
             }
         }
-        if !state.is_open || state.is_closed {
+        if !state.is_open || state.is_closed || now_ms < state.next_tickets_ms {
             return Vec::new();
         }
-        Form::ALL
+        let all: Vec<Tickets> = Form::ALL
             .into_iter()
             .filter_map(|form| {
                 let missing = state.pool(form).missing(now_ms);
@@ -309,7 +321,11 @@ impl Channels {
                     tickets,
                 })
             })
-            .collect()
+            .collect();
+        if !all.is_empty() {
+            state.next_tickets_ms = now_ms + TICKETS_INTERVAL_MS;
+        }
+        all
     }
 
     /// The agent never got `tickets`.
@@ -327,10 +343,14 @@ impl Channels {
 impl Offered {
     /// The channel; never, when none will come.
     pub async fn arrived(&mut self) -> Channel {
-        match (&mut self.arrived).await {
-            Ok(channel) => channel,
-            Err(_) => std::future::pending().await,
+        if let Some(arrived) = &mut self.arrived
+            && let Ok(channel) = arrived.await
+        {
+            return channel;
         }
+        // Asked again, a channel that will not come is still none.
+        self.arrived = None;
+        std::future::pending().await
     }
 }
 

@@ -126,7 +126,7 @@ impl Plan {
     fn random(number: u64, mean_bytes: u64, random: &mut Random) -> Plan {
         // Sizes over three orders of magnitude, the mean as asked.
         let size = |random: &mut Random| {
-            let scale = [mean_bytes / 100, mean_bytes / 2, mean_bytes * 2];
+            let scale = [mean_bytes / 50, mean_bytes, mean_bytes * 4];
             let scale = scale[usize::try_from(random.below(3)).unwrap_or(0)];
             random.below(scale.max(2) * 6 / 5)
         };
@@ -257,9 +257,13 @@ async fn live(mut stream: TcpStream, plan: Plan, own: Own) -> Result<Seen> {
         sending.await.context("sending second")?;
         return Ok(seen);
     }
-    // The other end may reset while this one sends: what it hears tells.
-    let (_, seen) = tokio::join!(sending, receiving);
-    seen
+    let (sent, seen) = tokio::join!(sending, receiving);
+    let mut seen = seen?;
+    if seen.end.is_ok() {
+        // The kernel tells of a reset once: if the writer heard it, the reader sees an end.
+        seen.end = sent;
+    }
+    Ok(seen)
 }
 
 /// What differs between the two ends.

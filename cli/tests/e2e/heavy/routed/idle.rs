@@ -53,7 +53,7 @@ fn start(bed: Testbed) -> Result<Routed> {
         .args(["--health-addr", "127.0.0.1:8081"])
         .args(["--service", &format!("raw={SITE}:{SERVICE}"), PLAINTEXT]);
     let mut agent = Watched::start(spawn, &bed, &bed.site, "agent")?;
-    agent.wait_log("session up", START_MAX)?;
+    agent.wait_log("\"connected\"", START_MAX)?;
     Ok(Routed {
         agent,
         dataplane,
@@ -72,7 +72,7 @@ fn nine_thousand_idle_pairs_as_nobody() -> Result<()> {
         .bed
         .site
         .run(|| std::net::TcpListener::bind(service()))?;
-    let keep = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         // Held open; each says one byte, so that a pair is known to stand.
         let mut held = Vec::new();
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -111,9 +111,10 @@ fn nine_thousand_idle_pairs_as_nobody() -> Result<()> {
     let pipes = (descriptors(&rig.dataplane)?.1, descriptors(&rig.agent)?.1);
     println!("pipes held by the idle: hub {}, agent {}", pipes.0, pipes.1);
     assert!(pipes.0 <= 16 && pipes.1 <= 16);
+    for stream in first.iter().chain(&rest) {
+        // The service never ends a connection by itself.
+        rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+    }
     drop((first, rest));
-    wait_idle(&rig)?;
-    drop(rig);
-    let _ = keep;
-    Ok(())
+    wait_idle(&rig)
 }

@@ -27,11 +27,19 @@ const STAGES: [Stage; 4] = [
     Stage::HalfClosed,
 ];
 
+/// The first client that says something: others only looked whether somebody listens.
+fn speaker(listener: &TcpListener) -> TcpStream {
+    loop {
+        let (stream, _) = listener.accept().expect("a listener accepts");
+        if matches!(stream.peek(&mut [0]), Ok(1)) {
+            return stream;
+        }
+    }
+}
+
 /// What the service does for its only client: floods, and tells how its own reading ended.
 fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Result<()>>) {
-    let Ok((mut stream, _)) = listener.accept() else {
-        return;
-    };
+    let mut stream = speaker(listener);
     let mut reader = stream.try_clone().expect("a second handle");
     let flood = std::thread::spawn(move || {
         let piece = vec![9; 32 << 10];
@@ -118,7 +126,8 @@ fn killed_at(rig: &mut Routed, stage: Stage, hub: bool) -> Result<()> {
     if stage == Stage::Dialling {
         rig.bed.site.nft("delete table inet mute")?;
         // Ends the service, which nobody reached.
-        let _ = rig.bed.site.run(|| TcpStream::connect(service()));
+        let mut last = rig.bed.site.run(|| TcpStream::connect(service()))?;
+        last.write_all(b"bye")?;
     }
     drop(stream);
     serving.join().expect("the service does not panic");
@@ -129,7 +138,7 @@ fn killed_at(rig: &mut Routed, stage: Stage, hub: bool) -> Result<()> {
 fn works(rig: &Routed) -> Result<()> {
     let listener = rig.bed.site.run(|| TcpListener::bind(service()))?;
     let serving = std::thread::spawn(move || -> Result<()> {
-        let (mut stream, _) = listener.accept()?;
+        let mut stream = speaker(&listener);
         let mut all = Vec::new();
         stream.read_to_end(&mut all)?;
         stream.write_all(&all)?;
