@@ -8,6 +8,10 @@ use crate::{fuzz, run};
 /// All at once: their descriptors have to fit.
 const ENGINE_CONNECTIONS: u64 = 2_000;
 
+/// Bytes offered over each datapath; resets leave about two thirds of them, 10 GiB.
+const PATTERN_BYTES: u64 = 16 << 30;
+const PATTERN_CONNECTIONS: u64 = 2_000;
+
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,8 +47,25 @@ pub fn run(args: &Args) -> Result<()> {
     engine.env("CULVERT_ENGINE_CHURN", args.churn.to_string());
     engine.env("CULVERT_ENGINE_CONNECTIONS", ENGINE_CONNECTIONS.to_string());
     run::wait(engine)?;
+    routed(args.churn)?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
         only: String::new(),
     })
+}
+
+/// The real binaries: every byte of [`PATTERN_BYTES`] over each datapath, and churn.
+fn routed(churn: u64) -> Result<()> {
+    run::wait(run::cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
+    tests.args(["--package", "culvert-cli", "--success-output", "final"]);
+    tests.args(["-E", "test(/^heavy::routed::(integrity|churn)/)"]);
+    tests.env("CULVERT_BIN_DIR", run::target_dir().join("debug"));
+    tests.env("CULVERT_PATTERN_BYTES", PATTERN_BYTES.to_string());
+    tests.env(
+        "CULVERT_PATTERN_CONNECTIONS",
+        PATTERN_CONNECTIONS.to_string(),
+    );
+    tests.env("CULVERT_CHURN", churn.to_string());
+    run::wait(tests)
 }
