@@ -44,6 +44,7 @@ pub fn today() -> String {
 /// Never today; a line that cannot be had says so.
 pub fn describe(options: &Options, command: &str) -> Result<String> {
     let mut text = String::new();
+    let command = options.without_places(command);
     let kernel = said("uname", &["-srvm"]);
     writeln!(
         text,

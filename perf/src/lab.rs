@@ -11,7 +11,7 @@ mod tunnel;
 mod variant;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::delay::Delayer;
-use crate::testbed::{Cgroup, Namespace, Process};
+use crate::testbed::{Cgroup, Namespace, Process, wait_for};
 
 use place::Place;
 
@@ -87,6 +87,23 @@ impl Lab {
     /// The relay's entry as the generator sees it.
     fn entry(&self) -> SocketAddr {
         (self.address(Host::Hub, Host::Client), ENTRY_PORT).into()
+    }
+
+    /// A text in which places of this machine have names.
+    pub(crate) fn without_places(&self, text: &str) -> String {
+        let text = text.replace(&*self.directory().to_string_lossy(), "LAB");
+        crate::run::without_places(&text, &self.binaries, &self.rivals)
+    }
+
+    /// Waits until the entry's port can be bound: the kernel lets a ring's listener go some time
+    /// after its process.
+    fn await_free_entry(&self) -> Result<()> {
+        let entry = SocketAddr::from(([0, 0, 0, 0], ENTRY_PORT));
+        let hub = self.at(Host::Hub);
+        wait_for("the entry's port is free", START_MAX, || {
+            hub.run(|| TcpListener::bind(entry)).ok()
+        })
+        .map(drop)
     }
 
     /// Of the long path, where there is one.

@@ -1,10 +1,11 @@
 //! A run: rounds, in each round every variant in fresh processes, order reversed every other one.
 
 mod moment;
+mod record;
 mod tcp;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +41,24 @@ pub struct Options {
     pub rounds: Option<usize>,
     /// Keep samples that a busy host spoiled (their rows say so all the same).
     pub keep_noisy: bool,
+}
+
+impl Options {
+    /// Directories of this machine in a text, by name.
+    pub fn without_places(&self, text: &str) -> String {
+        without_places(text, &self.binaries, &self.rivals)
+    }
+}
+
+/// Directories of this machine in a text, by name.
+pub(crate) fn without_places(text: &str, binaries: &Path, rivals: &Rivals) -> String {
+    let built = rivals.directory.iter().map(|path| (path, "RIVALS"));
+    let given = rivals.given.values().map(|path| (path, "GIVEN"));
+    let mut text = text.replace(&*binaries.to_string_lossy(), "BIN");
+    for (path, name) in built.chain(given) {
+        text = text.replace(&*path.to_string_lossy(), name);
+    }
+    text
 }
 
 /// What a scenario gave.
@@ -389,7 +408,7 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
 ///
 /// # Errors
 /// Naming the one that is missing.
-pub fn release_binaries(directory: &std::path::Path) -> Result<PathBuf> {
+pub fn release_binaries(directory: &Path) -> Result<PathBuf> {
     for name in ["culvert-dataplane", "culvert-agent", "culvert-perf"] {
         let path = directory.join(name);
         ensure!(

@@ -146,6 +146,7 @@ pub(super) fn tcp(lab: &Lab, leg: Leg) -> Result<Running> {
     };
     let plain = "--allow-plaintext-data-channels";
     let trusted: &[&str] = if leg == Leg::Plain { &[plain] } else { &[] };
+    lab.await_free_entry()?;
     let groups = [Cgroup::new()?, Cgroup::new()?];
     let hub = lab.data_plane(&Options {
         tls,

@@ -11,6 +11,7 @@ use crate::testbed::{Cgroup, Spawn};
 
 /// Starts the one process of a hop and waits until it accepts.
 pub(super) fn start(lab: &Lab, name: &str, spawn: Spawn) -> Result<Running> {
+    lab.await_free_entry()?;
     let group = Cgroup::new()?;
     let mut process = spawn.cpu(RELAY_CPU).counted_by(group.as_ref()).start_in(
         lab.directory(),

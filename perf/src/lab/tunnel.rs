@@ -24,6 +24,7 @@ pub(super) fn start(
     hub: Spawn,
     agent: impl FnOnce() -> Result<Spawn>,
 ) -> Result<Running> {
+    lab.await_free_entry()?;
     let groups = [Cgroup::new()?, Cgroup::new()?];
     let hub = hub.cpu(RELAY_CPU).counted_by(groups[0].as_ref());
     let mut hub = hub.start_in(lab.directory(), lab.at(Host::Hub), "hub")?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::moment::Moment;
+use super::record;
 use super::{LATE_MAX, NOISE_MAX, OTHER_MAX, Options, REPEATS_MAX, Taken, fill};
 use crate::cpu::{calibrate, pin};
 use crate::host::file_limit;
@@ -209,7 +210,8 @@ impl Bench<'_> {
         let entry = self.entry(&running);
         integrity::check(entry, self.rig.listener(), &running.preface)
             .context("disqualified: it does not deliver what it is given")?;
-        self.records.insert(one.name().to_owned(), record(&running));
+        self.records
+            .insert(one.name().to_owned(), record::of(self.lab, &running));
         if one.is_direct() {
             return Ok(());
         }
@@ -411,17 +413,6 @@ impl Bench<'_> {
             String::new()
         }
     }
-}
-
-/// Command lines of what runs.
-fn record(running: &Running) -> String {
-    let pids = [running.hub_pids(), running.agent_pids()].concat();
-    let line = |pid: &u32| {
-        let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words = text.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        words.collect::<Vec<_>>().join(" ").trim().to_owned()
-    };
-    pids.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn line(sample: &Sample) -> String {
