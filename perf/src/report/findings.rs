@@ -1,7 +1,7 @@
 //! Aims of performance.md set beside what was measured: the targets of TCP scenarios, H4's http
 //! row and H8's idle agent.
 
-use crate::lab::Variant;
+use crate::lab::{Topology, Variant};
 use crate::sample::{Sample, float};
 use crate::scenario::{Kind, Target};
 use crate::statistics::{Ratio, median};
@@ -19,6 +19,8 @@ const COMPARED: [(Variant, Variant, f64, f64); 3] = [
 const DISTANCE: (f64, f64) = (1.0, 0.5);
 /// User, slab and socket memory of an idle agent on the hub, KiB: must, moonshot.
 const IDLE_KIB: (f64, f64) = (24.0, 12.0);
+/// Share of a long path's line that goodput can reach.
+const LINE_SHARE_MIN: f64 = 0.85;
 /// Sockets of one agent on this host: swarm, nginx twice, hub. The hub's is one of them.
 const SOCKETS_PER_AGENT: f64 = 4.0;
 
@@ -35,9 +37,35 @@ pub(super) fn of(outcome: &Outcome) -> Vec<Finding> {
         Kind::Requests { .. } | Kind::Bulk { .. } => against_rivals(outcome),
         Kind::Tcp(_) => {
             let targets = outcome.scenario.target.iter();
-            targets.map(|target| aimed(outcome, target)).collect()
+            let mut findings: Vec<_> = targets.map(|target| aimed(outcome, target)).collect();
+            findings.extend(line_filled(outcome));
+            findings
         }
     }
+}
+
+/// A long path without losses says something only where `direct` fills it.
+fn line_filled(outcome: &Outcome) -> Option<Finding> {
+    let Topology::Wan(path) = outcome.scenario.topology else {
+        return None;
+    };
+    let direct = outcome.samples.iter().filter(|sample| {
+        let bulk = sample.answers == 0 && sample.bytes > 0;
+        bulk && sample.variant == Variant::Direct.name()
+    });
+    let bits = |sample: &Sample| float(sample.bytes) * 8.0 / sample.seconds;
+    let fastest = direct.map(bits).fold(0.0, f64::max);
+    if fastest == 0.0 || path.loss_percent > 0.0 {
+        return None;
+    }
+    let share = fastest / (path.rate_mbit * 1e6);
+    Some(Finding {
+        met: share >= LINE_SHARE_MIN,
+        text: format!(
+            "path ({}): direct fills {share:.2} of the line of {} Mbit/s (aim >= {LINE_SHARE_MIN})",
+            outcome.name, path.rate_mbit
+        ),
+    })
 }
 
 /// Paired rounds of a target.
