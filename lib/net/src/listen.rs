@@ -182,6 +182,25 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
     })
 }
 
+/// Bytes of `socket` that its peer has not acknowledged; FIN counts as one. After a reset it stays
+/// what it was, so 0 behind a FIN proves that everything arrived.
+///
+/// # Errors
+/// When it is no connection.
+#[allow(unsafe_code, reason = "no crate of the tree asks SIOCOUTQ")]
+pub fn unacknowledged(socket: &impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int to `bytes`, which outlives the call.
+    let failed = unsafe {
+        let fd = socket.as_fd().as_raw_fd();
+        libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
 /// As much of `struct tcp_info`, which only grows at its end, as is read here.
 const TCP_INFO_BYTES: libc::socklen_t = 232;
 
@@ -293,6 +312,7 @@ mod tests {
         writer.write_all(&[7; 1000]).unwrap();
         reader.read_exact(&mut [0; 1000]).unwrap();
         let read = progress(&writer).unwrap();
+        assert_eq!(unacknowledged(&writer).unwrap(), 0);
         assert_eq!(
             (read.segments_unacked, read.bytes_unsent),
             (0, 0),
