@@ -63,8 +63,8 @@ impl Kernel for Script {
     fn finish(&mut self, _: &()) -> Result<(), Errno> {
         Ok(())
     }
-    fn arm(&mut self, _: &(), _: bool) -> Result<(), Errno> {
-        Ok(())
+    fn unacked(&mut self, _: &()) -> Option<u32> {
+        Some(0)
     }
     fn error(&mut self, _: &()) -> Option<Errno> {
         None

@@ -2,7 +2,6 @@
 //! in any order; and the kernel itself.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
@@ -10,7 +9,8 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use culvert_net::listen::{self, Progress};
 
-/// The calls of a relay. None blocks. Dropping a socket or a pipe closes it.
+/// The calls of a relay. None blocks. Dropping a socket or a pipe closes it, and
+/// the close of a socket that has not ended both ways is RST.
 pub trait Kernel {
     /// One end of a pair.
     type Socket;
@@ -39,8 +39,9 @@ pub trait Kernel {
     ) -> Result<usize, Errno>;
     /// Sends FIN after everything that was sent.
     fn finish(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
-    /// While armed, a close of any kind is RST.
-    fn arm(&mut self, socket: &Self::Socket, armed: bool) -> Result<(), Errno>;
+    /// Bytes that a socket's peer has not acknowledged, FIN counted as one; a reset
+    /// leaves it as it was. `None` when it does not say.
+    fn unacked(&mut self, socket: &Self::Socket) -> Option<u32>;
     /// What broke a socket, if something did.
     fn error(&mut self, socket: &Self::Socket) -> Option<Errno>;
     /// How the bytes of a socket get on; `None` when it does not say.
@@ -94,8 +95,8 @@ impl Kernel for Linux {
         rustix::net::shutdown(socket, Shutdown::Write)
     }
 
-    fn arm(&mut self, socket: &OwnedFd, armed: bool) -> Result<(), Errno> {
-        sockopt::set_socket_linger(socket, armed.then_some(Duration::ZERO))
+    fn unacked(&mut self, socket: &OwnedFd) -> Option<u32> {
+        listen::unacknowledged(socket).ok()
     }
 
     fn error(&mut self, socket: &OwnedFd) -> Option<Errno> {

@@ -173,22 +173,17 @@ impl<K: Kernel> Pair<K> {
         })
     }
 
-    /// Both directions ended. The sockets may be closed without RST once their
-    /// last bytes and FINs are acknowledged.
+    /// Both directions ended. Once their last bytes and FINs are acknowledged the
+    /// sockets are closed in all but name: no RST comes of that any more.
     fn settle(&mut self, env: &mut Env<'_, K>) -> Outcome {
         for side in [Side::Client, Side::Service] {
             let socket = self.socket(side);
-            let told = env.kernel.progress(socket);
-            if told.is_some_and(|told| told.segments_unacked > 0 || told.bytes_unsent > 0) {
-                return Outcome::Later;
+            if env.kernel.unacked(socket).is_some_and(|bytes| bytes > 0) {
+                return match env.kernel.error(socket) {
+                    Some(why) => Outcome::Ended(reason(side, why)),
+                    None => Outcome::Later,
+                };
             }
-            if let Some(why) = env.kernel.error(socket) {
-                return Outcome::Ended(reason(side, why));
-            }
-        }
-        for socket in &self.sockets {
-            // Refused only of a socket that is closed already.
-            let _ = env.kernel.arm(socket, false);
         }
         Outcome::Ended(CloseReason::Finished)
     }

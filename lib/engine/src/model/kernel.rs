@@ -15,7 +15,8 @@ pub struct Socket(pub Shared, pub usize);
 impl Drop for Socket {
     fn drop(&mut self) {
         let peer = &mut self.0.borrow_mut().peers[self.1];
-        peer.closed = Some(peer.armed);
+        // Always armed; what has ended both ways has nothing left to reset.
+        peer.closed = Some(!(peer.fin_read && peer.fin_acked));
     }
 }
 
@@ -126,15 +127,9 @@ impl Kernel for Model {
         Ok(())
     }
 
-    fn arm(&mut self, socket: &Socket, armed: bool) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
-        let peer = &mut world.peers[socket.1];
-        assert!(
-            armed || peer.fin_acked,
-            "disarmed before the end was acknowledged"
-        );
-        peer.armed = armed;
-        Ok(())
+    fn unacked(&mut self, socket: &Socket) -> Option<u32> {
+        let unacked = self.0.borrow().peers[socket.1].unacked();
+        Some(u32::try_from(unacked).unwrap())
     }
 
     fn error(&mut self, socket: &Socket) -> Option<Errno> {
@@ -144,8 +139,7 @@ impl Kernel for Model {
     fn progress(&mut self, socket: &Socket) -> Option<Progress> {
         let world = self.0.borrow();
         let peer = &world.peers[socket.1];
-        let unacked = peer.accepted - peer.acked
-            + usize::from(peer.finished && !peer.fin_acked || !peer.stands);
+        let unacked = peer.unacked() + usize::from(!peer.stands);
         let silence_ms = match peer.is_gone() {
             true => world.now_ms - peer.last_ack_ms,
             false => 0,

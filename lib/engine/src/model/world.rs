@@ -59,7 +59,7 @@ pub struct Peer {
     pub fin_acked: bool,
     pub no_space: bool,
     pub edges: Readiness,
-    pub armed: bool,
+    /// The engine closed the socket: with RST, or with nothing left to say.
     pub closed: Option<bool>,
     pub last_ack_ms: u64,
 }
@@ -67,6 +67,11 @@ pub struct Peer {
 impl Peer {
     pub fn is_gone(&self) -> bool {
         matches!(self.plan, Plan::Vanishes(at) if self.sent >= at)
+    }
+
+    /// Bytes that it has not acknowledged, FIN counted as one.
+    pub fn unacked(&self) -> usize {
+        self.accepted - self.acked + usize::from(self.finished && !self.fin_acked)
     }
 
     /// What `SO_ERROR` says.
@@ -263,7 +268,6 @@ pub fn world(seed: u64) -> Shared {
             fin_acked: false,
             no_space: false,
             edges: Readiness::default(),
-            armed: true,
             closed: None,
             last_ack_ms: 0,
         }
