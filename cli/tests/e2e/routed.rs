@@ -1,5 +1,6 @@
 //! `tcp` and `sealed` routes: clients' own TCP connections joined to data channels.
 
+mod control;
 mod etcd;
 mod openssl;
 mod postgres;
