@@ -266,17 +266,17 @@ impl Channels {
 
     /// Resolves when there is something for [`Channels::tick`] to do.
     pub async fn due(&self) {
-        let told = self.told.notified();
-        if !self.is_in_use() {
-            told.await;
-        } else {
-            let _ = tokio::time::timeout(LOOK_INTERVAL, told).await;
-        }
+        // First, so that a caller who gives up in between has taken no notice away.
         let next_ms = self.state.lock().next_tickets_ms;
         let wait_ms = next_ms.saturating_sub(self.now_ms());
         if wait_ms > 0 {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
+        let told = self.told.notified();
+        if !self.is_in_use() {
+            return told.await;
+        }
+        let _ = tokio::time::timeout(LOOK_INTERVAL, told).await;
     }
 
     fn is_in_use(&self) -> bool {
