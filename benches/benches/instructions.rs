@@ -14,7 +14,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use culvert_engine::step::{COPY_BYTES, Env, Kernel, Pair, Pool, Progress, Readiness, Rests, Side};
+use culvert_engine::step::{
+    COPY_BYTES, Env, Kernel, Outcome, Pair, Pool, Progress, Readiness, Rests, Side,
+};
 use culvert_mux::{Budget, Config, Mux, Role, StreamId};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
@@ -34,42 +36,47 @@ fn limit(step: &str) -> LibraryBenchmarkConfig {
     config
 }
 
-/// A kernel whose sockets always have so many bytes, and take all.
+/// A kernel whose sockets have so many bytes, and take all.
 struct Script {
-    bytes: usize,
+    /// What each side's next read gives.
+    bytes: [usize; 2],
+    /// A read is the last one before FIN.
     fin: bool,
 }
 
 impl Kernel for Script {
-    type Socket = ();
+    type Socket = usize;
     type Pipe = ();
 
-    fn recv(&mut self, _: &(), into: &mut [u8]) -> Result<usize, Errno> {
-        Ok(self.bytes.min(into.len()))
+    fn recv(&mut self, from: &usize, into: &mut [u8]) -> Result<usize, Errno> {
+        let got = self.bytes[*from].min(into.len());
+        if self.fin {
+            self.bytes[*from] = 0;
+        }
+        Ok(got)
     }
-    fn send(&mut self, _: &(), data: &[u8]) -> Result<usize, Errno> {
-        self.bytes *= usize::from(!self.fin);
+    fn send(&mut self, _: &usize, data: &[u8]) -> Result<usize, Errno> {
         Ok(data.len())
     }
     fn pipe(&mut self, bytes: usize) -> Result<((), usize), Errno> {
         Ok(((), bytes))
     }
-    fn splice_in(&mut self, _: &(), _: &(), bytes: usize) -> Result<usize, Errno> {
-        Ok(self.bytes.min(bytes))
+    fn splice_in(&mut self, from: &usize, _: &(), bytes: usize) -> Result<usize, Errno> {
+        Ok(self.bytes[*from].min(bytes))
     }
-    fn splice_out(&mut self, _: &(), _: &(), bytes: usize) -> Result<usize, Errno> {
+    fn splice_out(&mut self, _: &(), _: &usize, bytes: usize) -> Result<usize, Errno> {
         Ok(bytes)
     }
-    fn finish(&mut self, _: &()) -> Result<(), Errno> {
+    fn finish(&mut self, _: &usize) -> Result<(), Errno> {
         Ok(())
     }
-    fn unacked(&mut self, _: &()) -> Option<u32> {
+    fn unacked(&mut self, _: &usize) -> Option<u32> {
         Some(0)
     }
-    fn error(&mut self, _: &()) -> Option<Errno> {
+    fn error(&mut self, _: &usize) -> Option<Errno> {
         None
     }
-    fn progress(&mut self, _: &()) -> Option<Progress> {
+    fn progress(&mut self, _: &usize) -> Option<Progress> {
         None
     }
 }
@@ -84,7 +91,10 @@ struct Thread {
 impl Thread {
     fn new(bytes: usize, fin: bool) -> Thread {
         Thread {
-            kernel: Script { bytes, fin },
+            kernel: Script {
+                bytes: [bytes; 2],
+                fin,
+            },
             pool: Pool::new(8),
             rests: Rests::new(1 << 20),
             scratch: vec![0; COPY_BYTES],
@@ -103,12 +113,7 @@ impl Thread {
     }
 
     fn pair(&mut self) -> Pair<Script> {
-        let mut pair = Pair::join(
-            [(); 2],
-            [Vec::new(), Vec::new()],
-            [true; 2],
-            &mut self.env(),
-        );
+        let mut pair = Pair::join([0, 1], [Vec::new(), Vec::new()], [true; 2], &mut self.env());
         pair.ready(Side::Service, WRITABLE);
         pair.ready(Side::Client, WRITABLE);
         pair
@@ -164,13 +169,14 @@ fn bulk_turn((mut thread, mut pair): (Thread, Pair<Script>)) -> (Thread, Pair<Sc
 fn short_pair(mut thread: Thread) -> Thread {
     for _ in 0..STEPS {
         let mut pair = thread.pair();
-        for side in [Side::Client, Side::Service] {
-            thread.kernel.bytes = 1_024;
+        thread.kernel.bytes = [1_024; 2];
+        let mut ended = Outcome::Waits;
+        // A message each way, then a FIN each way.
+        for side in [Side::Client, Side::Service, Side::Client, Side::Service] {
             pair.ready(side, READABLE);
-            pair.turn(&mut thread.env());
-            pair.ready(side, READABLE);
+            ended = pair.turn(&mut thread.env());
         }
-        black_box(pair.turn(&mut thread.env()));
+        assert!(matches!(ended, Outcome::Ended(_)));
         pair.release(&mut thread.env());
     }
     thread
