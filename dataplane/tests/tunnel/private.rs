@@ -263,7 +263,9 @@ impl Wire {
         let zero = Some(Duration::ZERO);
         match &self {
             Wire::Tcp(tcp) => SockRef::from(tcp).set_linger(zero).unwrap(),
-            Wire::Tls(tls) => SockRef::from(tls.get_ref().0).set_linger(zero).unwrap(),
+            Wire::Tls(tls) => SockRef::from(tls.get_ref().0.get_ref())
+                .set_linger(zero)
+                .unwrap(),
             Wire::Stream(_) => {}
         }
     }

@@ -5,7 +5,7 @@
 //! for room: a flow at rest owns none. Half-close travels behind the last byte; any other end is an
 //! error, and the sockets of the flow are armed so that their peers see it as one (security.md 3.4).
 
-mod buffer;
+pub(crate) mod buffer;
 mod direction;
 mod vigil;
 
@@ -62,7 +62,7 @@ impl<IO: Transport + std::os::fd::AsFd> End for Link<IO> {
 /// Over TLS only `close_notify` is an end.
 impl<E: End> End for ServerStream<E> {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.get_ref().0.socket()
+        self.get_ref().0.get_ref().socket()
     }
 }
 

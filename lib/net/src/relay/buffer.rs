@@ -12,13 +12,13 @@ thread_local! {
 }
 
 /// A buffer with any content.
-pub(super) fn take() -> Box<[u8]> {
+pub(crate) fn take() -> Box<[u8]> {
     let kept = KEPT.with_borrow_mut(Vec::pop);
     kept.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
 }
 
 /// Gives it back to whatever thread this is.
-pub(super) fn give_back(buffer: Box<[u8]>) {
+pub(crate) fn give_back(buffer: Box<[u8]>) {
     KEPT.with_borrow_mut(|kept| {
         if kept.len() < BUFFERS_KEPT_MAX {
             kept.push(buffer);

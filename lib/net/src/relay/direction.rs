@@ -11,6 +11,8 @@ use super::{Broken, buffer};
 
 /// Reads in one turn, so that a fast flow does not keep the thread.
 const READS_MAX: u32 = 16;
+/// Plaintext of one TLS record (RFC 8446, 5.1).
+const RECORD_BYTES: usize = 16 << 10;
 
 /// What comes from one end and goes to the other.
 pub(super) struct Direction {
@@ -109,9 +111,25 @@ impl Direction {
         }
         let mut taken = buffer::take();
         let mut read = ReadBuf::new(&mut taken);
-        let polled = Pin::new(from).poll_read(cx, &mut read);
-        let bytes = read.filled().len();
-        if bytes > 0 {
+        let mut polled = Pin::new(&mut *from).poll_read(cx, &mut read);
+        let mut bytes = read.filled().len();
+        // TLS gives a record at a time: several go on in one write.
+        while bytes > 0 && polled.is_ready() && read.remaining() >= RECORD_BYTES {
+            polled = Pin::new(&mut *from).poll_read(cx, &mut read);
+            match &polled {
+                Poll::Ready(Err(_)) => break,
+                Poll::Ready(Ok(())) if read.filled().len() == bytes => {
+                    self.state = State::Ended;
+                    break;
+                }
+                _ => {}
+            }
+            if read.filled().len() == bytes {
+                break;
+            }
+            bytes = read.filled().len();
+        }
+        if bytes > 0 && !matches!(polled, Poll::Ready(Err(_))) {
             self.rest = Some((taken, 0, bytes));
             return Ok(Step::Moved);
         }

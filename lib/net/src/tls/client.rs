@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 use super::error::TlsError;
 use super::fresh::{Content, Fresh, in_time};
 use super::verify::{ServerVerifier, SpkiPin, Trust};
-use super::{MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
+use super::{Ahead, MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
 
 /// A dialled TLS connection.
-pub type ClientStream<IO> = tokio_rustls::client::TlsStream<IO>;
+pub type ClientStream<IO> = tokio_rustls::client::TlsStream<Ahead<IO>>;
 
 /// Whose certificates are accepted.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ impl ClientTls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let server_name = server_name(name)?;
-        let handshake = TlsConnector::from(self.config()).connect(server_name, io);
+        let handshake = TlsConnector::from(self.config()).connect(server_name, Ahead::new(io));
         in_time(handshake).await
     }
 
@@ -108,7 +108,7 @@ impl ClientTls {
         let server_name = server_name(name)?;
         let connector = TlsConnector::from(self.config());
         let connector = connector.with_alpn(vec![alpn.to_vec()]);
-        in_time(connector.connect(server_name, io)).await
+        in_time(connector.connect(server_name, Ahead::new(io))).await
     }
 
     /// What the handshake of `stream` agreed on.

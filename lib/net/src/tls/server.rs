@@ -11,13 +11,13 @@ use tokio_rustls::TlsAcceptor;
 use super::error::TlsError;
 use super::fresh::{Content, Fresh, in_time};
 use super::verify::BoundedClientVerifier;
-use super::{MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
+use super::{Ahead, MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
 
 /// Resumption tickets per handshake.
 const TICKETS_MAX: usize = 1;
 
 /// An accepted TLS connection.
-pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
+pub type ServerStream<IO> = tokio_rustls::server::TlsStream<Ahead<IO>>;
 
 /// Who must show a client certificate.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl ServerTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let handshake = TlsAcceptor::from(self.config()).accept(io);
+        let handshake = TlsAcceptor::from(self.config()).accept(Ahead::new(io));
         in_time(handshake).await
     }
 

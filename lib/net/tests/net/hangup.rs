@@ -85,7 +85,7 @@ async fn a_peer_that_stops_reading_is_reset_through_every_layer() {
     let (leg, hangup) = Leg::new(near);
     let (server, client) = (pki.server(), pki.client());
     let (ours, theirs) = tokio::join!(server.accept(leg), client.connect("localhost", far));
-    let far = theirs.unwrap().into_inner().0;
+    let far = theirs.unwrap().into_inner().0.into_inner();
     give_up(ours.unwrap(), config(hangup), far).await;
 }
 
