@@ -8,6 +8,9 @@ use super::*;
 use crate::routed::agent;
 use crate::watched::HUB_GONE;
 
+/// By then a writer has heard of what its reader was told.
+const WRITER_HEARS: Duration = Duration::from_millis(50);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The service does not answer the agent's dial.
@@ -41,9 +44,12 @@ fn speaker(listener: &TcpListener) -> TcpStream {
 fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Result<()>>) {
     let mut stream = speaker(listener);
     let mut reader = stream.try_clone().expect("a second handle");
-    let flood = std::thread::spawn(move || {
+    let flood = std::thread::spawn(move || -> std::io::Result<()> {
         let piece = vec![9; 32 << 10];
-        while floods && stream.write_all(&piece).is_ok() {}
+        while floods {
+            stream.write_all(&piece)?;
+        }
+        Ok(())
     });
     let mut piece = [0; 1024];
     let ended = loop {
@@ -53,6 +59,12 @@ fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Resu
             Err(why) => break Err(why),
         }
     };
+    // The kernel tells of a reset once: if the writer heard it, the reader sees an end.
+    std::thread::sleep(WRITER_HEARS);
+    if ended.is_ok() && flood.is_finished() {
+        let _ = tell.send(flood.join().expect("the flood does not panic"));
+        return;
+    }
     let _ = tell.send(ended);
     let _ = flood.join();
 }
