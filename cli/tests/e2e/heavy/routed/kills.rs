@@ -46,10 +46,12 @@ fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Resu
     let mut reader = stream.try_clone().expect("a second handle");
     let flood = std::thread::spawn(move || -> std::io::Result<()> {
         let piece = vec![9; 32 << 10];
-        while floods {
+        if !floods {
+            return Ok(());
+        }
+        loop {
             stream.write_all(&piece)?;
         }
-        Ok(())
     });
     let mut piece = [0; 1024];
     let ended = loop {
