@@ -135,9 +135,9 @@ fn psql_and_pgbench_over_spliced_channels() -> Result<()> {
 }
 
 #[test]
-fn psql_and_pgbench_over_encrypted_channels() -> Result<()> {
+fn psql_and_pgbench_over_the_carrier() -> Result<()> {
     if !ready(
-        "psql_and_pgbench_over_encrypted_channels",
+        "psql_and_pgbench_over_the_carrier",
         &["psql", "pgbench", "setpriv"],
     ) {
         return Ok(());
