@@ -3,18 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert_perf::testbed::{Layout, SITE, Spawn, Testbed};
+use culvert_perf::testbed::{Layout, Process, SITE, Spawn, Testbed};
 
 use crate::client::{self, Live};
 use crate::hub::{Agent, DEV_TOKEN, START_MAX, dataplane, internal, ready, write_clusters};
 use crate::upstream::base64;
 
-#[test]
-fn put_range_and_a_watch_that_streams() -> Result<()> {
-    if !ready("put_range_and_a_watch_that_streams", &["etcd"]) {
-        return Ok(());
-    }
-    let bed = Testbed::new(Layout::default())?;
+/// etcd on the private site.
+pub fn start(bed: &Testbed) -> Result<Process> {
     let url = format!("http://{SITE}:2379");
     let mut etcd = Spawn::new("etcd")
         .args([
@@ -25,8 +21,18 @@ fn put_range_and_a_watch_that_streams() -> Result<()> {
         ])
         .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
         .args(["--data-dir", &bed.path("etcd").to_string_lossy()])
-        .start(&bed, &bed.site, "etcd")?;
+        .start(bed, &bed.site, "etcd")?;
     etcd.wait_port(&bed.site, (SITE, 2379).into(), START_MAX)?;
+    Ok(etcd)
+}
+
+#[test]
+fn put_range_and_a_watch_that_streams() -> Result<()> {
+    if !ready("put_range_and_a_watch_that_streams", &["etcd"]) {
+        return Ok(());
+    }
+    let bed = Testbed::new(Layout::default())?;
+    let _etcd = start(&bed)?;
     let clusters = write_clusters(&bed, &[("dev", DEV_TOKEN)])?;
     let _dataplane = dataplane(&bed, "dataplane", &["--clusters", &clusters])?;
     let _agent = Agent::plain(&bed.site, "agent", DEV_TOKEN, (SITE, 2379).into()).start(&bed)?;

@@ -54,7 +54,7 @@ impl Routed {
         let mut arguments = vec!["--clusters", clusters.as_str()];
         arguments.extend_from_slice(hub);
         let dataplane = dataplane(&bed, "dataplane", &arguments)?;
-        let agent = agent(&bed, &bed.site, services).start(&bed)?;
+        let agent = agent(&bed.site, services).start(&bed)?;
         Ok(Routed {
             agent,
             dataplane,
@@ -74,8 +74,7 @@ pub fn bed() -> Result<Testbed> {
 }
 
 /// The agent of the cluster `dev`, over plain `ws://`.
-pub fn agent<'a>(bed: &'a Testbed, at: &'a Namespace, services: &[&str]) -> Agent<'a> {
-    let _ = bed;
+pub fn agent<'a>(at: &'a Namespace, services: &[&str]) -> Agent<'a> {
     Agent::plain(at, "agent", DEV_TOKEN, (SITE, 1).into()).with(services)
 }
 

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use culvert_perf::testbed::{HUB_FOR_CLIENT, SITE, Spawn};
+use culvert_perf::testbed::{HUB_FOR_CLIENT, SITE};
 
 use super::{PLAINTEXT, Routed, bed, run, tcp, wait_listening};
-use crate::hub::{START_MAX, ready};
+use crate::hub::ready;
 
 const PORT: u16 = 12_379;
 
@@ -17,18 +17,7 @@ fn etcdctl_puts_gets_and_watches() -> Result<()> {
         return Ok(());
     }
     let bed = bed()?;
-    let url = format!("http://{SITE}:2379");
-    let mut etcd = Spawn::new("etcd")
-        .args([
-            "--listen-client-urls",
-            &url,
-            "--advertise-client-urls",
-            &url,
-        ])
-        .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
-        .args(["--data-dir", &bed.path("etcd").to_string_lossy()])
-        .start(&bed, &bed.site, "etcd")?;
-    etcd.wait_port(&bed.site, (SITE, 2379).into(), START_MAX)?;
+    let _etcd = crate::etcd::start(&bed)?;
     let service = format!("etcd={SITE}:2379");
     let rig = Routed::start(
         bed,

@@ -127,7 +127,6 @@ fn nginx_with_tls_by_curl_and_the_hub_knows_nothing() -> Result<()> {
     )?;
     let service = format!("web={SITE}:443");
     let mut agent = agent(
-        &bed,
         &bed.site,
         &["--sealed-service", &service, "--server-ca-cert", &ca],
     );

@@ -62,7 +62,9 @@ fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Resu
         }
     };
     // The kernel tells of a reset once: if the writer heard it, the reader sees an end.
-    std::thread::sleep(WRITER_HEARS);
+    let _ = wait_for("the writer", WRITER_HEARS, || {
+        flood.is_finished().then_some(())
+    });
     if ended.is_ok() && flood.is_finished() {
         let _ = tell.send(flood.join().expect("the flood does not panic"));
         return;
@@ -102,7 +104,10 @@ fn killed_at(rig: &mut Routed, stage: Stage, hub: bool) -> Result<()> {
             (rig.metric("culvert_engine_pairs").ok()? == 1.0).then_some(())
         })?;
     } else {
-        std::thread::sleep(Duration::from_millis(300));
+        wait_for("the agent's dial", Duration::from_secs(20), || {
+            let dials = rig.bed.site.output("ss", &["-Htn", "state", "syn-sent"]);
+            dials.ok().filter(|dials| !dials.trim().is_empty())
+        })?;
     }
     if floods {
         let mut piece = vec![0; 4 << 20];
@@ -184,7 +189,7 @@ fn the_agent_is_killed_at_every_stage() -> Result<()> {
         killed_at(&mut rig, stage, false)?;
         let raw = format!("raw={SITE}:{SERVICE}");
         let flags = ["--service", raw.as_str(), PLAINTEXT];
-        rig.agent = agent(&rig.bed, &rig.bed.site, &flags).start(&rig.bed)?;
+        rig.agent = agent(&rig.bed.site, &flags).start(&rig.bed)?;
         works(&rig)?;
     }
     wait_idle(&rig)?;
