@@ -11,7 +11,7 @@ use crate::frame::{GO_AWAY_NORMAL, GO_AWAY_PROTOCOL};
 use crate::ids::SeenIds;
 use crate::rates::Bucket;
 use crate::recv::{Decoder, Pins};
-use crate::rtt::Pinger;
+use crate::rtt::{Pinger, Pongs};
 use crate::send::Pace;
 use crate::stream::{Key, Line, Place, Table, told};
 use crate::{Config, End, Event, Role, Stats, StreamId, Violation, WIRE_WINDOW_BYTES};
@@ -47,8 +47,7 @@ pub struct Mux {
 
     // What waits for transmit, in this order.
     pub(crate) go_away_out: Option<u32>,
-    /// The newest ping of the peer; older ones need no answer.
-    pub(crate) pong_out: Option<u32>,
+    pub(crate) pongs_out: Pongs,
     pub(crate) resets_out: VecDeque<u32>,
     pub(crate) notices: Line,
     pub(crate) first: Option<Key>,
@@ -112,7 +111,7 @@ impl Mux {
             left: false,
             now_ms: 0,
             go_away_out: None,
-            pong_out: None,
+            pongs_out: Pongs::default(),
             resets_out: VecDeque::new(),
             notices: Line::default(),
             first: None,
@@ -194,7 +193,7 @@ impl Mux {
     fn shut(&mut self, life: Life, end: End) {
         self.life = life;
         self.leaving = true;
-        self.pong_out = None;
+        self.pongs_out = Pongs::default();
         self.pinger = Pinger::default();
         self.resets_out.clear();
         self.stall_check_ms = None;

@@ -133,7 +133,7 @@ impl Mux {
             if !self.pings_in.take(now_ms) {
                 return Err(Violation::PingRate(self.pings_in.per_second()));
             }
-            self.pong_out = Some(header.length);
+            self.pongs_out.push(header.length);
         } else if header.has(ACK) {
             if self.farewell == Farewell::Sent(header.length) {
                 self.farewell = Farewell::None;

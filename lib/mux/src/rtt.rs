@@ -1,4 +1,4 @@
-//! Our own pings and the round trips they measure.
+//! Our own pings and the round trips they measure, and the peer's that wait for their answer.
 
 /// Round trips that the minimum is taken of.
 const SAMPLES: usize = 8;
@@ -65,6 +65,38 @@ impl Pinger {
     /// Queues inflate a round trip, nothing shortens it: the smallest recent one is the path's.
     pub(crate) fn rtt_ms(&self) -> Option<u64> {
         self.samples.iter().flatten().min().copied()
+    }
+}
+
+/// Pings of the peer that wait for their answer.
+pub(crate) const PONGS_MAX: usize = 8;
+
+/// Answers on their way out, oldest first. hashicorp/yamux waits for the answer to each of its
+/// pings, and has several under way; only a peer that never waits loses the oldest.
+#[derive(Debug, Default)]
+pub(crate) struct Pongs {
+    values: [u32; PONGS_MAX],
+    count: usize,
+}
+
+impl Pongs {
+    pub(crate) fn push(&mut self, value: u32) {
+        if self.count == PONGS_MAX {
+            self.pop();
+        }
+        self.values[self.count] = value;
+        self.count += 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<u32> {
+        let first = (self.count > 0).then_some(self.values[0])?;
+        self.values.rotate_left(1);
+        self.count -= 1;
+        Some(first)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 }
 

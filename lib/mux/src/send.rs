@@ -162,7 +162,7 @@ impl Mux {
     #[must_use]
     pub fn wants_transmit(&self) -> bool {
         self.go_away_out.is_some()
-            || self.pong_out.is_some()
+            || !self.pongs_out.is_empty()
             || self.pinger.wants_transmit()
             || !self.resets_out.is_empty()
             || !self.notices.is_empty()
@@ -178,12 +178,13 @@ impl Mux {
             let mut streams = mux.table.iter();
             streams.any(|(_, stream)| stream.end.is_none() && stream.flags & SYN != 0)
         };
-        if let Some(value) = self.pong_out
-            && writer.room() > 0
-            && !unannounced(self)
+        if self.pongs_out.is_empty() || unannounced(self) {
+            return;
+        }
+        while writer.room() > 0
+            && let Some(value) = self.pongs_out.pop()
         {
             writer.header(Kind::Ping, ACK, 0, value);
-            self.pong_out = None;
         }
     }
 

@@ -186,8 +186,12 @@ fn pings_are_answered_and_measured() {
     hear(&mut hub, &frame(Kind::Ping, SYN, 0, 0xcafe));
     assert_eq!(
         said(&mut hub, T0),
-        frame(Kind::Ping, ACK, 0, 0xcafe),
-        "the latest wins"
+        [
+            frame(Kind::Ping, ACK, 0, 0xdead_beef),
+            frame(Kind::Ping, ACK, 0, 0xcafe)
+        ]
+        .concat(),
+        "each of them"
     );
     hub.ping(T0);
     said(&mut hub, T0 + 5);

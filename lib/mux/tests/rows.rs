@@ -267,11 +267,9 @@ fn y6_reading_never_waits_for_a_write() {
         let mut out = Vec::new();
         mux.transmit(T0, &mut out, 1_024);
         let first = out.concat();
-        assert_eq!(
-            first[..HEADER_BYTES],
-            frame(Kind::Ping, ACK, 0, 19),
-            "one slot, before bulk"
-        );
+        let answers: Vec<_> = first.chunks(HEADER_BYTES).take(8).collect();
+        let newest: Vec<_> = (12..20).map(|n| frame(Kind::Ping, ACK, 0, n)).collect();
+        assert_eq!(answers, newest, "the last eight, each of them, before bulk");
     }
 }
 
