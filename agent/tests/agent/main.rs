@@ -12,6 +12,7 @@ mod drain;
 mod flow;
 mod forward;
 mod hub;
+mod pair;
 mod process;
 mod request;
 mod rotate;
