@@ -211,7 +211,7 @@ pub enum Stored {
     /// A directory.
     File(FileStore),
     /// Secrets of one namespace.
-    Secret(SecretStore),
+    Secret(Box<SecretStore>),
 }
 
 impl Stored {
@@ -241,7 +241,7 @@ impl Stored {
                     None => (rest, None),
                 };
                 let store = SecretStore::new(access, namespace, prefix)?;
-                Ok(Stored::Secret(store))
+                Ok(Stored::Secret(Box::new(store)))
             }
             ("http" | "https" | "vault", _) => Err(StoreError::Vault),
             _ => Err(refuse()),
