@@ -19,8 +19,8 @@ pub const PREFACE_BYTES_MAX: usize =
     PREFACE_HEAD_BYTES + X_BYTES_MAX + LEAF_BYTES_MAX + SIGNATURE_BYTES_MAX;
 
 const MAGIC: [u8; 4] = *b"CVRL";
-const KEY_BYTES: u16 = 32;
-const KEY_SIGNATURE_BYTES: u16 = 64;
+const KEY_BYTES: usize = 32;
+const KEY_SIGNATURE_BYTES: usize = 64;
 
 /// What a side shows. The relay keeps none of it but role, kind and id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Shape {
             .into_iter()
             .zip(lengths)
         {
-            if !allowed(proof, part).contains(&seen) {
+            if !allowed(proof, part).contains(&usize::from(seen)) {
                 return Err(PrefaceError::Length { part, seen, proof });
             }
         }
@@ -196,15 +196,15 @@ impl Shape {
 }
 
 /// The lengths that go with a proof.
-fn allowed(proof: ProofKind, part: Part) -> core::ops::RangeInclusive<u16> {
-    const LEAST: u16 = 1;
+fn allowed(proof: ProofKind, part: Part) -> core::ops::RangeInclusive<usize> {
+    const LEAST: usize = 1;
     match (proof, part) {
         (ProofKind::Open, _) | (ProofKind::Key, Part::Leaf) => 0..=0,
         (ProofKind::Key, Part::X) => KEY_BYTES..=KEY_BYTES,
         (ProofKind::Key, Part::Signature) => KEY_SIGNATURE_BYTES..=KEY_SIGNATURE_BYTES,
-        (ProofKind::Certificate, Part::X) => LEAST..=X_BYTES_MAX as u16,
-        (ProofKind::Certificate, Part::Leaf) => LEAST..=LEAF_BYTES_MAX as u16,
-        (ProofKind::Certificate, Part::Signature) => LEAST..=SIGNATURE_BYTES_MAX as u16,
+        (ProofKind::Certificate, Part::X) => LEAST..=X_BYTES_MAX,
+        (ProofKind::Certificate, Part::Leaf) => LEAST..=LEAF_BYTES_MAX,
+        (ProofKind::Certificate, Part::Signature) => LEAST..=SIGNATURE_BYTES_MAX,
     }
 }
 
