@@ -33,12 +33,12 @@ use crate::services::NamedService;
 use crate::target::Target;
 
 pub use bridge::{BRIDGE, BridgeConfig};
-pub use broker::{BROKER, BrokerConfig};
+pub use broker::{BROKER, BootConfig, BrokerConfig};
 pub use forward::ForwardConfig;
 pub(crate) use hub::hub_url;
-pub use pair::{IdentityFiles, OuterOptions, PLACES_MAX, PairConfig, Way};
+pub use pair::{IdentityFiles, OuterOptions, PLACES_MAX, PairConfig, Way, relays};
 pub use settings::PROGRAM;
-pub use store::StoreAt;
+pub use store::StateAt;
 
 /// Hub addresses that may be configured.
 pub const HUBS_MAX: usize = 16;

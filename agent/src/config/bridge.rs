@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use culvert_config::Holds::{Many, Text};
 use culvert_config::{Layers, Program, Setting, row};
+use culvert_pair::Stored;
 use ipnet::IpNet;
 
 use super::pair::{
@@ -12,7 +13,6 @@ use super::pair::{
     TLS_CERT, TLS_KEY,
 };
 use super::reader::Reader;
-use super::store::StoreAt;
 use super::{Refused, no_verbs};
 use crate::target::{Target, TargetKind};
 
@@ -90,7 +90,7 @@ pub struct BridgeConfig {
     /// The one service.
     pub to: Arc<Target>,
     /// Where registrations are followed.
-    pub store: Option<StoreAt>,
+    pub store: Option<Arc<Stored>>,
     /// Special addresses the service may resolve to.
     pub allow_addresses: Vec<IpNet>,
 }
@@ -102,8 +102,9 @@ pub(super) fn build(layers: Layers) -> Result<BridgeConfig, Refused> {
         join_asked: false,
     };
     let to = all.service();
-    let pair = all.pair("reverse");
     let store = all.store("store");
+    let later = all.layers.get("store").is_some();
+    let pair = all.pair("reverse", &[], later);
     let allow_addresses = all.addresses();
     match (all.layers.get("tls-cert"), all.layers.get("store").cloned()) {
         (Some(_), Some(store)) => {

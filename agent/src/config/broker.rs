@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use culvert_config::Holds::{Guarded, Many, Switch, Text};
 use culvert_config::{Layers, Program, Setting, row};
+use culvert_pair::PairJoin;
 
 use super::pair::{
     DRAIN_GRACE, HEALTH_ADDR, INFO_HASH, LOG_FORMAT, LOG_LEVEL, MAX_CONNS, MEMORY_BUDGET, MODE,
@@ -11,6 +12,7 @@ use super::pair::{
     TLS_KEY, socket_addr,
 };
 use super::reader::Reader;
+use super::store::StateAt;
 use super::{Refused, no_verbs};
 
 /// The verb.
@@ -69,7 +71,7 @@ const SETTINGS: &[Setting] = &[
         "state",
         Text,
         "",
-        "file:DIR, secret[:NAMESPACE] or memory: where a certificate that came through --join is kept",
+        "file:DIR or secret[:NAMESPACE]: where the certificate that the bridge gave is kept, beside the bootstrap key; memory: nowhere; memory:file:DIR or memory:secret[:NAMESPACE]: the bootstrap key is read there, the certificate asked for anew at each start",
     ),
     row(
         "flow-per-pair",
@@ -98,6 +100,16 @@ pub struct BrokerConfig {
     pub listen: SocketAddr,
     /// Every connection gets a pair of its own.
     pub flow_per_pair: bool,
+    /// How it gets its certificate, where no files hold one.
+    pub boot: Option<BootConfig>,
+}
+
+/// How a broker gets its certificate from the bridge. No `Debug`: it holds a secret.
+pub struct BootConfig {
+    /// The word that the bridge's admin handed over.
+    pub join: Option<PairJoin>,
+    /// Where the outcome is kept.
+    pub state: StateAt,
 }
 
 /// Checks everything that was set.
@@ -108,13 +120,14 @@ pub(super) fn build(layers: Layers) -> Result<BrokerConfig, Refused> {
     };
     let listen = all.clients();
     let flow_per_pair = all.switch("flow-per-pair");
-    let pair = all.pair("direct");
-    if all.layers.get("tls-cert").is_none() {
-        all.layers.problems.push(
-            "nothing says who this broker is: set --tls-cert, --tls-key and --tls-ca, or --join"
-                .to_owned(),
-        );
+    let join = all.pair_join();
+    let known = join.as_ref().map_or(&[][..], |join| &join.relays[..]).to_vec();
+    let state = all.state();
+    let mut pair = all.pair("direct", &known, false);
+    if let (Some(pair), Some(join)) = (&mut pair, &join) {
+        pair.info_hash = pair.info_hash.or(join.info_hash);
     }
+    all.one_source();
     match (listen, pair) {
         (Some(listen), Some(mut pair)) if all.layers.problems.is_empty() => {
             pair.warnings = all.layers.warnings;
@@ -122,6 +135,7 @@ pub(super) fn build(layers: Layers) -> Result<BrokerConfig, Refused> {
                 pair,
                 listen,
                 flow_per_pair,
+                boot: state.map(|state| BootConfig { join, state }),
             })
         }
         _ => Err(Refused::Problems(all.layers.problems)),
@@ -141,5 +155,34 @@ impl Reader {
             None => self.problem(&value, "is no address and port; write 127.0.0.1:8199"),
         }
         None
+    }
+
+    fn pair_join(&mut self) -> Option<PairJoin> {
+        let value = self.layers.get("join").cloned()?;
+        match PairJoin::decode(&value.text) {
+            Ok(join) => Some(join),
+            Err(why) => {
+                self.secret_problem(&value, why);
+                None
+            }
+        }
+    }
+
+    /// A certificate comes from files or from the bridge, and in the second case it goes somewhere.
+    fn one_source(&mut self) {
+        let has = |name: &str| self.layers.get(name).is_some();
+        let (files, join, state) = (has("tls-cert"), has("join"), has("state"));
+        let problem = match (files, join, state) {
+            (true, true, _) => "--tls-cert and --join are both set; keep one",
+            (true, false, true) => "--tls-cert and --state are both set; keep one",
+            (false, true, false) => {
+                "--join needs --state: where is the certificate kept? file:DIR, secret or memory"
+            }
+            (false, false, false) => {
+                "nothing says who this broker is: set --tls-cert, --tls-key and --tls-ca, or --join and --state"
+            }
+            _ => return,
+        };
+        self.layers.problems.push(problem.to_owned());
     }
 }

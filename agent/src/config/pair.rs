@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use culvert_config::Holds::{Many, Switch, Text};
 use culvert_config::{Setting, row};
+use culvert_net::introduction::{Credential, Outer};
 use culvert_net::tls::pair::PairIdentity;
 use culvert_net::tls::{ClientTlsOptions, MinVersion, Roots, SpkiPin};
 use culvert_proto::limits;
@@ -37,12 +38,21 @@ pub enum Way {
     Listen(SocketAddr),
 }
 
+impl Way {
+    /// The outer leg, where there is one.
+    #[must_use]
+    pub fn outer(&self) -> Option<&OuterOptions> {
+        match self {
+            Way::Relay { outer, .. } => Some(outer),
+            Way::Dial(_) | Way::Listen(_) => None,
+        }
+    }
+}
+
 /// The outer leg, to a relay.
 pub struct OuterOptions {
-    /// No TLS around the introduction.
-    pub plain: bool,
-    /// TLS stays for the whole connection.
-    pub keep: bool,
+    /// What lies on it.
+    pub outer: Outer,
     /// Whom to trust.
     pub tls: ClientTlsOptions,
 }
@@ -191,12 +201,19 @@ pub(super) enum Mode {
 
 impl Reader {
     /// Reads what both roles share; `dials` is the mode in which this role is the one that dials.
-    pub(super) fn pair(&mut self, dials: &str) -> Option<PairConfig> {
-        let way = self.way(dials);
+    /// `known` relays serve where no flag names one; `later` = a store may name them.
+    pub(super) fn pair(
+        &mut self,
+        dials: &str,
+        known: &[String],
+        later: bool,
+    ) -> Option<PairConfig> {
+        let way = self.way(dials, known, later);
         let identity = self.identity_files();
         let info_hash = self.info_hash();
         if let Some(files) = &identity {
-            self.try_identity(files, info_hash);
+            let at_relay = matches!(way, Some(Way::Relay { .. }));
+            self.try_identity(files, info_hash, at_relay);
         }
         let config = PairConfig {
             identity,
@@ -228,7 +245,7 @@ impl Reader {
         }
     }
 
-    fn way(&mut self, dials: &str) -> Option<Way> {
+    fn way(&mut self, dials: &str, known: &[String], later: bool) -> Option<Way> {
         let mode = self.mode(dials);
         let word = self.text("mode");
         for (of, name) in [
@@ -240,6 +257,7 @@ impl Reader {
                 Some(value) if of != mode => {
                     self.problem(&value, format_args!("means nothing in mode {word}; take it out, or choose another --mode"));
                 }
+                None if of == Mode::Relay && (later || !known.is_empty()) => {}
                 None if of == mode => self.layers.problems.push(format!(
                     "no --{name}: mode {word} needs it, for example --{name} {}",
                     if of == Mode::Listen { "0.0.0.0:8443" } else { "pair.example.com:443" }
@@ -250,8 +268,11 @@ impl Reader {
         match mode {
             Mode::Relay => {
                 let outer = self.outer();
-                let relays = self.places("relay", Some(RELAY_PORT));
-                (!relays.is_empty()).then_some(Way::Relay { relays, outer })
+                let mut relays = self.places("relay", Some(RELAY_PORT));
+                if relays.is_empty() {
+                    relays = self::relays(known).unwrap_or_default();
+                }
+                (later || !relays.is_empty()).then_some(Way::Relay { relays, outer })
             }
             Mode::Dial => {
                 let places = self.places("dial", None);
@@ -317,7 +338,8 @@ impl Reader {
                 false
             }
         };
-        OuterOptions { plain, keep, tls }
+        let outer = if plain { Outer::Plain } else { Outer::Tls { keep } };
+        OuterOptions { outer, tls }
     }
 
     fn identity_files(&mut self) -> Option<IdentityFiles> {
@@ -340,13 +362,24 @@ impl Reader {
     }
 
     /// Files that are missing or do not fit are found before anything is dialled.
-    fn try_identity(&mut self, files: &IdentityFiles, info_hash: Option<RendezvousId>) {
+    fn try_identity(
+        &mut self,
+        files: &IdentityFiles,
+        info_hash: Option<RendezvousId>,
+        at_relay: bool,
+    ) {
         match PairIdentity::load(&files.cert, &files.key, &files.ca) {
             Err(why) => self
                 .layers
                 .problems
                 .push(format!("the pair's certificate: {why}")),
             Ok(identity) => {
+                let (ca, leaf) = (identity.ca_der(), identity.leaf_der());
+                let proof = Credential::certificate(ca, leaf, identity.key_pkcs8_der());
+                if let (true, Err(why)) = (at_relay, proof) {
+                    let text = format!("the pair's certificate is of no use at a relay: {why}");
+                    self.layers.problems.push(text);
+                }
                 let seen = RendezvousId(identity.info_hash());
                 if info_hash.is_some_and(|wanted| wanted != seen) {
                     self.layers.problems.push(format!(
@@ -369,6 +402,14 @@ impl Reader {
         }
         parsed
     }
+}
+
+/// Relays as a join string or a registration names them; `None` when there is none.
+#[must_use]
+pub fn relays(texts: &[String]) -> Option<Vec<Arc<Target>>> {
+    let relays = texts.iter().map(|text| place(text, Some(RELAY_PORT)));
+    let relays: Vec<Arc<Target>> = relays.collect::<Option<Vec<_>>>()?.into_iter().map(Arc::new).collect();
+    (!relays.is_empty()).then_some(relays)
 }
 
 /// HOST:PORT; the port may be missing where there is a usual one.

@@ -5,33 +5,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_mux::Budget;
-use culvert_net::listen::{Acceptor, ListenOptions, Listener};
-use culvert_net::dial::Link;
+use culvert_net::introduction::Link;
+use culvert_net::listen::Acceptor;
 use culvert_net::tls::pair::Side;
-use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW};
+use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW, Role};
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::party::Own;
+use super::follow::Follow;
+use super::party::{Own, Party};
 use super::post::{Met, Post};
 use super::reach::Reach;
 use super::welcome::Welcome;
-use super::{PairError, SPARE, service_name};
+use super::{PairError, SPARE, bind, relay, service_name};
 use crate::config::{BridgeConfig, Way};
 use crate::flow::Flows;
 use crate::health::Health;
 use crate::metrics::AgentMetrics;
 use crate::services::{NamedService, Services};
+use crate::target::Target;
 use crate::upstream::resolve::{Resolve, SystemResolver};
 
 /// What a bridge speaks; the broker chooses.
-const ALPNS: &[&[u8]] = &[ALPN_PAIR, ALPN_PAIR_RAW];
-/// How often the loop shows that it runs.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const ALPNS: &[&[u8]] = &[ALPN_PAIR, ALPN_PAIR_RAW];
 /// Connections that met the broker and were not taken yet.
 const MET_MAX: usize = 16;
+
+/// How a bridge waits.
+pub(super) struct Waiting {
+    pub(super) way: Way,
+    reach: Reach,
+    metrics: Arc<AgentMetrics>,
+    welcome: Arc<Welcome>,
+}
 
 /// Runs until `shutdown` drains and the connections have ended, or their time.
 ///
@@ -43,38 +51,54 @@ pub async fn run(config: BridgeConfig, shutdown: &Shutdown) -> Result<(), PairEr
     }
     let metrics = Arc::new(AgentMetrics::new(""));
     let welcome = welcome(&config, &metrics);
-    let own = config.pair.identity.clone().map(|files| {
-        Own::load(Side::Bridge, ALPNS, files, config.pair.info_hash).map(Arc::new)
-    });
-    let own = own.transpose()?;
-    let ready = metrics.clone();
-    let listens = matches!(config.pair.way, Way::Listen(_));
-    let health = Health::bind(
-        config.pair.health_addr,
-        metrics.registry.clone(),
-        move || listens || ready.pair().waiting() > 0 || ready.pair().standing() > 0,
-    )
+    let BridgeConfig {
+        pair, to, store, ..
+    } = config;
+    let own = match pair.identity {
+        Some(files) => Own::load(Side::Bridge, ALPNS, files, pair.info_hash)?,
+        None => Own::nobody(Side::Bridge, ALPNS),
+    };
+    let own = Arc::new(own);
+    let acceptor = match &pair.way {
+        Way::Listen(addr) => Some(bind(*addr, "listen-pair")?),
+        _ => None,
+    };
+    let (ready, listens, known) = (metrics.clone(), acceptor.is_some(), own.clone());
+    let health = Health::bind(pair.health_addr, metrics.registry.clone(), move || {
+        let waits = listens && known.party().is_some();
+        waits || ready.pair().waiting() > 0 || ready.pair().standing() > 0
+    })
     .map_err(PairError::Health)?;
-    let grace = config.pair.drain_grace;
-    let to = config.to.address();
-    let mut waiting = Vec::new();
-    if let Some(own) = own {
-        tracing::info!(info_hash = %own.party().info_hash, to, "bridge starts");
-        waiting.push(wait(config.pair.way, own, metrics, welcome.clone())?);
-    }
-    let ticking = health.ticker();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            ticking.tick();
-        }
+    let reach = match pair.way.outer() {
+        Some(outer) => relay(outer, Role::Bridge)?,
+        None => Reach::Called,
+    };
+    tracing::info!(to = to.address(), "bridge starts");
+    let waiting = Arc::new(Waiting {
+        way: pair.way,
+        reach,
+        metrics,
+        welcome: welcome.clone(),
     });
+    let mut tasks = Waiting::start(&waiting, &own, acceptor);
+    if let Some(store) = store {
+        let door = (!matches!(waiting.way, Way::Relay { .. })).then(|| own.clone());
+        let follow = Follow::new(store, waiting, door);
+        tasks.push(tokio::spawn(follow.run()));
+    }
+    tasks.push(tokio::spawn(super::tick(health.ticker())));
     let serving = tokio::spawn(health.serve());
     shutdown.reached(Phase::Draining).await;
-    for task in &waiting {
+    // With them go the connections that wait; pairs that stand go on.
+    for task in &tasks {
         task.abort();
     }
+    drain(&welcome, pair.drain_grace, shutdown).await;
+    serving.abort();
+    Ok(())
+}
+
+async fn drain(welcome: &Welcome, grace: Duration, shutdown: &Shutdown) {
     welcome.retire();
     tracing::info!(grace_s = grace.as_secs(), "stopping");
     tokio::select! {
@@ -82,8 +106,6 @@ pub async fn run(config: BridgeConfig, shutdown: &Shutdown) -> Result<(), PairEr
         () = shutdown.reached(Phase::Stopped) => {}
     }
     welcome.cut();
-    serving.abort();
-    Ok(())
 }
 
 fn welcome(config: &BridgeConfig, metrics: &Arc<AgentMetrics>) -> Arc<Welcome> {
@@ -99,49 +121,71 @@ fn welcome(config: &BridgeConfig, metrics: &Arc<AgentMetrics>) -> Arc<Welcome> {
     Arc::new(Welcome::new(flows, budget, config.pair.streams_max))
 }
 
-/// Waits for the broker in a task of its own.
-fn wait(
-    way: Way,
-    own: Arc<Own>,
-    metrics: Arc<AgentMetrics>,
-    welcome: Arc<Welcome>,
-) -> Result<JoinHandle<()>, PairError> {
-    let (places, reach) = match way {
-        Way::Listen(addr) => {
-            let options = ListenOptions {
-                reuse_port: false,
-                ..ListenOptions::default()
-            };
-            let failed = |why| PairError::Listen(why, "listen-pair");
-            let listener = Listener::bind(addr, options).map_err(failed)?;
-            let acceptor = listener.start().map_err(failed)?;
-            return Ok(tokio::spawn(listen(acceptor, own, welcome)));
-        }
-        Way::Dial(places) => (places, Reach::Called),
-        Way::Relay { .. } => unreachable!("soon"),
-    };
-    let post = Post {
-        places,
-        reach,
-        spare: SPARE,
-        stagger: Duration::ZERO,
-        resolver: Arc::new(SystemResolver),
-        metrics,
-    };
-    Ok(tokio::spawn(async move {
+impl Waiting {
+    /// Waits as `own`, wherever this bridge's way leads.
+    fn start(
+        waiting: &Arc<Waiting>,
+        own: &Arc<Own>,
+        acceptor: Option<Acceptor>,
+    ) -> Vec<JoinHandle<()>> {
+        let places = match (&waiting.way, acceptor) {
+            (_, Some(acceptor)) => {
+                let (own, welcome) = (own.clone(), waiting.welcome.clone());
+                return vec![tokio::spawn(listen(acceptor, own, welcome))];
+            }
+            (Way::Dial(places), None) => places.clone(),
+            (Way::Relay { relays, .. }, None) => relays.clone(),
+            (Way::Listen(_), None) => return Vec::new(),
+        };
+        let (waiting, own) = (waiting.clone(), own.clone());
+        vec![tokio::spawn(async move {
+            let first = own.ready().await;
+            let party = || own.party().unwrap_or_else(|| first.clone());
+            waiting.keep(places, SPARE, party).await;
+        })]
+    }
+
+    /// Waits at `places` as `party`, in a task of its own.
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        places: Vec<Arc<Target>>,
+        spare: usize,
+        party: Arc<Party>,
+    ) -> JoinHandle<()> {
+        let waiting = self.clone();
+        tokio::spawn(async move { waiting.keep(places, spare, || party.clone()).await })
+    }
+
+    async fn keep(
+        &self,
+        places: Vec<Arc<Target>>,
+        spare: usize,
+        party: impl Fn() -> Arc<Party> + Send + Sync,
+    ) {
+        let post = Post {
+            places,
+            reach: self.reach.clone(),
+            spare,
+            stagger: Duration::ZERO,
+            resolver: Arc::new(SystemResolver),
+            metrics: self.metrics.clone(),
+        };
         let (out, mut met) = mpsc::channel::<Met>(MET_MAX);
         let taking = async {
             while let Some(Met { link, party }) = met.recv().await {
-                welcome.take(link, party, true);
+                self.welcome.take(link, party, true);
             }
         };
-        tokio::join!(post.keep(|| own.party(), &out), taking);
-    }))
+        tokio::join!(post.keep(party, &out), taking);
+    }
 }
 
 async fn listen(acceptor: Acceptor, own: Arc<Own>, welcome: Arc<Welcome>) {
     loop {
-        let (tcp, _) = acceptor.accept().await;
-        welcome.take(Link::Plain(tcp), own.party(), false);
+        let (tcp, from) = acceptor.accept().await;
+        match own.party() {
+            Some(party) => welcome.take(Link::Plain(tcp), party, false),
+            None => tracing::debug!(%from, "a broker came before any pair was registered"),
+        }
     }
 }

@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_mux::Budget;
 use culvert_net::carrier::Carrier;
-use culvert_net::listen::{Acceptor, ListenOptions, Listener};
+use culvert_net::listen::Acceptor;
 use culvert_net::relay::{Early, arm};
 use culvert_net::tls::pair::{PairTlsError, Side};
-use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW};
+use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW, Role};
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -21,11 +20,12 @@ use tokio_util::task::TaskTracker;
 
 use super::keep::{Keeper, STANDS_MAX};
 use super::open::open;
-use super::party::Own;
+use super::party::{Own, Party};
 use super::pool::Pool;
 use super::post::{Post, STAGGER};
 use super::reach::Reach;
-use super::{Joined, PairError};
+use super::state::Holder;
+use super::{Joined, PairError, bind, relay};
 use crate::config::{BrokerConfig, Way};
 use crate::flow::Mover;
 use crate::health::Health;
@@ -34,8 +34,6 @@ use crate::upstream::resolve::SystemResolver;
 
 const MUX: &[&[u8]] = &[ALPN_PAIR];
 const RAW: &[&[u8]] = &[ALPN_PAIR_RAW];
-/// How often the loop shows that it runs.
-const TICK: Duration = Duration::from_secs(1);
 
 /// How a broker gets at a pair.
 pub(super) struct Ways {
@@ -67,19 +65,27 @@ impl Ways {
     /// # Errors
     /// What was seen in the handshake.
     pub(super) async fn join(&self) -> Result<Joined, PairTlsError> {
+        let first = self.own.ready().await;
+        let own = self.own.party().unwrap_or(first);
+        self.join_as(&own).await
+    }
+
+    /// As [`Ways::join`], as somebody else than this broker is by now.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn join_as(&self, own: &Arc<Party>) -> Result<Joined, PairTlsError> {
         match &self.way {
             WayIn::Out(post) => {
-                let met = post.first(|| self.own.party()).await;
+                let met = post.first(|| own.clone()).await;
                 let joined = Box::pin(met.party.tls.handshake(met.link)).await;
                 joined.inspect_err(|_| self.metrics.pair().failed(PairStep::Handshake))
             }
             WayIn::In(pool) => {
-                let party = self.own.party();
-                let mut told = AtomicBool::new(false);
-                let told = &mut told;
-                let joined = pool.join(&party.tls, |why| {
+                let mut told = false;
+                let joined = pool.join(&own.tls, |why| {
                     // Anybody may dial this port; once for each pair that is missed is enough.
-                    if !told.swap(true, Ordering::Relaxed) {
+                    if !std::mem::replace(&mut told, true) {
                         tracing::warn!(%why, "what dialled this broker is not its bridge");
                     }
                 });
@@ -93,34 +99,26 @@ impl Ways {
 ///
 /// # Errors
 /// [`PairError`]; nothing was accepted or dialled then.
-pub async fn run(config: BrokerConfig, shutdown: &Shutdown) -> Result<(), PairError> {
+pub async fn run(mut config: BrokerConfig, shutdown: &Shutdown) -> Result<(), PairError> {
     for warning in &config.pair.warnings {
         tracing::warn!("{warning}");
     }
     let metrics = Arc::new(AgentMetrics::new(""));
     let alpns = if config.flow_per_pair { RAW } else { MUX };
-    let files = config.pair.identity.clone();
-    let files = files.expect("a broker without files or a join string is refused");
-    let own = Own::load(Side::Broker, alpns, files, config.pair.info_hash).map(Arc::new)?;
+    let (own, holder) = own(&mut config, alpns, &metrics).await?;
     let clients = bind(config.listen, "listen")?;
-    let addr = clients.local_addr().map_err(|why| PairError::Listen(why, "listen"))?;
-    let (ways, filling) = ways(config.pair.way, own, &metrics, config.flow_per_pair)?;
+    let local = clients.local_addr();
+    let addr = local.map_err(|why| PairError::Listen(why, "listen"))?;
+    let (ways, filling) = ways(config.pair.way, own.clone(), &metrics)?;
     let (stands, seen) = watch::channel(None);
-    let (ready, each) = (seen.clone(), config.flow_per_pair);
+    let (ready, known, each) = (seen.clone(), own.clone(), config.flow_per_pair);
     let health = Health::bind(
         config.pair.health_addr,
         metrics.registry.clone(),
-        move || each || ready.borrow().is_some(),
+        move || (each && known.party().is_some()) || ready.borrow().is_some(),
     )
     .map_err(PairError::Health)?;
-    let ticking = health.ticker();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            ticking.tick();
-        }
-    });
+    let ticking = tokio::spawn(super::tick(health.ticker()));
     let serving = tokio::spawn(health.serve());
     tracing::info!(listen = %addr, flow_per_pair = each, "broker starts");
     let used_up = Arc::new(Notify::new());
@@ -132,6 +130,7 @@ pub async fn run(config: BrokerConfig, shutdown: &Shutdown) -> Result<(), PairEr
         stands,
         used_up: used_up.clone(),
     };
+    let holding = holder.map(|holder| tokio::spawn(holder.run(ways.clone(), own)));
     let keeping = (!each).then(|| tokio::spawn(keeper.run()));
     let broker = Arc::new(Broker {
         ways,
@@ -142,27 +141,37 @@ pub async fn run(config: BrokerConfig, shutdown: &Shutdown) -> Result<(), PairEr
     });
     let opening = accept(&broker, clients, config.pair.streams_max, shutdown).await;
     drain(&broker, opening, config.pair.drain_grace, shutdown).await;
-    for task in [Some(serving), keeping, filling].into_iter().flatten() {
+    let tasks = [Some(serving), Some(ticking), holding, keeping, filling];
+    for task in tasks.into_iter().flatten() {
         task.abort();
     }
     Ok(())
 }
 
-fn bind(addr: SocketAddr, flag: &'static str) -> Result<Acceptor, PairError> {
-    let options = ListenOptions {
-        reuse_port: false,
-        ..ListenOptions::default()
+/// Who this broker is, and what makes it that where it is not yet.
+async fn own(
+    config: &mut BrokerConfig,
+    alpns: &'static [&'static [u8]],
+    metrics: &Arc<AgentMetrics>,
+) -> Result<(Arc<Own>, Option<Holder>), PairError> {
+    let info_hash = config.pair.info_hash;
+    if let Some(files) = config.pair.identity.clone() {
+        let own = Own::load(Side::Broker, alpns, files, info_hash)?;
+        return Ok((Arc::new(own), None));
+    }
+    let own = Arc::new(Own::nobody(Side::Broker, alpns));
+    let holder = match config.boot.take() {
+        Some(boot) => Some(Holder::load(boot, info_hash, metrics.clone()).await?),
+        None => None,
     };
-    let failed = |why| PairError::Listen(why, flag);
-    let listener = Listener::bind(addr, options).map_err(failed)?;
-    listener.start().map_err(failed)
+    Ok((own, holder))
 }
 
 fn ways(
     way: Way,
     own: Arc<Own>,
     metrics: &Arc<AgentMetrics>,
-    each: bool,
+
 ) -> Result<(Arc<Ways>, Option<JoinHandle<()>>), PairError> {
     let mut filling = None;
     let (places, reach) = match way {
@@ -176,9 +185,8 @@ fn ways(
             return Ok((Arc::new(Ways { way, own, metrics }), filling));
         }
         Way::Dial(places) => (places, Reach::Calls),
-        Way::Relay { .. } => unreachable!("soon"),
+        Way::Relay { relays, outer } => (relays, relay(&outer, Role::Broker)?),
     };
-    let _ = each;
     let post = Post {
         places,
         reach,

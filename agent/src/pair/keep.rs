@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::broker::Ways;
-use super::welcome::session_config;
+use super::welcome::{LAST_WORDS, session_config};
 use super::{Joined, RETRY_MAX, grant};
 use crate::metrics::{AgentMetrics, PairForm, PairStep};
 
@@ -37,7 +37,11 @@ enum Left {
     /// It is over.
     Ended(CarrierEnd),
     /// It goes on with what it carries; a new one is needed.
-    Retired(JoinHandle<CarrierEnd>),
+    Retired {
+        driver: JoinHandle<CarrierEnd>,
+        /// The bridge asked for it, and ends it.
+        by_bridge: bool,
+    },
 }
 
 impl Keeper {
@@ -92,12 +96,15 @@ impl Keeper {
                     tracing::warn!(code = end.reason.as_str(), seen = end.detail, "the bridge did not take the pair; see that both sides have certificates of one CA, each for its own role");
                 }
             }
-            Left::Retired(driver) => {
+            Left::Retired { driver, by_bridge } => {
                 tracing::info!("the pair is left: what it carries goes on, a new one is made");
                 let metrics = self.metrics.clone();
                 tokio::spawn(async move {
-                    carrier.idle().await;
-                    carrier.close(CloseReason::Draining);
+                    if !by_bridge {
+                        carrier.idle().await;
+                        sleep(LAST_WORDS).await;
+                        carrier.close(CloseReason::Draining);
+                    }
                     let reason = driver.await.map_or(CloseReason::Internal, |end| end.reason);
                     metrics.pair().ended(reason.as_str());
                     drop(stood);
@@ -124,10 +131,14 @@ impl Keeper {
                         self.metrics.connected.set(1);
                         self.stands.send_replace(Some(carrier.clone()));
                     }
-                    SessionEvent::PeerDraining => return Left::Retired(driver),
+                    SessionEvent::PeerDraining => {
+                        return Left::Retired { driver, by_bridge: true };
+                    }
                     other => tracing::trace!(event = ?other, "the bridge said"),
                 },
-                () = self.used_up.notified() => return Left::Retired(driver),
+                () = self.used_up.notified() => {
+                    return Left::Retired { driver, by_bridge: false };
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_net::dial::Link;
+use culvert_net::introduction::Link;
 use culvert_net::listen::Acceptor;
 use culvert_net::tls::pair::{PairTls, PairTlsError};
 use futures_util::StreamExt as _;

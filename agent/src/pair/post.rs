@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_net::crypto::random_bytes;
-use culvert_net::dial::{Backoff, Link, Setback};
+use culvert_net::dial::{Backoff, Setback};
+use culvert_net::introduction::Link;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use culvert_net::dial::{Link, Setback};
+use culvert_net::dial::Setback;
+use culvert_net::introduction::{IntroduceError, Link, OuterClient, introduce};
 use culvert_net::socket::set_leg_options;
+use culvert_proto::pair::{ReplyCode, Role};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -14,7 +18,10 @@ use crate::metrics::PairStep;
 use crate::target::Target;
 
 /// How the other side is met.
+#[derive(Clone)]
 pub(super) enum Reach {
+    /// A relay answers, and says when the other side is there.
+    Relay { outer: Arc<OuterClient>, role: Role },
     /// The other side itself answers, and takes the connection when its first byte comes: a bridge
     /// that dials its broker.
     Called,
@@ -54,13 +61,21 @@ impl Reach {
     /// What was seen.
     pub(super) async fn meet(
         &self,
-        _place: &Target,
+        place: &Target,
         addr: SocketAddr,
-        _party: &Party,
+        party: &Party,
         waiting: impl FnOnce() + Send,
     ) -> Result<Link<TcpStream>, Failed> {
         let tcp = connect(addr).await?;
         match self {
+            Reach::Relay { outer, role } => {
+                let credential = party.credential().map_err(|why| {
+                    let text = format!("the certificate is of no use at a relay: {why}");
+                    Failed::new(PairStep::Introduce, text)
+                })?;
+                let introduced = introduce(tcp, outer, &place.host, *role, credential, waiting);
+                Box::pin(introduced).await.map_err(|why| not_joined(&why))
+            }
             Reach::Calls => Ok(Link::Plain(tcp)),
             Reach::Called => {
                 waiting();
@@ -90,6 +105,31 @@ async fn connect(addr: SocketAddr) -> Result<TcpStream, Failed> {
             "{addr} did not answer within {CONNECT_MAX:?}; look at the firewalls on the way"
         ))),
     }
+}
+
+fn not_joined(why: &IntroduceError) -> Failed {
+    let mut failed = Failed::new(PairStep::Introduce, why.to_string());
+    match why {
+        IntroduceError::Refused {
+            code: ReplyCode::WaitedTooLong,
+            ..
+        } => {
+            failed.again = true;
+            failed.loud = false;
+        }
+        IntroduceError::Refused { retry_after_s, .. } if *retry_after_s > 0 => {
+            let wait = Duration::from_secs((*retry_after_s).into());
+            failed.setback = Setback::RetryAfter(wait);
+        }
+        // It does not become right by asking.
+        IntroduceError::Refused {
+            code: ReplyCode::BadProof | ReplyCode::BadPreface | ReplyCode::OpenRefused,
+            ..
+        } => failed.setback = Setback::Refused,
+        IntroduceError::Gone(_) | IntroduceError::Silent { .. } => failed.loud = false,
+        _ => {}
+    }
+    failed
 }
 
 /// The broker begins its handshake when it has a use for the connection; until then only

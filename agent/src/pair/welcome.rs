@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use culvert_mux::Budget;
 use culvert_net::carrier::{Carrier, CarrierConfig, CarrierEnd, Driver, Incoming, carrier};
-use culvert_net::dial::Link;
+use culvert_net::introduction::Link;
 use culvert_net::relay::{Early, End as _, arm};
 use culvert_net::socket::set_carrier_options;
 use culvert_net::tls::pair::PairTlsError;
@@ -17,7 +17,7 @@ use culvert_proto::pair::ALPN_PAIR_RAW;
 use culvert_proto::session::{self, Role};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +32,9 @@ const HANDSHAKES_MAX: usize = 64;
 pub const PAIRS_MAX: usize = 4096;
 /// Longest wait until the broker has heard that this bridge leaves.
 const CROSSING: Duration = Duration::from_secs(1);
+
+/// From the end of the last stream to ours: the broker's readers take the last bytes.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Serves pairs.
 pub(super) struct Welcome {
@@ -94,12 +97,24 @@ impl Welcome {
     async fn serve(self: &Arc<Self>, link: Link<TcpStream>, party: &Party, known: bool) {
         let handshake = async {
             let _place = self.handshakes.acquire().await;
-            Box::pin(party.tls.handshake(link)).await
+            match &party.boot {
+                None => Box::pin(party.tls.handshake(link)).await.map(|it| (it, false)),
+                Some(boot) => Box::pin(party.tls.handshake_or(&boot.tls, link)).await,
+            }
         };
-        let stream = match handshake.await {
-            Ok(stream) => stream,
+        let (mut stream, is_boot) = match handshake.await {
+            Ok(met) => met,
             Err(why) => return self.refused(&why, known),
         };
+        let boot = party.boot.as_deref().filter(|_| is_boot);
+        if let Some(issuer) = &boot.unwrap_or(party).issuer {
+            if let Err(why) = issuer.serve(&mut stream).await {
+                self.flows.metrics().pair().failed(PairStep::Boot);
+                tracing::warn!(%why, "a broker got no certificate");
+                stream.hangup().demand();
+            }
+            return;
+        }
         if stream.alpn() == Some(ALPN_PAIR_RAW) {
             self.raw(stream).await;
         } else {
@@ -196,6 +211,7 @@ impl Welcome {
                     tokio::spawn(async move {
                         let _ = timeout(CROSSING, leaving.heard()).await;
                         leaving.idle().await;
+                        sleep(LAST_WORDS).await;
                         leaving.close(CloseReason::AgentDraining);
                     });
                 }

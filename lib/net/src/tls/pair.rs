@@ -3,7 +3,7 @@
 //! TLS 1.3 only. Both show a certificate that chains to exactly one CA, held in memory; nobody's
 //! name is looked at, for the CA is the name: the SHA-256 of its DER is the pair's info hash. The
 //! bridge is the server and needs the usage serverAuth, the broker the client and needs clientAuth.
-//! [`BootTls`] is the form before there are certificates: each side shows a key of its own and the
+//! [`PairTls::boot`] is the form before there are certificates: each side shows a key of its own and the
 //! caller judges the other's.
 
 mod boot;
@@ -14,7 +14,6 @@ mod verify;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -25,7 +24,6 @@ use super::{Ahead, HANDSHAKE_MAX, MinVersion, provider, versions};
 use crate::relay::End;
 use verify::{PeerVerifier, Trust};
 
-pub use boot::{BootKey, BootTls};
 pub use error::{PairTlsError, Refused, explain};
 pub use identity::{IdentityError, PairIdentity};
 pub use stream::PairStream;
@@ -188,12 +186,6 @@ impl PairTls {
             Ok(Err(why)) => Err(explain(&why)),
             Err(_) => Err(PairTlsError::Silent(HANDSHAKE_MAX)),
         }
-    }
-
-    /// Longest time a handshake takes.
-    #[must_use]
-    pub fn handshake_max() -> Duration {
-        HANDSHAKE_MAX
     }
 }
 

@@ -1,81 +1,65 @@
-//! The end-to-end TLS before there are certificates: each side shows a key, and the caller judges
-//! the other's by the pairing code.
+//! The end-to-end TLS before there are certificates, and the bridge's choice between the two.
 
-use rcgen::{CertificateParams, DnType, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use zeroize::Zeroizing;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::server::{Acceptor, ClientHello};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::verify::Trust;
-use super::{IdentityError, PairStream, PairTls, PairTlsError, Side};
+use super::{
+    Config, HANDSHAKE_MAX, IdentityError, PairStream, PairTls, PairTlsError, Side, explain,
+};
 use crate::relay::End;
+use crate::tls::Ahead;
 
-/// The key that a side shows before it has a certificate (ECDSA P-256). No `Debug`: it is a secret.
-pub struct BootKey {
-    key: KeyPair,
-}
-
-impl BootKey {
-    /// A fresh one.
+impl PairTls {
+    /// The side `side` before it has a certificate of the pair: shows `certificate_der`, which its
+    /// key (PKCS#8) signed itself, and speaks `alpn` alone. The peer holds the key of what it shows
+    /// and nothing more is known of it: judge [`PairStream::peer_spki`], and prove by
+    /// [`PairStream::exporter`].
     ///
     /// # Errors
-    /// When it cannot be generated.
-    pub fn generate() -> Result<BootKey, IdentityError> {
-        let key = KeyPair::generate().map_err(unusable)?;
-        Ok(BootKey { key })
+    /// When key and certificate do not belong together.
+    pub fn boot(
+        side: Side,
+        certificate_der: Vec<u8>,
+        key_pkcs8_der: &[u8],
+        alpn: &[u8],
+    ) -> Result<PairTls, IdentityError> {
+        let secret = PrivatePkcs8KeyDer::from(key_pkcs8_der.to_vec());
+        let shown = (vec![certificate_der.into()], secret.into());
+        PairTls::with(side, Trust::Key, shown, &[alpn])
     }
 
-    /// One that was kept, PKCS#8 DER.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn from_pkcs8(der: &[u8]) -> Result<BootKey, IdentityError> {
-        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(der));
-        let key = KeyPair::try_from(&der).map_err(unusable)?;
-        Ok(BootKey { key })
-    }
-
-    /// PKCS#8 DER, to keep it.
-    #[must_use]
-    pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(self.key.serialize_der())
-    }
-
-    /// SHA-256 of its SubjectPublicKeyInfo.
-    #[must_use]
-    pub fn spki_sha256(&self) -> [u8; 32] {
-        crate::crypto::sha256(&rcgen::PublicKeyData::subject_public_key_info(&self.key))
-    }
-}
-
-/// End-to-end TLS of a side that has no certificate yet.
-pub struct BootTls(PairTls);
-
-impl BootTls {
-    /// The side `side`, which shows `key` and speaks `alpn` alone.
-    ///
-    /// # Errors
-    /// When the key cannot sign.
-    pub fn new(side: Side, key: &BootKey, alpn: &[u8]) -> Result<BootTls, IdentityError> {
-        let mut params = CertificateParams::new(Vec::new()).map_err(unusable)?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "culvert-boot");
-        let shown = params.self_signed(&key.key).map_err(unusable)?;
-        let secret = PrivatePkcs8KeyDer::from(key.key.serialize_der());
-        let shown = (vec![shown.der().clone()], secret.into());
-        PairTls::with(side, Trust::Key, shown, &[alpn]).map(BootTls)
-    }
-
-    /// Does this side's part of the handshake. The peer holds the key of what it shows and nothing
-    /// more is known of it: judge [`PairStream::peer_spki`], and prove by [`PairStream::exporter`].
+    /// A bridge's handshake with whoever speaks the protocols of this or of `other`; tells which,
+    /// `true` for `other`. Where neither fits, the refusal is this one's.
     ///
     /// # Errors
     /// As [`PairTls::handshake`].
-    pub async fn handshake<IO: End>(&self, io: IO) -> Result<PairStream<IO>, PairTlsError> {
-        self.0.handshake(io).await
+    pub async fn handshake_or<IO: End>(
+        &self,
+        other: &PairTls,
+        io: IO,
+    ) -> Result<(PairStream<IO>, bool), PairTlsError> {
+        let (Config::Server(own), Config::Server(theirs)) = (&self.config, &other.config) else {
+            return self.handshake(io).await.map(|stream| (stream, false));
+        };
+        let accepted = async {
+            let start = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(io)).await?;
+            let is_other = speaks(&start.client_hello(), &theirs.alpn_protocols);
+            let chosen = if is_other { theirs } else { own };
+            let stream = start.into_stream(chosen.clone()).await?;
+            Ok::<_, std::io::Error>((PairStream::new(TlsStream::from(stream)), is_other))
+        };
+        match tokio::time::timeout(HANDSHAKE_MAX, accepted).await {
+            Ok(Ok((stream, _))) if stream.alpn().is_none() => Err(PairTlsError::Protocol),
+            Ok(Ok(accepted)) => Ok(accepted),
+            Ok(Err(why)) => Err(explain(&why)),
+            Err(_) => Err(PairTlsError::Silent(HANDSHAKE_MAX)),
+        }
     }
 }
 
-fn unusable(why: rcgen::Error) -> IdentityError {
-    IdentityError::Unusable(why.to_string())
+fn speaks(hello: &ClientHello<'_>, known: &[Vec<u8>]) -> bool {
+    let mut offered = hello.alpn().into_iter().flatten();
+    offered.any(|alpn| known.iter().any(|known| known == alpn))
 }

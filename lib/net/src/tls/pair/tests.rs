@@ -245,29 +245,58 @@ async fn key_and_certificate_have_to_belong_together() {
     assert!(matches!(why, IdentityError::Unusable(_)), "{why}");
 }
 
+const BOOT: &[u8] = b"culvert-boot/1";
+
+/// A key, and what it shows of itself.
+fn bare(side: Side, alpn: &[u8]) -> (PairTls, [u8; 32]) {
+    let key = KeyPair::generate().unwrap();
+    let shown = CertificateParams::new(Vec::new()).unwrap();
+    let shown = shown.self_signed(&key).unwrap().der().to_vec();
+    let hash = crate::tls::spki_sha256(&shown.clone().into()).unwrap();
+    let tls = PairTls::boot(side, shown, &key.serialize_der(), alpn).unwrap();
+    (tls, hash)
+}
+
 #[tokio::test]
 async fn boot_keys_are_shown_and_left_to_the_caller() {
-    let (bridge, broker) = (BootKey::generate().unwrap(), BootKey::generate().unwrap());
-    let kept = BootKey::from_pkcs8(&broker.to_pkcs8()).unwrap();
-    assert_eq!(kept.spki_sha256(), broker.spki_sha256());
-    let tls = |side, key| BootTls::new(side, key, b"culvert-boot/1").unwrap();
-    let (near, far) = sockets().await;
-    let (here, there) = (tls(Side::Bridge, &bridge), tls(Side::Broker, &kept));
-    let (here, there) = tokio::join!(here.handshake(near), there.handshake(far));
+    let (bridge, of_bridge) = bare(Side::Bridge, BOOT);
+    let (broker, of_broker) = bare(Side::Broker, BOOT);
+    let (here, there) = meet(&bridge, &broker).await;
     let (here, there) = (here.unwrap(), there.unwrap());
-    assert_eq!(here.peer_spki(), Some(broker.spki_sha256()));
-    assert_eq!(there.peer_spki(), Some(bridge.spki_sha256()));
+    assert_eq!(here.peer_spki(), Some(of_broker));
+    assert_eq!(there.peer_spki(), Some(of_bridge));
     assert_eq!(
         *here.exporter(LABEL).unwrap(),
         *there.exporter(LABEL).unwrap()
     );
     // It is no way around a certificate.
-    let ca = Ca::new();
-    let strict = PairTls::bridge(&ca.bridge(), &[ALPN]).unwrap();
-    let boot = BootTls::new(Side::Broker, &broker, ALPN).unwrap();
-    let (near, far) = sockets().await;
-    let (strict, _) = tokio::join!(strict.handshake(near), boot.handshake(far));
+    let strict = PairTls::bridge(&Ca::new().bridge(), &[ALPN]).unwrap();
+    let (strict, _) = meet(&strict, &bare(Side::Broker, ALPN).0).await;
     refusal(strict);
+}
+
+#[tokio::test]
+async fn a_bridge_tells_brokers_with_and_without_a_certificate_apart() {
+    let ca = Ca::new();
+    let strict = PairTls::bridge(&ca.bridge(), &[ALPN, RAW]).unwrap();
+    let open = bare(Side::Bridge, BOOT).0;
+    let both = [
+        (PairTls::broker(&ca.broker(), &[ALPN]).unwrap(), false),
+        (bare(Side::Broker, BOOT).0, true),
+    ];
+    for (broker, is_boot) in both {
+        let (near, far) = sockets().await;
+        let met = tokio::join!(strict.handshake_or(&open, near), broker.handshake(far));
+        let (bridge, broker) = (met.0.unwrap(), met.1.unwrap());
+        assert_eq!((bridge.1, bridge.0.alpn()), (is_boot, broker.alpn()));
+    }
+    // A key without a certificate that asks for the pair itself, and one that asks for nothing.
+    for alpn in [ALPN, b"else"] {
+        let (near, far) = sockets().await;
+        let broker = bare(Side::Broker, alpn).0;
+        let met = tokio::join!(strict.handshake_or(&open, near), broker.handshake(far));
+        assert!(met.0.is_err(), "{alpn:?}");
+    }
 }
 
 #[tokio::test]
