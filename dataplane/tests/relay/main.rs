@@ -5,3 +5,10 @@
     clippy::cast_possible_truncation,
     reason = "a test that cannot go on panics; patterns of test bytes wrap"
 )]
+
+mod drain;
+mod hostile;
+mod limits;
+mod pairs;
+mod rig;
+mod vanished;
