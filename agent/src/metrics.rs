@@ -384,7 +384,10 @@ mod tests {
         metrics.pair().ended("carrier_lost");
         metrics.pair().failed(PairStep::Introduce);
         metrics.pair().unserved.inc();
-        assert_eq!((metrics.pair().standing(), metrics.pair().waiting()), (1, 1));
+        assert_eq!(
+            (metrics.pair().standing(), metrics.pair().waiting()),
+            (1, 1)
+        );
         let text = metrics.registry.render();
         for line in [
             "agent_connected 1",

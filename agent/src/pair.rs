@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use culvert_net::introduction::{Link, OuterClient};
 use culvert_net::listen::{Acceptor, ListenOptions, Listener};
-use culvert_net::tls::{Reload, TlsError, keep_fresh};
 use culvert_net::tls::pair::{IdentityError, PairStream};
+use culvert_net::tls::{Reload, TlsError, keep_fresh};
 use culvert_pair::{MakeError, StoreError};
 use culvert_proto::control::Grant;
 use culvert_proto::id::Epoch;
@@ -86,7 +86,9 @@ pub enum PairError {
     #[error("{0} holds no bootstrap key: run culvert pair fingerprint, or give --join")]
     NoKey(String),
     /// It came too late.
-    #[error("the pair join string is expired and no certificate was kept: make a new one with culvert pair init")]
+    #[error(
+        "the pair join string is expired and no certificate was kept: make a new one with culvert pair init"
+    )]
     Expired,
     /// The registration names no relay, and neither does the bridge.
     #[error("it names no relay; set --relay, or register it again with relays")]

@@ -8,9 +8,9 @@ use culvert_pair::Stored;
 use ipnet::IpNet;
 
 use super::pair::{
-    DRAIN_GRACE, HEALTH_ADDR, INFO_HASH, LOG_FORMAT, LOG_LEVEL, MAX_CONNS, MEMORY_BUDGET,
-    MODE, OUTER_TLS, PairConfig, RELAY, RELAY_CA, RELAY_PIN, RELAY_PLAIN, THREADS, TLS_CA,
-    TLS_CERT, TLS_KEY,
+    DRAIN_GRACE, HEALTH_ADDR, INFO_HASH, LOG_FORMAT, LOG_LEVEL, MAX_CONNS, MEMORY_BUDGET, MODE,
+    OUTER_TLS, PairConfig, RELAY, RELAY_CA, RELAY_PIN, RELAY_PLAIN, THREADS, TLS_CA, TLS_CERT,
+    TLS_KEY,
 };
 use super::reader::Reader;
 use super::{Refused, no_verbs};

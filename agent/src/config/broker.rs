@@ -121,7 +121,10 @@ pub(super) fn build(layers: Layers) -> Result<BrokerConfig, Refused> {
     let listen = all.clients();
     let flow_per_pair = all.switch("flow-per-pair");
     let join = all.pair_join();
-    let known = join.as_ref().map_or(&[][..], |join| &join.relays[..]).to_vec();
+    let known = join
+        .as_ref()
+        .map_or(&[][..], |join| &join.relays[..])
+        .to_vec();
     let state = all.state();
     let mut pair = all.pair("direct", &known, false);
     if let (Some(pair), Some(join)) = (&mut pair, &join) {

@@ -157,12 +157,8 @@ pub(super) const OUTER_TLS: Setting = row(
     "end",
     "end: the relay's TLS ends once the sides are matched; keep: it stays, for boxes on the way that insist, and costs a second encryption",
 );
-pub(super) const MAX_CONNS: Setting = row(
-    "max-conns",
-    Text,
-    "1024",
-    "Connections at once, 1 to 16384",
-);
+pub(super) const MAX_CONNS: Setting =
+    row("max-conns", Text, "1024", "Connections at once, 1 to 16384");
 pub(super) const MEMORY_BUDGET: Setting = row(
     "memory-budget",
     Text,
@@ -255,12 +251,21 @@ impl Reader {
         ] {
             match self.layers.get(name).cloned() {
                 Some(value) if of != mode => {
-                    self.problem(&value, format_args!("means nothing in mode {word}; take it out, or choose another --mode"));
+                    self.problem(
+                        &value,
+                        format_args!(
+                            "means nothing in mode {word}; take it out, or choose another --mode"
+                        ),
+                    );
                 }
                 None if of == Mode::Relay && (later || !known.is_empty()) => {}
                 None if of == mode => self.layers.problems.push(format!(
                     "no --{name}: mode {word} needs it, for example --{name} {}",
-                    if of == Mode::Listen { "0.0.0.0:8443" } else { "pair.example.com:443" }
+                    if of == Mode::Listen {
+                        "0.0.0.0:8443"
+                    } else {
+                        "pair.example.com:443"
+                    }
                 )),
                 _ => {}
             }
@@ -338,7 +343,11 @@ impl Reader {
                 false
             }
         };
-        let outer = if plain { Outer::Plain } else { Outer::Tls { keep } };
+        let outer = if plain {
+            Outer::Plain
+        } else {
+            Outer::Tls { keep }
+        };
         OuterOptions { outer, tls }
     }
 
@@ -408,7 +417,11 @@ impl Reader {
 #[must_use]
 pub fn relays(texts: &[String]) -> Option<Vec<Arc<Target>>> {
     let relays = texts.iter().map(|text| place(text, Some(RELAY_PORT)));
-    let relays: Vec<Arc<Target>> = relays.collect::<Option<Vec<_>>>()?.into_iter().map(Arc::new).collect();
+    let relays: Vec<Arc<Target>> = relays
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .map(Arc::new)
+        .collect();
     (!relays.is_empty()).then_some(relays)
 }
 

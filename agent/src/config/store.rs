@@ -47,7 +47,9 @@ impl Reader {
             "secret" => match std::fs::read_to_string(NAMESPACE_FILE) {
                 Ok(namespace) => format!("secret:{}", namespace.trim()),
                 Err(why) => {
-                    let text = format!("names no namespace and this is no pod ({NAMESPACE_FILE}: {why}); write secret:NAMESPACE or file:DIR");
+                    let text = format!(
+                        "names no namespace and this is no pod ({NAMESPACE_FILE}: {why}); write secret:NAMESPACE or file:DIR"
+                    );
                     self.problem(&value, text);
                     return None;
                 }

@@ -29,10 +29,14 @@ pub enum BootError {
     #[error("{0}")]
     Tls(#[from] PairTlsError),
     /// The peer does not know the code, or somebody stands between.
-    #[error("the other side does not prove the pairing code: it has another one, or somebody stands between the two; compare the codes")]
+    #[error(
+        "the other side does not prove the pairing code: it has another one, or somebody stands between the two; compare the codes"
+    )]
     Code,
     /// The bridge ended the conversation.
-    #[error("the bridge gave no certificate: the pairing code is wrong, used or expired; the bridge's log says which ({0})")]
+    #[error(
+        "the bridge gave no certificate: the pairing code is wrong, used or expired; the bridge's log says which ({0})"
+    )]
     Ended(io::Error),
     /// The broker ended it.
     #[error("the broker left before it had its certificate: {0}")]
@@ -54,7 +58,9 @@ pub enum BootError {
     #[error("the bridge's answer is no certificate chain of a broker: {0}")]
     Chain(#[from] IdentityError),
     /// The CA is another's.
-    #[error("the bridge's CA has the info hash {seen}, expected was {wanted}: this is another pair's bridge")]
+    #[error(
+        "the bridge's CA has the info hash {seen}, expected was {wanted}: this is another pair's bridge"
+    )]
     InfoHash {
         /// What was expected.
         wanted: RendezvousId,

@@ -171,7 +171,6 @@ fn ways(
     way: Way,
     own: Arc<Own>,
     metrics: &Arc<AgentMetrics>,
-
 ) -> Result<(Arc<Ways>, Option<JoinHandle<()>>), PairError> {
     let mut filling = None;
     let (places, reach) = match way {
@@ -254,7 +253,9 @@ impl Broker {
             None => match timeout_at(deadline, self.ways.join()).await {
                 Ok(Ok(joined)) => return self.raw(local, joined).await,
                 Ok(Err(why)) => why.to_string(),
-                Err(_) => format!("no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"),
+                Err(_) => format!(
+                    "no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"
+                ),
             },
             Some(stands) => match self.mux(stands.clone(), &local, from, deadline).await {
                 Ok((stream, first)) => {
@@ -262,7 +263,10 @@ impl Broker {
                         to_client: first,
                         ..Early::default()
                     };
-                    return self.mover.copy(Datapath::Stream, local, stream, early).await;
+                    return self
+                        .mover
+                        .copy(Datapath::Stream, local, stream, early)
+                        .await;
                 }
                 Err(why) => why,
             },

@@ -122,7 +122,9 @@ impl Follow {
                     )),
                 }
             }
-            Err(why) => self.tell(format!("the certificate of pair {id} is not renewed: {why}")),
+            Err(why) => self.tell(format!(
+                "the certificate of pair {id} is not renewed: {why}"
+            )),
         }
     }
 

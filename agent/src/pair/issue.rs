@@ -30,9 +30,7 @@ impl Issuer {
     pub(super) async fn serve(&self, stream: &mut Joined) -> Result<(), BootError> {
         let redeem = |spki: [u8; 32], request: Vec<u8>| async move {
             // What is handed out was written down before.
-            self.store
-                .redeem(&self.id, &spki, &request, unix_s())
-                .await
+            self.store.redeem(&self.id, &spki, &request, unix_s()).await
         };
         let info_hash = boot::issue(stream, &self.code, redeem).await?;
         tracing::info!(pair = %self.id, %info_hash, "the broker has its certificate; the pairing code is used");

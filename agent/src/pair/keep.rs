@@ -90,10 +90,18 @@ impl Keeper {
             Left::Ended(end) => {
                 self.metrics.pair().ended(end.reason.as_str());
                 if established {
-                    tracing::warn!(code = end.reason.as_str(), seen = end.detail, "the pair is lost; it is made again");
+                    tracing::warn!(
+                        code = end.reason.as_str(),
+                        seen = end.detail,
+                        "the pair is lost; it is made again"
+                    );
                 } else {
                     self.metrics.pair().failed(PairStep::Handshake);
-                    tracing::warn!(code = end.reason.as_str(), seen = end.detail, "the bridge did not take the pair; see that both sides have certificates of one CA, each for its own role");
+                    tracing::warn!(
+                        code = end.reason.as_str(),
+                        seen = end.detail,
+                        "the bridge did not take the pair; see that both sides have certificates of one CA, each for its own role"
+                    );
                 }
             }
             Left::Retired { driver, by_bridge } => {
@@ -114,7 +122,12 @@ impl Keeper {
         established
     }
 
-    async fn follow(&self, carrier: &Carrier, driver: Driver<Joined>, established: &mut bool) -> Left {
+    async fn follow(
+        &self,
+        carrier: &Carrier,
+        driver: Driver<Joined>,
+        established: &mut bool,
+    ) -> Left {
         let mut driver = tokio::spawn(driver);
         loop {
             tokio::select! {

@@ -109,7 +109,11 @@ impl Post {
                     gates.retain(|addr, gate| gate.running > 0 || found.contains(addr));
                     for (at, addr) in found.into_iter().enumerate() {
                         let steps = u32::try_from(nth + at).unwrap_or(u32::MAX);
-                        let head_start = if first { self.stagger * steps } else { Duration::ZERO };
+                        let head_start = if first {
+                            self.stagger * steps
+                        } else {
+                            Duration::ZERO
+                        };
                         let gate = gates.entry(addr).or_insert_with(|| Gate::new(head_start));
                         while gate.wants_more(self.spare) {
                             gate.running += 1;
@@ -122,7 +126,11 @@ impl Post {
                 }
                 Err(why) => {
                     self.metrics.pair().failed(PairStep::Resolve);
-                    tracing::warn!(place = place.address(), why, "a name has no address; it is asked again");
+                    tracing::warn!(
+                        place = place.address(),
+                        why,
+                        "a name has no address; it is asked again"
+                    );
                     if attempts.is_empty() {
                         sleep(name.next(Setback::Ordinary, random())).await;
                         continue;

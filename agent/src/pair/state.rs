@@ -114,7 +114,9 @@ impl Holder {
             match timeout(RENEW_MAX, self.obtain(&ways)).await {
                 Ok(Ok(())) => tracing::info!("the certificate is renewed"),
                 _ => {
-                    tracing::warn!("the certificate ends within 30 days and the bridge gives no new one: register the broker again");
+                    tracing::warn!(
+                        "the certificate ends within 30 days and the bridge gives no new one: register the broker again"
+                    );
                     sleep(LOOK_EVERY).await;
                 }
             }
@@ -122,8 +124,13 @@ impl Holder {
     }
 
     fn is_old(&self) -> bool {
-        let life = self.state.identity().map(|it| it.check(Role::Broker, unix_s()));
-        let until = life.and_then(Result::ok).map_or(0, |life| life.until_unix_s);
+        let life = self
+            .state
+            .identity()
+            .map(|it| it.check(Role::Broker, unix_s()));
+        let until = life
+            .and_then(Result::ok)
+            .map_or(0, |life| life.until_unix_s);
         until.saturating_sub(unix_s()) < RENEW_BEFORE_S
     }
 

@@ -98,7 +98,9 @@ impl Welcome {
         let handshake = async {
             let _place = self.handshakes.acquire().await;
             match &party.boot {
-                None => Box::pin(party.tls.handshake(link)).await.map(|it| (it, false)),
+                None => Box::pin(party.tls.handshake(link))
+                    .await
+                    .map(|it| (it, false)),
                 Some(boot) => Box::pin(party.tls.handshake_or(&boot.tls, link)).await,
             }
         };

@@ -20,7 +20,7 @@ use crate::hub::job;
 use crate::support::within;
 
 /// A pair stands again this long after the other side is there again.
-const BACK_MAX: Duration = Duration::from_secs(5);
+pub const BACK_MAX: Duration = Duration::from_secs(5);
 
 /// The certificates of a pair, as files.
 pub struct Certs {
@@ -34,11 +34,14 @@ impl Certs {
         ca.write(dir.path()).unwrap();
         let bridge = ca.server(&["bridge"]).unwrap();
         bridge.write(dir.path(), "bridge").unwrap();
-        ca.client("broker").unwrap().write(dir.path(), "broker").unwrap();
+        ca.client("broker")
+            .unwrap()
+            .write(dir.path(), "broker")
+            .unwrap();
         Self { dir }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
@@ -118,10 +121,22 @@ pub struct Form {
 }
 
 const FORMS: [Form; 4] = [
-    Form { mode: "direct", each: false },
-    Form { mode: "direct", each: true },
-    Form { mode: "reverse", each: false },
-    Form { mode: "reverse", each: true },
+    Form {
+        mode: "direct",
+        each: false,
+    },
+    Form {
+        mode: "direct",
+        each: true,
+    },
+    Form {
+        mode: "reverse",
+        each: false,
+    },
+    Form {
+        mode: "reverse",
+        each: true,
+    },
 ];
 
 /// Where everything is.
@@ -149,7 +164,11 @@ impl Site {
     fn bridge_args(&self) -> Vec<String> {
         let meet = self.meet.to_string();
         let to = self.service.addr.to_string();
-        let flag = if self.form.mode == "direct" { "--listen-pair" } else { "--dial" };
+        let flag = if self.form.mode == "direct" {
+            "--listen-pair"
+        } else {
+            "--dial"
+        };
         let mut args = ["bridge", "--to", &to, "--mode", self.form.mode, flag, &meet]
             .map(str::to_owned)
             .to_vec();
@@ -160,10 +179,22 @@ impl Site {
 
     fn broker_args(&self) -> Vec<String> {
         let (meet, listen) = (self.meet.to_string(), self.listen.to_string());
-        let flag = if self.form.mode == "direct" { "--dial" } else { "--listen-pair" };
-        let mut args = ["broker", "--listen", &listen, "--mode", self.form.mode, flag, &meet]
-            .map(str::to_owned)
-            .to_vec();
+        let flag = if self.form.mode == "direct" {
+            "--dial"
+        } else {
+            "--listen-pair"
+        };
+        let mut args = [
+            "broker",
+            "--listen",
+            &listen,
+            "--mode",
+            self.form.mode,
+            flag,
+            &meet,
+        ]
+        .map(str::to_owned)
+        .to_vec();
         args.extend(["--health-addr", "127.0.0.1:0"].map(str::to_owned));
         args.extend(self.certs.of("broker"));
         if self.form.each {
@@ -189,7 +220,9 @@ async fn many_connections_run_at_once_in_every_mode() {
             talks.push(tokio::spawn(whole_conversation(client, service)));
         }
         for talk in talks {
-            within(talk).await.unwrap_or_else(|why| panic!("{form:?}: {why}"));
+            within(talk)
+                .await
+                .unwrap_or_else(|why| panic!("{form:?}: {why}"));
         }
         broker.stop().await;
         bridge.stop().await;
@@ -242,13 +275,13 @@ async fn a_service_that_is_not_there_is_a_reset_for_the_client() {
 }
 
 /// A role as a process of its own.
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
     lines: Lines<BufReader<ChildStderr>>,
 }
 
 impl Process {
-    fn start(args: &[String]) -> Self {
+    pub fn start(args: &[String]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_culvert-agent"))
             .args(args)
             .args(["--log-format", "logfmt", "--threads", "1"])
@@ -261,7 +294,7 @@ impl Process {
         Self { child, lines }
     }
 
-    async fn line_with(&mut self, word: &str) -> String {
+    pub async fn line_with(&mut self, word: &str) -> String {
         within(async {
             loop {
                 let line = self.lines.next_line().await.unwrap();
@@ -292,7 +325,11 @@ async fn a_killed_bridge_resets_its_connections_and_a_new_one_is_found() {
         let (mut client, mut service) = site.flow().await;
         client.write_all(b"again").await.unwrap();
         expect(&mut service, b"again").await;
-        assert!(began.elapsed() < BACK_MAX, "{form:?}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < BACK_MAX,
+            "{form:?}: {:?}",
+            began.elapsed()
+        );
         broker.stop().await;
     }
 }
@@ -347,7 +384,10 @@ async fn sides_of_different_pairs_do_not_meet_and_say_why() {
             let line = bridge.line_with("a broker was not let in").await;
             assert!(line.contains("refused our certificate"), "{line}");
         }
-        broken(&mut client).await;
+        if form.each {
+            // On a pair that others made it would wait for the next.
+            broken(&mut client).await;
+        }
     }
 }
 
@@ -434,13 +474,23 @@ fn everything_that_is_wrong_is_listed_at_once() {
         "--outer-tls",
         "maybe",
     ]);
-    for word in ["other hosts", "--relay-pin", "64 hex", "neither end nor keep"] {
+    for word in [
+        "other hosts",
+        "--relay-pin",
+        "64 hex",
+        "neither end nor keep",
+    ] {
         assert!(said.contains(word), "{word} is missing: {said}");
     }
     let said = refused(&["broker", "--relay", "relay", "--tls-cert", "nowhere.crt"]);
     assert!(said.contains("go together"), "{said}");
     let help = refused(&["bridge", "--help"]);
-    for flag in ["--vault-addr", "--beacon-address", "--beacon-info-hash", "--store"] {
+    for flag in [
+        "--vault-addr",
+        "--beacon-address",
+        "--beacon-info-hash",
+        "--store",
+    ] {
         assert!(help.contains(flag), "{flag} is not in {help}");
     }
 }
@@ -469,7 +519,10 @@ fn names_of_the_source_mean_the_same() {
         panic!("another mode");
     };
     let relays: Vec<String> = relays.iter().map(|relay| relay.address()).collect();
-    assert_eq!(relays, ["relay-1.example.com:443", "relay-2.example.com:8443"]);
+    assert_eq!(
+        relays,
+        ["relay-1.example.com:443", "relay-2.example.com:8443"]
+    );
     // Another CA than the one that is expected.
     let zeros = "0".repeat(64);
     let args = [&args[..], &["--beacon-info-hash", &zeros]].concat();

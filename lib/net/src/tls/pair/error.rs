@@ -46,7 +46,9 @@ pub enum Refused {
     #[error("it is expired or not yet valid; renew it, and check both clocks")]
     Time,
     /// It is not for this role.
-    #[error("it does not carry the usage that a {0} needs; do not swap the two sides' certificates")]
+    #[error(
+        "it does not carry the usage that a {0} needs; do not swap the two sides' certificates"
+    )]
     Usage(&'static str),
     /// The chain is too long.
     #[error("it shows {0} certificates; at most {CHAIN_MAX} are read")]

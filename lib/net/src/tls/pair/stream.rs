@@ -59,16 +59,18 @@ impl<IO: End> PairStream<IO> {
     pub fn exporter(&self, label: &[u8]) -> io::Result<Zeroizing<[u8; 32]>> {
         let mut out = Zeroizing::new([0; 32]);
         let exported = match &self.io {
-            TlsStream::Client(stream) => stream.get_ref().1.export_keying_material(
-                out.as_mut_slice(),
-                label,
-                None,
-            ),
-            TlsStream::Server(stream) => stream.get_ref().1.export_keying_material(
-                out.as_mut_slice(),
-                label,
-                None,
-            ),
+            TlsStream::Client(stream) => {
+                stream
+                    .get_ref()
+                    .1
+                    .export_keying_material(out.as_mut_slice(), label, None)
+            }
+            TlsStream::Server(stream) => {
+                stream
+                    .get_ref()
+                    .1
+                    .export_keying_material(out.as_mut_slice(), label, None)
+            }
         };
         exported.map_err(io::Error::other)?;
         Ok(out)

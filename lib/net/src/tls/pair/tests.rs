@@ -2,10 +2,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use zeroize::Zeroizing;
 
 use super::*;
@@ -149,7 +149,10 @@ async fn a_certificate_serves_its_own_role_only() {
     for usages in [&[][..], &[Usage::ServerAuth], &[Usage::Any]] {
         let met = meet_as(&ca.bridge(), &ca.leaf(usages)).await;
         let why = refused_by_bridge(met).await;
-        assert!(why.to_string().contains("usage") || why.to_string().contains("Usage"), "{why}");
+        assert!(
+            why.to_string().contains("usage") || why.to_string().contains("Usage"),
+            "{why}"
+        );
     }
     for usages in [&[][..], &[Usage::ClientAuth]] {
         let met = meet_as(&ca.leaf(usages), &ca.broker()).await;
@@ -173,7 +176,10 @@ async fn expired_and_future_certificates_are_refused() {
         params.not_before = date_time_ymd(2090, 1, 1);
         params.not_after = date_time_ymd(2091, 1, 1);
     });
-    assert_eq!(refusal(meet_as(&future, &ca.broker()).await.1), Refused::Time);
+    assert_eq!(
+        refusal(meet_as(&future, &ca.broker()).await.1),
+        Refused::Time
+    );
 }
 
 #[tokio::test]
@@ -214,7 +220,9 @@ async fn a_long_chain_and_a_foreign_kind_of_key_are_refused() {
     let own = ca.broker();
     let long = vec![own.leaf_der().to_vec(); CHAIN_MAX + 1];
     let secret = || Zeroizing::new(own.key_pkcs8_der().to_vec());
-    let why = PairIdentity::new(ca.der.clone(), long, secret()).err().unwrap();
+    let why = PairIdentity::new(ca.der.clone(), long, secret())
+        .err()
+        .unwrap();
     assert!(matches!(why, IdentityError::Chain(6)), "{why}");
     // As a peer would show it.
     let verifier = PeerVerifier::new(
@@ -225,13 +233,22 @@ async fn a_long_chain_and_a_foreign_kind_of_key_are_refused() {
         provider(),
     );
     let leaf = CertificateDer::from(own.leaf_der().to_vec());
-    let judged = |above: usize| verifier.verify_client_cert(&leaf, &vec![leaf.clone(); above], UnixTime::now());
+    let judged = |above: usize| {
+        verifier.verify_client_cert(&leaf, &vec![leaf.clone(); above], UnixTime::now())
+    };
     assert!(judged(CHAIN_MAX - 1).is_ok());
-    assert_eq!(Refused::of(&judged(CHAIN_MAX).unwrap_err()), Refused::Length(6));
+    assert_eq!(
+        Refused::of(&judged(CHAIN_MAX).unwrap_err()),
+        Refused::Length(6)
+    );
     let wide = Ca::with(&rcgen::PKCS_ECDSA_P521_SHA512);
     let why = PairIdentity::new(wide.der, vec![own.leaf_der().to_vec()], secret());
     assert!(why.err().unwrap().to_string().contains("P-256"));
-    let why = PairIdentity::new(own.leaf_der().to_vec(), vec![own.leaf_der().to_vec()], secret());
+    let why = PairIdentity::new(
+        own.leaf_der().to_vec(),
+        vec![own.leaf_der().to_vec()],
+        secret(),
+    );
     assert!(matches!(why, Err(IdentityError::NoCa(_))));
 }
 
@@ -306,7 +323,11 @@ async fn a_cut_connection_is_an_error_and_a_demanded_hangup_a_reset() {
     let (bridge, mut broker) = (bridge.unwrap(), broker.unwrap());
     drop(bridge);
     let seen = broker.read(&mut [0]).await.unwrap_err();
-    assert_eq!(seen.kind(), io::ErrorKind::UnexpectedEof, "FIN alone is no end");
+    assert_eq!(
+        seen.kind(),
+        io::ErrorKind::UnexpectedEof,
+        "FIN alone is no end"
+    );
     let (bridge, broker) = meet_as(&ca.bridge(), &ca.broker()).await;
     let (bridge, mut broker) = (bridge.unwrap(), broker.unwrap());
     bridge.hangup().demand();

@@ -210,7 +210,10 @@ pub(super) fn check_key(certificate: &X509Certificate<'_>) -> Result<(), Refused
     if algorithm.algorithm == OID_SIG_ED25519 {
         return Ok(());
     }
-    let curve = algorithm.parameters.as_ref().and_then(|it| it.as_oid().ok());
+    let curve = algorithm
+        .parameters
+        .as_ref()
+        .and_then(|it| it.as_oid().ok());
     let is_ec = algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY;
     match curve {
         Some(curve) if is_ec && (curve == OID_EC_P256 || curve == OID_NIST_EC_P384) => Ok(()),
