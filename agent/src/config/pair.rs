@@ -124,7 +124,7 @@ pub(super) const TLS_CERT: Setting = row(
     "tls-cert",
     Text,
     "",
-    "This side's certificate of the pair, PEM, leaf first; read again at each connection",
+    "This side's certificate of the pair, PEM, leaf first; read again when it changes",
 );
 pub(super) const TLS_KEY: Setting = row(
     "tls-key",

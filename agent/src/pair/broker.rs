@@ -5,8 +5,9 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use culvert_mux::Budget;
-use culvert_net::carrier::Carrier;
+use culvert_net::carrier::{Carrier, Stream};
 use culvert_net::listen::Acceptor;
 use culvert_net::relay::{Early, arm};
 use culvert_net::tls::pair::{PairTlsError, Side};
@@ -257,7 +258,7 @@ impl Broker {
                     "no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"
                 ),
             },
-            Some(stands) => match self.mux(stands.clone(), &local, from, deadline).await {
+            Some(stands) => match self.mux(stands.clone(), from, deadline).await {
                 Ok((stream, first)) => {
                     let early = Early {
                         to_client: first,
@@ -286,10 +287,9 @@ impl Broker {
     async fn mux(
         &self,
         mut stands: watch::Receiver<Option<Carrier>>,
-        _local: &TcpStream,
         from: SocketAddr,
         deadline: Instant,
-    ) -> Result<(culvert_net::carrier::Stream, bytes::Bytes), String> {
+    ) -> Result<(Stream, Bytes), String> {
         loop {
             let carrier = match timeout_at(deadline, stands.wait_for(Option::is_some)).await {
                 Ok(Ok(carrier)) => carrier.clone(),

@@ -68,14 +68,14 @@ impl Follow {
             look.tick().await;
             match self.store.list().await {
                 Ok(listing) => self.compare(listing).await,
-                Err(why) => self.tell(format!("the store cannot be read: {why}")),
+                Err(why) => self.tell(&format!("the store cannot be read: {why}")),
             }
         }
     }
 
     async fn compare(&mut self, listing: Listing) {
         for (name, why) in listing.damaged {
-            self.tell(format!("registration {name} is not served: {why}"));
+            self.tell(&format!("registration {name} is not served: {why}"));
         }
         let ids: BTreeSet<PairId> = listing
             .kept
@@ -98,12 +98,12 @@ impl Follow {
             let registration = kept.registration;
             if door && self.served.keys().any(|id| id != registration.id()) {
                 let id = registration.id();
-                self.tell(format!("pair {id} is not served: without a relay a bridge serves one pair; give it a bridge of its own"));
+                self.tell(&format!("pair {id} is not served: without a relay a bridge serves one pair; give it a bridge of its own"));
                 continue;
             }
             if let Err(why) = self.serve(&registration) {
                 let id = registration.id();
-                self.tell(format!("pair {id} is not served: {why}"));
+                self.tell(&format!("pair {id} is not served: {why}"));
             }
         }
     }
@@ -117,12 +117,12 @@ impl Follow {
                 let saved = self.store.save(&kept.registration, Some(&kept.revision));
                 match saved.await {
                     Ok(_) => tracing::info!(pair = %id, "the bridge's certificate is renewed"),
-                    Err(why) => self.tell(format!(
+                    Err(why) => self.tell(&format!(
                         "the renewed certificate of pair {id} is not kept: {why}"
                     )),
                 }
             }
-            Err(why) => self.tell(format!(
+            Err(why) => self.tell(&format!(
                 "the certificate of pair {id} is not renewed: {why}"
             )),
         }
@@ -189,11 +189,11 @@ impl Follow {
     }
 
     /// Says a thing once.
-    fn tell(&mut self, what: String) {
+    fn tell(&mut self, what: &str) {
         if self.told.len() >= PROBLEMS_MAX {
             self.told.clear();
         }
-        if self.told.insert(what.clone()) {
+        if self.told.insert(what.to_owned()) {
             tracing::warn!("{what}");
         }
     }

@@ -2,17 +2,23 @@
 //! certificate is shown from the next connection on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_net::crypto::sha256;
 use culvert_net::introduction::{Credential, CredentialError};
 use culvert_net::tls::pair::{IdentityError, PairIdentity, PairTls, Side};
 use culvert_pair::{Identity, LeafKey, PairingCode};
 use culvert_proto::pair::{ALPN_BOOT, RendezvousId};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::issue::Issuer;
 use super::{PairError, unix_s};
 use crate::config::IdentityFiles;
+
+/// Files are read at most this often, whoever knocks.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// A side with a certificate, or with a pairing code.
 pub(super) struct Party {
@@ -34,6 +40,7 @@ pub(super) struct Own {
     files: Option<IdentityFiles>,
     info_hash: Option<RendezvousId>,
     now: watch::Sender<Option<Arc<Party>>>,
+    read: Mutex<Instant>,
 }
 
 impl Party {
@@ -133,6 +140,7 @@ impl Own {
             files: None,
             info_hash: None,
             now: watch::Sender::new(None),
+            read: Mutex::new(Instant::now()),
         }
     }
 
@@ -161,6 +169,13 @@ impl Own {
         let Some(files) = &self.files else {
             return Some(now);
         };
+        {
+            let mut read = self.read.lock();
+            if read.elapsed() < READ_EVERY {
+                return Some(now);
+            }
+            *read = Instant::now();
+        }
         match self.renewed(files, &now) {
             Ok(None) => Some(now),
             Ok(Some(party)) => {

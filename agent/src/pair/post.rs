@@ -166,7 +166,10 @@ impl Post {
                 Some(met)
             }
             Err(why) => {
-                if !why.again {
+                if why.again {
+                    // Nothing is wrong, but whoever answers does not set the pace.
+                    gate.delay = Backoff::new(RETRY_MAX).next(Setback::Ordinary, random());
+                } else {
                     gate.failed(why.setback);
                 }
                 self.note(place, ended.addr, &why, gate);

@@ -36,7 +36,7 @@ pub(super) struct Failed {
     pub(super) text: String,
     /// How long to wait.
     pub(super) setback: Setback,
-    /// Nothing is wrong: again at once.
+    /// Nothing is wrong: again soon.
     pub(super) again: bool,
     /// Somebody should look.
     pub(super) loud: bool,
