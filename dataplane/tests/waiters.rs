@@ -44,7 +44,9 @@ async fn side(rig: &Rig, role: Role, number: usize) -> std::net::TcpStream {
     let stream = tokio::net::TcpStream::from_std(stream).unwrap();
     let (told, waits) = oneshot::channel();
     let credential = key(number);
-    let waiting = move || drop(told.send(()));
+    let waiting = move || {
+        let _ = told.send(());
+    };
     let joined = introduce(stream, &rig.client, "localhost", role, &credential, waiting);
     tokio::select! {
         link = joined => drop(link.unwrap()),

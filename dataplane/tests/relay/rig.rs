@@ -120,7 +120,9 @@ impl Rig {
         let (told, waits) = oneshot::channel();
         let client = self.client.clone();
         let task = tokio::spawn(async move {
-            let waiting = move || drop(told.send(()));
+            let waiting = move || {
+                let _ = told.send(());
+            };
             introduce(stream, &client, "localhost", role, &credential, waiting).await
         });
         let waits = soon("a first word", waits).await.is_ok();
