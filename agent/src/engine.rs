@@ -34,7 +34,7 @@ pub fn start_engine(
     metrics: &AgentMetrics,
 ) -> std::io::Result<Engine> {
     let backend = culvert_engine::probe(config.io)?;
-    metrics.engine().runs_on(backend);
+    metrics.runs_on(backend);
     let threads = config.threads.max(1);
     // On a CPU that is shared the spin takes the peer's time (performance.md 2.6).
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

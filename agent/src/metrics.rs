@@ -1,10 +1,10 @@
 //! Every metric of the agent: names, help, labels (docs/metrics.md is made from this).
 
-mod engine;
 mod pair;
 
 use std::time::Duration;
 
+use culvert_engine::{Backend, EngineMetrics};
 use culvert_proto::channel::Form;
 use culvert_proto::close::{CloseReason, Side};
 use culvert_telemetry::metrics::{
@@ -12,7 +12,6 @@ use culvert_telemetry::metrics::{
 };
 use parking_lot::Mutex;
 
-pub use engine::EngineMetrics;
 pub use pair::{PairForm, PairMetrics, PairStep};
 
 /// Dials remembered for the percentiles in STATS.
@@ -49,6 +48,7 @@ pub struct AgentMetrics {
     channels: IntGaugeVec,
     channels_opened: IntCounterVec,
     channels_failed: IntCounterVec,
+    io_backend: IntGaugeVec,
     engine: EngineMetrics,
     pair: PairMetrics,
     cluster: String,
@@ -107,6 +107,7 @@ impl AgentMetrics {
     #[must_use]
     pub fn new(cluster: &str) -> Self {
         let m = Metrics::new();
+        let panics = m.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]);
         let gauge = |name, help| -> IntGauge {
             let vec: IntGaugeVec = m.gauge_vec(name, help, &[]);
             vec.with_label_values(&[] as &[&str])
@@ -201,8 +202,13 @@ impl AgentMetrics {
                 "Data channels that could not be opened.",
                 &["reason"],
             ),
-            engine: EngineMetrics::new(&m),
+            io_backend: m.gauge_vec(
+                "culvert_io_backend",
+                "1 for what the engine threads are told of readiness by, and why.",
+                &["backend", "reason"],
+            ),
             pair: PairMetrics::new(&m),
+            engine: EngineMetrics::new(&m, &panics),
             registry: m,
             cluster: cluster.to_owned(),
             dials: Mutex::default(),
@@ -328,6 +334,12 @@ impl AgentMetrics {
     /// A data channel could not be opened; `reason` is one word of a fixed set.
     pub fn channel_failed(&self, reason: &'static str) {
         self.channels_failed.with_label_values(&[reason]).inc();
+    }
+
+    /// The engine's threads run on this.
+    pub fn runs_on(&self, backend: Backend) {
+        let labels = [backend.name(), backend.reason];
+        self.io_backend.with_label_values(&labels).set(1);
     }
 
     /// The engine's instruments.

@@ -354,7 +354,7 @@ async fn follow(life: Life, mut joined: Joined, places: (Place, Place)) {
         life_ms: 0,
     };
     let summary = ended.unwrap_or_else(broken);
-    life.flow().count(&life.plane.metrics);
+    life.flow().count();
     life.ended(summary.reason, [summary.to_service, summary.to_client]);
     drop(places);
 }

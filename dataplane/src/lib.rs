@@ -6,6 +6,9 @@
 //! its own, which knows neither control nor state: two sides of a pair meet there.
 #![forbid(unsafe_code)]
 
+#[cfg(not(any(feature = "hub", feature = "relay")))]
+compile_error!("choose a role: feature hub, relay or both");
+
 #[cfg(feature = "hub")]
 mod accept;
 #[cfg(feature = "hub")]

@@ -12,9 +12,7 @@ use culvert_telemetry::metrics::{
     Metrics as Registry,
 };
 
-use culvert_engine::{Backend, Engine};
-
-use crate::engine::EngineMetrics;
+use culvert_engine::{Backend, Engine, EngineMetrics};
 
 pub use flows::{ChannelMetrics, FlowMetrics};
 
@@ -129,6 +127,7 @@ impl Metrics {
     /// Registers everything.
     pub fn new() -> Self {
         let r = Registry::new();
+        let panics = r.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]);
         let metrics = Self {
             requests: r.counter_vec(
                 "proxy_requests_total",
@@ -202,7 +201,7 @@ impl Metrics {
             ),
             flows: FlowMetrics::new(&r),
             channels: ChannelMetrics::new(&r),
-            engine: EngineMetrics::new(&r),
+            engine: EngineMetrics::new(&r, &panics),
             relays_closed: r.counter_vec(
                 "culvert_relays_closed_total",
                 "Relays that ended, by close reason.",
@@ -231,7 +230,7 @@ impl Metrics {
             ),
             control_connected: r.gauge("culvert_control_connected", "1 while control is connected."),
             draining: r.gauge("culvert_draining", "1 while draining."),
-            panics: r.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]),
+            panics,
             reload_ok: r.gauge(
                 "culvert_config_last_reload_successful",
                 "1 when the last reload of certificates or clusters worked.",
@@ -285,7 +284,7 @@ impl Metrics {
 
     /// Fills what is only known at scrape time.
     pub fn refresh(&self, engine: &Engine) {
-        self.engine.refresh(engine);
+        self.engine.follow(engine.gauges());
         let paused = culvert_net::listen::accept_paused().as_secs();
         self.accept_paused
             .inc_by(paused.saturating_sub(self.accept_paused.get()));

@@ -362,7 +362,7 @@ impl Plane {
     pub fn refresh_metrics(&self) {
         let metrics = &self.metrics;
         metrics.refresh(&self.engine);
-        self.flows.count(metrics);
+        self.flows.count();
         metrics
             .memory_used
             .with_label_values(&["carrier"])

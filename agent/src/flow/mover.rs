@@ -74,6 +74,7 @@ impl Mover {
                 match splice(engine, client, service, early) {
                     Ok(joined) => Some(self.running.spawn(mover.spliced(joined))),
                     Err(reason) => {
+                        self.metrics.engine().refused(reason);
                         self.metrics.flow_ended(Datapath::Splice, reason);
                         None
                     }
@@ -101,8 +102,6 @@ impl Mover {
             return;
         };
         self.metrics.flow_ended(Datapath::Splice, summary.reason);
-        let moved = summary.to_service + summary.to_client;
-        self.metrics.engine().moved(moved, summary.spliced);
         tracing::debug!(
             code = summary.reason.as_str(),
             to_service = summary.to_service,

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_net::tls::pair::Side;
-use culvert_pair::{Kept, LeafKey, Listing, PairId, Registration, Store as _, Stored};
+use culvert_pair::{Kept, LeafKey, Listing, PairId, PairingCode, Registration, Store as _, Stored};
 use culvert_proto::pair::RendezvousId;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bridge::{ALPNS, Waiting};
 use super::issue::Issuer;
 use super::party::{Own, Party};
 use super::{PairError, SPARE, unix_s};
 use crate::config::Way;
+use crate::target::Target;
 
 /// How often the store is asked. A registration is to be served 5 s after it appears.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -32,21 +33,15 @@ pub(super) struct Follow {
     told: BTreeSet<String>,
 }
 
-/// What is done for one registration.
+/// What is done for one registration, and what it was made from.
 struct Served {
-    /// What it was made from: the bridge's certificate, the code, the relays.
     leaf: Vec<u8>,
-    code: Option<RendezvousId>,
     relays: Vec<String>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
+    code: Option<RendezvousId>,
+    /// Waiting with the certificate, at relays.
+    pair: Option<AbortOnDropHandle<()>>,
+    /// Waiting with the code.
+    _boot: Option<AbortOnDropHandle<()>>,
 }
 
 impl Follow {
@@ -128,64 +123,77 @@ impl Follow {
         }
     }
 
+    /// What has not changed goes on: a code that was used does not disturb those who wait with the
+    /// certificate.
     fn serve(&mut self, registration: &Registration) -> Result<(), PairError> {
-        let code = registration.code(unix_s());
-        let mut wanted = Served {
-            leaf: registration.bridge().leaf_der().to_vec(),
-            code: code.map(|code| code.rendezvous_id()),
-            relays: registration.relays().to_vec(),
-            tasks: Vec::new(),
-        };
         let id = registration.id();
-        if let Some(known) = self.served.get(id)
-            && (&known.leaf, known.code, &known.relays)
-                == (&wanted.leaf, wanted.code, &wanted.relays)
-        {
+        let code = registration.code(unix_s());
+        let known = self.served.get_mut(id);
+        let leaf = registration.bridge().leaf_der();
+        let same_pair = known
+            .as_ref()
+            .is_some_and(|known| known.leaf == leaf && known.relays == registration.relays());
+        let rendezvous = code.map(PairingCode::rendezvous_id);
+        if same_pair && known.as_ref().is_some_and(|known| known.code == rendezvous) {
             return Ok(());
         }
-        let mut pair = Party::of(Side::Bridge, registration.bridge(), ALPNS)?;
-        let boot = match code {
-            None => None,
-            Some(code) => {
-                let issuer = Issuer::new(code, id.clone(), self.store.clone());
-                let key = LeafKey::generate().map_err(PairError::Make)?;
-                let party = Party::with_code(Side::Bridge, &key, code, Some(issuer))?;
-                Some(Arc::new(party))
+        let running = known.filter(|_| same_pair).and_then(|it| it.pair.take());
+        let (pair, boot) = self.parties(registration, code)?;
+        let (pair, boot) = match &self.door {
+            Some(door) => {
+                door.set(Arc::new(pair.beside(boot)));
+                (None, None)
+            }
+            None => {
+                let places = self.places(registration)?;
+                // One broker at a time needs its first certificate.
+                let boot = boot.map(|boot| self.waiting.wait(places.clone(), 1, boot));
+                let pair = running.unwrap_or_else(|| {
+                    let task = self.waiting.wait(places, SPARE, Arc::new(pair));
+                    AbortOnDropHandle::new(task)
+                });
+                (Some(pair), boot.map(AbortOnDropHandle::new))
             }
         };
         tracing::info!(
             pair = %id,
             name = registration.name(),
             info_hash = %registration.info_hash(),
-            first_certificate = boot.is_some(),
+            first_certificate = rendezvous.is_some(),
             "the pair is served"
         );
-        wanted.tasks = match &self.door {
-            Some(door) => {
-                pair.boot = boot;
-                door.set(Arc::new(pair));
-                Vec::new()
-            }
-            None => self.at_relays(registration, pair, boot)?,
+        let served = Served {
+            leaf: leaf.to_vec(),
+            relays: registration.relays().to_vec(),
+            code: rendezvous,
+            pair,
+            _boot: boot,
         };
-        self.served.insert(id.clone(), wanted);
+        self.served.insert(id.clone(), served);
         Ok(())
     }
 
-    fn at_relays(
+    /// Who this bridge is to the pair's broker, and to one without a certificate.
+    fn parties(
         &self,
         registration: &Registration,
-        pair: Party,
-        boot: Option<Arc<Party>>,
-    ) -> Result<Vec<JoinHandle<()>>, PairError> {
-        let places = match &self.waiting.way {
-            Way::Relay { relays, .. } if !relays.is_empty() => relays.clone(),
-            _ => crate::config::relays(registration.relays()).ok_or(PairError::NoRelay)?,
+        code: Option<&PairingCode>,
+    ) -> Result<(Party, Option<Arc<Party>>), PairError> {
+        let pair = Party::of(Side::Bridge, registration.bridge(), ALPNS)?;
+        let Some(code) = code else {
+            return Ok((pair, None));
         };
-        let mut tasks = vec![self.waiting.wait(places.clone(), SPARE, Arc::new(pair))];
-        // One broker at a time needs its first certificate.
-        tasks.extend(boot.map(|boot| self.waiting.wait(places, 1, boot)));
-        Ok(tasks)
+        let issuer = Issuer::new(code, registration.id().clone(), self.store.clone());
+        let key = LeafKey::generate().map_err(PairError::Make)?;
+        let boot = Party::with_code(Side::Bridge, &key, code, Some(issuer))?;
+        Ok((pair, Some(Arc::new(boot))))
+    }
+
+    fn places(&self, registration: &Registration) -> Result<Vec<Arc<Target>>, PairError> {
+        match &self.waiting.way {
+            Way::Relay { relays, .. } if !relays.is_empty() => Ok(relays.clone()),
+            _ => crate::config::relays(registration.relays()).ok_or(PairError::NoRelay),
+        }
     }
 
     /// Says a thing once.

@@ -97,6 +97,11 @@ impl Party {
         })
     }
 
+    /// The same, who is `boot` to brokers without a certificate.
+    pub(super) fn beside(self, boot: Option<Arc<Party>>) -> Party {
+        Party { boot, ..self }
+    }
+
     /// What proves this side at a relay.
     ///
     /// # Errors

@@ -233,6 +233,30 @@ async fn a_wrong_code_gets_nothing_and_uses_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_bridge_that_dials_its_broker_gives_it_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let service = Service::start().await;
+    let (meet, listen) = (port().await, port().await);
+    let code = PairingCode::random();
+    let mut bridge = bridge_args(&store, &service.addr.to_string());
+    bridge.retain(|arg| arg != "--relay-plain");
+    bridge.extend(owned(&["--mode", "reverse", "--dial", &meet.to_string()]));
+    let mut broker = broker_args(&join(meet, &code), "memory", listen);
+    broker.retain(|arg| arg != "--relay-plain");
+    broker.extend(owned(&[
+        "--mode",
+        "reverse",
+        "--listen-pair",
+        &meet.to_string(),
+    ]));
+    let _roles = (run(&bridge), run(&broker));
+    register(&store, meet, &code, false).await;
+    let (client, served) = (connect(listen).await, service.accept().await);
+    whole_conversation(client, served).await;
+}
+
+#[tokio::test]
 async fn a_byte_changed_on_the_way_gives_no_certificate() {
     // In the hello, in the handshake, in the proof, in the request.
     for at_byte in [40, 700, 2100] {

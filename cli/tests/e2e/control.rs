@@ -105,13 +105,14 @@ impl Control {
         token(&value)
     }
 
-    /// Waits until every data plane has the generation that control is at.
+    /// Waits until there is a data plane, and every one has the generation that control is at.
     pub fn settled(&self) -> Result<()> {
         wait_for("the data planes to follow", START_MAX, || {
             let status = self.ok("GET", "/api/status", None).ok()?;
             let planes = self.ok("GET", "/api/dataplanes", None).ok()?;
             let follow = |plane: &Value| plane["generation"] == status["generation"];
-            planes["items"].as_array()?.iter().all(follow).then_some(())
+            let planes = planes["items"].as_array()?;
+            (!planes.is_empty() && planes.iter().all(follow)).then_some(())
         })
     }
 

@@ -1,5 +1,7 @@
 //! The local run of contract A-68: hub, agent and curl on one machine, no control process.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use anyhow::Result;
 use culvert_perf::testbed::{Layout, Spawn, Testbed};
 
@@ -8,6 +10,8 @@ use crate::hub::{START_MAX, binary, ready};
 use crate::upstream::Upstream;
 use crate::watched::Watched;
 
+/// Where agents dial: one that comes before somebody listens complains.
+const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 /// The agent serves a Kubernetes API outside of a cluster here.
 const NO_TOKEN: &str = "requests go to the target without a bearer token";
 
@@ -21,7 +25,8 @@ fn hub_agent_and_curl_on_one_machine() -> Result<()> {
     let _service = Upstream::local(host, 6443)?;
     let text = r#"[{"id":"dev","token":"dev-token-16-bytes","targetAddr":"127.0.0.1:6443"}]"#;
     let spawn = Spawn::new(binary("culvert-dataplane")?).env("CLUSTERS", text);
-    let dataplane = Watched::start(spawn, &bed, host, "dataplane")?;
+    let mut dataplane = Watched::start(spawn, &bed, host, "dataplane")?;
+    dataplane.wait_port(host, PUBLIC, START_MAX)?;
     let spawn = Spawn::new(binary("culvert-agent")?)
         .args([
             "-server",
@@ -70,7 +75,8 @@ fn an_address_that_the_agent_does_not_serve_is_refused_by_name() -> Result<()> {
         let text =
             format!(r#"[{{"id":"dev","token":"dev-token-16-bytes","targetAddr":"{hub_says}"}}]"#);
         let spawn = Spawn::new(binary("culvert-dataplane")?).env("CLUSTERS", text);
-        let _dataplane = Watched::start(spawn, &bed, &bed.hub, "dataplane")?;
+        let mut dataplane = Watched::start(spawn, &bed, &bed.hub, "dataplane")?;
+        dataplane.wait_port(&bed.hub, PUBLIC, START_MAX)?;
         let spawn = Spawn::new(binary("culvert-agent")?)
             .env("TOKEN", "dev-token-16-bytes")
             .args([

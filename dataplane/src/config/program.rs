@@ -32,24 +32,26 @@ fn verbs(command: Command) -> Command {
 
 /// The settings of each role under a heading of its own.
 fn config() -> String {
-    let mut roles: Vec<String> = Vec::new();
-    #[cfg(feature = "hub")]
-    roles.push(PROGRAM.reference());
-    #[cfg(feature = "relay")]
-    roles.push(super::RELAY.reference());
+    let roles = [
+        #[cfg(feature = "hub")]
+        PROGRAM.reference(),
+        #[cfg(feature = "relay")]
+        super::RELAY.reference(),
+    ];
     roles.join("\n")
 }
 
 fn metrics() -> String {
-    let mut roles: Vec<String> = Vec::new();
-    #[cfg(feature = "hub")]
-    roles.push(crate::metrics::Metrics::new().registry.describe());
-    #[cfg(feature = "relay")]
-    roles.push(format!(
-        "## {}\n\n{}",
-        super::RELAY.name,
-        crate::relay::describe_metrics()
-    ));
+    let roles = [
+        #[cfg(feature = "hub")]
+        crate::metrics::Metrics::new().registry.describe(),
+        #[cfg(feature = "relay")]
+        format!(
+            "## {}\n\n{}",
+            super::RELAY.name,
+            crate::relay::describe_metrics()
+        ),
+    ];
     roles.join("\n")
 }
 

@@ -382,4 +382,27 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn the_verb_chooses_the_role_and_the_reference_lists_both() {
+        use super::super::Job;
+        let job = |argv: &[&str]| Job::read(argv.iter().map(OsString::from).collect(), &|_| None);
+        let relay = job(&["culvert-dataplane", "relay", "--plain"]);
+        assert!(matches!(relay, Ok(Job::Relay(_))));
+        let printed = |what| match job(&["culvert-dataplane", "reference", what]) {
+            Err(ConfigError::Usage(text)) => text.to_string(),
+            _ => panic!("a reference is printed"),
+        };
+        let config = printed("config");
+        assert!(config.contains("## culvert-dataplane relay\n"), "{config}");
+        assert!(
+            config.contains("| `--open-join` | `CULVERT_OPEN_JOIN` |"),
+            "{config}"
+        );
+        let metrics = printed("metrics");
+        assert!(metrics.contains("culvert_pair_refused_total"), "{metrics}");
+        if cfg!(feature = "hub") {
+            assert!(config.contains("`--internal-addr`") && metrics.contains("culvert_streams"));
+        }
+    }
 }

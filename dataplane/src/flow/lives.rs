@@ -14,7 +14,6 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::id::{ClusterId, InstanceId, SessionKey};
 
 use super::Origin;
-use crate::metrics::Metrics;
 use crate::plane::Plane;
 use crate::table::{Cluster, Table};
 
@@ -43,7 +42,6 @@ pub struct Flow {
 struct Counted {
     to_service: u64,
     to_client: u64,
-    spliced: u64,
 }
 
 impl Flow {
@@ -105,21 +103,18 @@ impl Flow {
     }
 
     /// Tells the metrics what was relayed since they were last told.
-    pub fn count(&self, metrics: &Metrics) {
+    pub fn count(&self) {
         let Some(live) = self.live.get() else {
             return;
         };
         let mut counted = self.counted.lock();
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (to_service, to_client) = (now(&live.to_service), now(&live.to_client));
-        let spliced = now(&live.spliced).min(to_service + to_client);
         let more = |new: u64, old: &mut u64| new.saturating_sub(std::mem::replace(old, new));
         let up = more(to_service, &mut counted.to_service);
         let down = more(to_client, &mut counted.to_client);
-        let spliced = more(spliced, &mut counted.spliced);
         self.cluster.metrics.spliced_to_service.inc_by(up);
         self.cluster.metrics.spliced_to_client.inc_by(down);
-        metrics.engine.moved(up + down, spliced);
     }
 }
 
@@ -204,9 +199,9 @@ impl Flows {
     }
 
     /// Tells the metrics what all pairs relayed so far.
-    pub fn count(&self, metrics: &Metrics) {
+    pub fn count(&self) {
         for flow in self.by_cluster.lock().values().flat_map(HashMap::values) {
-            flow.count(metrics);
+            flow.count();
         }
     }
 

@@ -139,8 +139,8 @@ impl Pair {
 
     /// For outer TLS that is kept. Dropped, both are armed.
     async fn copy(self, mut bridge: Settled<TcpStream>, mut broker: Settled<TcpStream>) {
-        let engine = &self.hall.metrics.engine;
-        let tell = |to_service, to_client| engine.moved(to_service + to_client, 0);
+        let copied = &self.hall.metrics.copied_bytes;
+        let tell = |to_service, to_client| copied.inc_by(to_service + to_client);
         let relayed = relay_told(&mut broker, &mut bridge, Early::default(), tell).await;
         let ended = Summary {
             to_service: relayed.to_service,

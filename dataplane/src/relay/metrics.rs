@@ -1,12 +1,12 @@
 //! The instruments of a relay.
 
-use culvert_engine::{Backend, Engine};
+use culvert_engine::{Backend, Engine, EngineMetrics};
 use culvert_proto::close::CloseReason;
 use culvert_telemetry::metrics::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics as Registry,
 };
 
-use crate::engine::{EngineMetrics, gauge};
+use crate::engine::gauge;
 
 /// All of them.
 pub struct Metrics {
@@ -18,6 +18,8 @@ pub struct Metrics {
     pub matches: IntCounter,
     /// The relay engine's.
     pub engine: EngineMetrics,
+    /// `culvert_pair_copied_bytes_total`
+    pub copied_bytes: IntCounter,
     /// `culvert_draining`
     pub draining: IntGauge,
     /// `culvert_config_last_reload_successful`
@@ -39,13 +41,18 @@ impl Metrics {
     /// Registers them.
     pub fn new() -> Self {
         let r = Registry::new();
+        let panics = r.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]);
         Self {
             introducing: r.gauge(
                 "culvert_pair_introducing",
                 "Connections that have not shown a preface yet.",
             ),
             matches: r.counter("culvert_pair_matches_total", "Pairs that were joined."),
-            engine: EngineMetrics::new(&r),
+            engine: EngineMetrics::new(&r, &panics),
+            copied_bytes: r.counter(
+                "culvert_pair_copied_bytes_total",
+                "Bytes of pairs whose outer TLS is kept; all others are the engine's.",
+            ),
             draining: r.gauge("culvert_draining", "1 from the order to drain on."),
             reload_ok: r.gauge(
                 "culvert_config_last_reload_successful",
@@ -96,8 +103,7 @@ impl Metrics {
     pub fn refresh(&self, engine: &Engine, waiting: usize, pairs: usize) {
         self.waiting.set(gauge(waiting as u64));
         self.pairs.set(gauge(pairs as u64));
-        self.engine.refresh(engine);
-        self.engine.refresh_bytes(engine);
+        self.engine.follow(engine.gauges());
         let paused = culvert_net::listen::accept_paused().as_secs();
         let counted = self.accept_paused.get();
         self.accept_paused.inc_by(paused.saturating_sub(counted));

@@ -58,11 +58,8 @@ async fn wait(hall: Arc<Hall>, mut seat: Seat, mut party: Party) {
             () = sleep(Duration::from_millis(due)) => {}
         }
         match party.patience.word(hall.now_ms()) {
-            Some(ReplyCode::Wait) => {
-                if !party.say(ReplyCode::Wait.into()).await {
-                    return party.disturbed(&hall, Disturbance::Gone);
-                }
-            }
+            Some(ReplyCode::Wait) if party.say(ReplyCode::Wait.into()).await => {}
+            Some(ReplyCode::Wait) => return party.disturbed(&hall, Disturbance::Gone),
             Some(code) => {
                 drop(seat);
                 hall.metrics.refused(code.as_str());

@@ -127,7 +127,7 @@ async fn pairs_beyond_the_limit_wait_and_go_on_when_one_ends() {
 
 #[tokio::test]
 async fn a_thousand_waiters_all_meet() {
-    let rig = Rig::tls(&["--connections-per-minute=1000", "--source-waiters-max=320"]);
+    let rig = Rig::plain(&["--connections-per-minute=1000", "--source-waiters-max=320"]);
     let mut waiters = Vec::new();
     for number in 0..1_000 {
         let source = 1 + (number / 300) as u8;

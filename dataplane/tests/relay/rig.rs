@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_dataplane::config::RelayConfig;
@@ -32,8 +33,8 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 pub struct Rig {
     relay: Option<Relay>,
     pub at: Addresses,
-    pub client: OuterClient,
-    dir: tempfile::TempDir,
+    pub client: Arc<OuterClient>,
+    _dir: tempfile::TempDir,
 }
 
 impl Rig {
@@ -52,13 +53,10 @@ impl Rig {
         let roots = Roots::File(ca.write(dir.path()).unwrap());
         let server = ca.server(&["localhost", "127.0.0.1"]).unwrap();
         let (cert, key) = server.write(dir.path(), "server").unwrap();
-        let mut flags = [
-            "--addr=127.0.0.1:0",
-            "--admin-addr=127.0.0.1:0",
-            "--threads=2",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut flags = vec!["--addr=127.0.0.1:0".to_owned(), "--threads=2".to_owned()];
+        if !args.iter().any(|arg| arg.starts_with("--admin-addr")) {
+            flags.push("--admin-addr=127.0.0.1:0".to_owned());
+        }
         match outer {
             Outer::Plain => flags.push("--plain".to_owned()),
             Outer::Tls { keep } => flags.extend([
@@ -77,8 +75,8 @@ impl Rig {
         Rig {
             at: relay.addresses(),
             relay: Some(relay),
-            client: OuterClient::load(outer, options).unwrap(),
-            dir,
+            client: Arc::new(OuterClient::load(outer, options).unwrap()),
+            _dir: dir,
         }
     }
 
@@ -120,20 +118,15 @@ impl Rig {
     pub async fn waiter(&self, from: u8, role: Role, credential: Credential) -> Waiter {
         let stream = self.dial_from(from).await;
         let (told, waits) = oneshot::channel();
-        let client = OuterClient::load(self.client.outer(), self.options()).unwrap();
+        let client = self.client.clone();
         let task = tokio::spawn(async move {
-            let waiting = move || drop(told.send(()));
+            let waiting = move || {
+                let _ = told.send(());
+            };
             introduce(stream, &client, "localhost", role, &credential, waiting).await
         });
         let waits = soon("a first word", waits).await.is_ok();
         Waiter { task, waits }
-    }
-
-    fn options(&self) -> ClientTlsOptions {
-        ClientTlsOptions {
-            roots: Roots::File(self.dir.path().join("ca.crt")),
-            ..ClientTlsOptions::default()
-        }
     }
 
     pub async fn pair(&self, ca: &PairCa) -> (Link<TcpStream>, Link<TcpStream>) {

@@ -73,6 +73,8 @@ pub struct Gauges {
     pub spun_us: AtomicU64,
     /// Connections that hops had to reset in place of joining them.
     pub hops_refused: AtomicU64,
+    /// Turns of pairs that panicked: each a defect, and the reset of its pair.
+    pub panics: AtomicU64,
 }
 
 /// A pair on its way into a thread.

@@ -3,7 +3,8 @@
 //! `flow` is one direction and `pair` two of them, both pure over `kernel`.
 //! `pipe` lends pipes, `poll` tells of readiness by epoll or io_uring
 //! (`backend` says which), `thread` owns the pairs of one thread, `hop`
-//! lets it accept by itself. This file places pairs and can cut them.
+//! lets it accept by itself, `metrics` tells. This file places pairs and can
+//! cut them.
 #![deny(unsafe_code)]
 
 mod backend;
@@ -11,6 +12,7 @@ mod flow;
 mod hop;
 mod inbox;
 mod kernel;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod pair;
@@ -40,6 +42,7 @@ use thread::Worker;
 pub use backend::{Backend, IoEngine, refusal};
 pub use hop::{HOPS_MAX, Hop};
 pub use inbox::{Gauges, Live, Summary};
+pub use metrics::EngineMetrics;
 pub use pair::Limits;
 pub use poll::probe;
 pub use thread::Share;

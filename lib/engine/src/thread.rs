@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -287,13 +288,12 @@ impl Worker {
                 continue;
             };
             let mut env = self.shared.env(entry.cluster);
-            match entry
-                .pair
-                .look(&self.limits, millis(LOOK_INTERVAL), &mut env)
-            {
-                Ok(Some(due_ms)) => self.looks.set(due_ms.max(now_ms + 1), id),
-                Ok(None) => entry.watched = false,
-                Err(reason) => self.end(id, reason)?,
+            let look_ms = millis(LOOK_INTERVAL);
+            match guarded(|| entry.pair.look(&self.limits, look_ms, &mut env)) {
+                Some(Ok(Some(due_ms))) => self.looks.set(due_ms.max(now_ms + 1), id),
+                Some(Ok(None)) => entry.watched = false,
+                Some(Err(reason)) => self.end(id, reason)?,
+                None => self.panicked(id)?,
             }
         }
         Ok(())
@@ -312,12 +312,16 @@ impl Worker {
             };
             let mut env = self.shared.env(entry.cluster);
             let (all, spliced) = total(&entry.pair);
-            let outcome = entry.pair.turn(&mut env);
+            let outcome = guarded(|| turn(&mut entry.pair, &mut env));
             let now = total(&entry.pair);
             self.moved.0 += now.0 - all;
             self.moved.1 += now.1 - spliced;
             bulk |= entry.pair.is_splicing();
             count(&entry.pair, &entry.live);
+            let Some(outcome) = outcome else {
+                self.panicked(id)?;
+                continue;
+            };
             if outcome != Outcome::Later {
                 entry.later_ms = LATER_MS;
             }
@@ -348,6 +352,14 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// A defect of ours: it costs the pair that showed it, and is told.
+    fn panicked(&mut self, id: Id) -> io::Result<()> {
+        tracing::error!("the turn of a pair panicked; it is reset, the others live on");
+        let panics = &self.inbox.gauges.panics;
+        panics.fetch_add(1, Ordering::Relaxed);
+        self.end(id, CloseReason::Internal)
     }
 
     fn end(&mut self, id: Id, reason: CloseReason) -> io::Result<()> {
@@ -401,6 +413,17 @@ impl Worker {
     }
 }
 
+/// `None` when `work` panicked.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+fn turn(pair: &mut Pair<Linux>, env: &mut Env<'_, Linux>) -> Outcome {
+    #[cfg(test)]
+    assert_ne!(env.cluster, tests::POISONED, "wanted by the test");
+    pair.turn(env)
+}
+
 /// Bytes delivered both ways, and those of them spliced.
 fn total(pair: &Pair<Linux>) -> (u64, u64) {
     let (up, down) = (pair.counts(Side::Client), pair.counts(Side::Service));
@@ -421,4 +444,72 @@ fn millis(time: Duration) -> u64 {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use crate::{Engine, IoEngine, Join, Settings, probe};
+
+    use super::*;
+
+    /// Every turn of its pairs panics.
+    pub const POISONED: u32 = 666;
+
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_panic_in_one_pairs_turn_costs_that_pair_only() {
+        let limits = Limits {
+            idle_max_ms: 0,
+            half_closed_max_ms: 0,
+            stalled_max_ms: 0,
+            starved_max_ms: 0,
+        };
+        let engine = Engine::start(&Settings {
+            threads: 1,
+            backend: probe(IoEngine::Auto).unwrap(),
+            pairs_max: 2,
+            cluster_pairs_max: 1,
+            share: Share {
+                pipes_max: 1,
+                rest_bytes_max: 1 << 20,
+                spins: false,
+                limits,
+            },
+        })
+        .unwrap();
+        let join = |cluster| {
+            let (client, near) = connection();
+            let (far, service) = connection();
+            let joined = engine.join(Join {
+                client: near.into(),
+                service: far.into(),
+                from_client: Vec::new(),
+                from_service: Vec::new(),
+                cluster,
+            });
+            (client, service, joined.ok().unwrap())
+        };
+        let (mut client, mut service, healthy) = join(1);
+        let (mut lost, _other, poisoned) = join(POISONED);
+        let summary = poisoned.ended.blocking_recv().unwrap();
+        assert_eq!(summary.reason, CloseReason::Internal);
+        let read = lost.read(&mut [0]).unwrap_err();
+        assert_eq!(read.kind(), ErrorKind::ConnectionReset);
+
+        client.write_all(b"alive").unwrap();
+        let mut got = [0; 5];
+        service.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"alive");
+        let panics = |gauges: &crate::Gauges| gauges.panics.load(Ordering::Relaxed);
+        assert_eq!(engine.gauges().map(panics).sum::<u64>(), 1);
+        drop(healthy);
+    }
 }

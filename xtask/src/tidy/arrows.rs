@@ -15,7 +15,10 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-net",
         &["culvert-mux", "culvert-proto", "culvert-telemetry"],
     ),
-    ("culvert-engine", &["culvert-net", "culvert-proto"]),
+    (
+        "culvert-engine",
+        &["culvert-net", "culvert-proto", "culvert-telemetry"],
+    ),
     ("culvert-pair", &["culvert-net", "culvert-proto"]),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (

@@ -66,3 +66,97 @@ impl Sealer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::sync::Arc;
+
+    use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedCipherSuite,
+    };
+
+    use super::*;
+
+    /// Both ends after a handshake, with nothing left to send.
+    fn ends(suite: SupportedCipherSuite) -> (ClientConnection, ServerConnection) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut provider = default_provider();
+        provider.cipher_suites = vec![suite];
+        let provider = Arc::new(provider);
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let tls13 = &[&rustls::version::TLS13];
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(tls13)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        server.send_tls13_tickets = 0;
+        server.enable_secret_extraction = true;
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(tls13)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            server.read_tls(&mut &wire[..]).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            client.read_tls(&mut &wire[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        (client, server)
+    }
+
+    #[test]
+    fn records_go_on_where_rustls_left_off_with_every_cipher() {
+        use std::io::Write as _;
+        for suite in [
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ] {
+            let (mut client, mut server) = ends(suite);
+            server.writer().write_all(b"hello").unwrap();
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            let mut sealer = Sealer::take(server).unwrap();
+            for word in [&b"wait"[..], b"", b"matched"] {
+                let record = sealer.record(word).unwrap();
+                assert_eq!(record.len(), 5 + word.len() + 1 + TAG_BYTES);
+                wire.extend_from_slice(&record);
+            }
+            let mut heard = Vec::new();
+            let mut rest = &wire[..];
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            let _ = client.reader().read_to_end(&mut heard);
+            assert_eq!(heard, b"hellowaitmatched", "{suite:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_with_something_to_send_is_not_taken_over() {
+        use std::io::Write as _;
+        let (_client, mut server) = ends(cipher_suite::TLS13_AES_128_GCM_SHA256);
+        server.writer().write_all(b"unsent").unwrap();
+        assert!(Sealer::take(server).is_err());
+    }
+}
