@@ -9,6 +9,8 @@ use crate::run;
 
 /// Programs whose references are written.
 const PROGRAMS: [&str; 3] = ["culvert-control", "culvert-dataplane", "culvert-agent"];
+/// Roles with a command line of their own.
+const ROLES: [(&str, &str); 2] = [("culvert-agent", "bridge"), ("culvert-agent", "broker")];
 const MADE: &str = "Made by `cargo xtask docs` from the programs themselves; do not edit.";
 
 /// Options of the verb.
@@ -64,6 +66,10 @@ fn pages() -> Result<[(&'static str, String); 4]> {
     let mut metrics = format!("# Metrics\n\n{MADE}\n\n{METRICS}\n");
     for program in PROGRAMS {
         write!(config, "\n{}", print(program, "config")?)?;
+        for (_, role) in ROLES.iter().filter(|(of, _)| *of == program) {
+            let args = [role, "reference", "config"];
+            write!(config, "\n{}", print_by(program, &args)?)?;
+        }
         write!(metrics, "\n## {program}\n\n{}", print(program, "metrics")?)?;
     }
     let mut openapi = print("culvert-control", "openapi")?;
@@ -78,11 +84,12 @@ fn pages() -> Result<[(&'static str, String); 4]> {
 }
 
 fn print(program: &str, what: &str) -> Result<String> {
+    print_by(program, &["reference", what])
+}
+
+fn print_by(program: &str, args: &[&str]) -> Result<String> {
     let binary = run::target_dir().join("debug").join(program);
-    run::output(run::command(
-        &binary.to_string_lossy(),
-        &["reference", what],
-    ))
+    run::output(run::command(&binary.to_string_lossy(), args))
 }
 
 fn errors() -> Result<String> {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use aws_lc_rs::{constant_time, digest, hmac, rand};
+use aws_lc_rs::{constant_time, digest, hkdf, hmac, rand};
 use zeroize::Zeroizing;
 
 /// Bytes of an Ed25519 public key.
@@ -17,6 +17,8 @@ pub const VERIFYING_KEY_BYTES: usize = 32;
 pub const SIGNATURE_BYTES: usize = 64;
 /// Largest key file that is read.
 const KEY_FILE_BYTES_MAX: u64 = 4096;
+/// Bytes of what [`hkdf_sha256`] derives, and of an Ed25519 seed.
+pub const DERIVED_BYTES: usize = 32;
 
 /// SHA-256 of `data`.
 #[must_use]
@@ -40,6 +42,17 @@ pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let mut out = [0; 32];
     out.copy_from_slice(hmac::sign(&key, data).as_ref());
+    out
+}
+
+/// HKDF-SHA256 (RFC 5869) without a salt: 32 bytes for the purpose that `info` names.
+#[must_use]
+pub fn hkdf_sha256(ikm: &[u8], info: &[u8]) -> Zeroizing<[u8; DERIVED_BYTES]> {
+    let mut out = Zeroizing::new([0; DERIVED_BYTES]);
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(ikm);
+    prk.expand(&[info], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(out.as_mut_slice()))
+        .expect("one hash's length is what HKDF can always give");
     out
 }
 
@@ -109,6 +122,17 @@ impl SigningKey {
     /// [`KeyError::Generate`] when the generator fails.
     pub fn generate() -> Result<SigningKey, KeyError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Generate)?;
+        let document = pair.to_pkcs8().map_err(|_| KeyError::Generate)?;
+        let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
+        Ok(SigningKey { pair, pkcs8 })
+    }
+
+    /// The key that a seed of 32 bytes stands for.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] when the library does not take the seed.
+    pub fn from_seed(seed: &[u8; DERIVED_BYTES]) -> Result<SigningKey, KeyError> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::Generate)?;
         let document = pair.to_pkcs8().map_err(|_| KeyError::Generate)?;
         let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
         Ok(SigningKey { pair, pkcs8 })
@@ -216,6 +240,14 @@ impl VerifyingKey {
 /// # Errors
 /// When it is missing, larger than 4 KiB, foreign, or open to others.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    read_private_within(path, KEY_FILE_BYTES_MAX)
+}
+
+/// As [`read_private`], for what may be up to `bytes_max` long; a longer file is refused.
+///
+/// # Errors
+/// When it is missing, too large, foreign, or open to others.
+pub fn read_private_within(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     use std::io::Read as _;
     let io = |source| KeyError::Io {
         path: path.to_owned(),
@@ -238,10 +270,13 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
             uid,
         });
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
-    file.take(KEY_FILE_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    if meta.len() > bytes_max {
+        return Err(io(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    // Room for all of it: a buffer that grows leaves copies behind.
+    let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
@@ -260,6 +295,19 @@ mod tests {
         );
         assert!(constant_time_eq(b"a", b"a") && !constant_time_eq(b"a", b"b"));
         assert!(!constant_time_eq(b"a", b"ab"));
+        // RFC 5869, test case 3: neither salt nor info.
+        assert_eq!(hkdf_sha256(&[0x0b; 22], b"")[..4], [0x8d, 0xa4, 0xe7, 0x75]);
+        // RFC 8032, test 1.
+        let seed = [
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec,
+            0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03,
+            0x1c, 0xae, 0x7f, 0x60,
+        ];
+        let key = SigningKey::from_seed(&seed).unwrap();
+        assert_eq!(
+            key.verifying_key().to_bytes()[..4],
+            [0xd7, 0x5a, 0x98, 0x01]
+        );
     }
 
     #[test]
@@ -295,6 +343,19 @@ mod tests {
         assert!(matches!(
             SigningKey::load(&path),
             Err(KeyError::Format { .. })
+        ));
+    }
+
+    #[test]
+    fn a_file_beyond_its_bound_is_refused_and_not_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("document");
+        fs::write(&path, [7; 100]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(read_private_within(&path, 100).unwrap().len(), 100);
+        assert!(matches!(
+            read_private_within(&path, 99),
+            Err(KeyError::Io { .. })
         ));
     }
 }

@@ -9,6 +9,7 @@ pub mod crypto;
 pub mod dial;
 pub mod hangup;
 pub mod interject;
+pub mod introduction;
 pub mod listen;
 pub mod peer;
 pub mod relay;

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-engine",
         &["culvert-net", "culvert-proto", "culvert-telemetry"],
     ),
+    ("culvert-pair", &["culvert-net", "culvert-proto"]),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (
         "culvert-control",
@@ -49,11 +50,15 @@ const FLOORS: &[(&str, &[&str])] = &[
             "culvert-engine",
             "culvert-mux",
             "culvert-net",
+            "culvert-pair",
             "culvert-proto",
             "culvert-telemetry",
         ],
     ),
-    ("culvert-cli", &["culvert-net", "culvert-proto"]),
+    (
+        "culvert-cli",
+        &["culvert-net", "culvert-pair", "culvert-proto"],
+    ),
     (
         "culvert-perf",
         &["culvert-engine", "culvert-mux", "culvert-proto"],
@@ -67,7 +72,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["culvert-net"]),
     ("tokio-rustls", &["culvert-net", "culvert-perf"]),
     ("tokio-websockets", &["culvert-net"]),
-    ("rcgen", &["culvert-net"]),
+    ("rcgen", &["culvert-net", "culvert-pair"]),
     ("aws-lc-rs", &["culvert-net"]),
     ("socket2", &["culvert-net", "culvert-perf"]),
     ("tonic", &["culvert-rpc"]),

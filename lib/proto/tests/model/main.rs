@@ -3,6 +3,7 @@
 
 mod moving;
 mod registry;
+mod relay;
 mod session;
 
 /// As many cases as `PROPTEST_CASES` says (`cargo xtask soak`), else `few`.

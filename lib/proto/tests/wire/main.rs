@@ -7,4 +7,5 @@ mod golden;
 mod hello;
 mod join;
 mod open;
+mod pair;
 mod state;

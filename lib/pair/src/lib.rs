@@ -1,0 +1,36 @@
+//! What the two sides of a pair share: certificates, pairing codes, join strings, stores.
+//!
+//! The clock is an argument everywhere (`now_unix_s`). Only the stores do I/O.
+#![forbid(unsafe_code)]
+
+mod authority;
+mod broker;
+mod check;
+mod code;
+mod identity;
+mod join;
+mod key;
+mod name;
+mod pem;
+mod registration;
+mod store;
+mod voucher;
+mod word;
+
+pub use authority::{
+    Authority, BACKDATE_S, CA_LIFE_S, CSR_BYTES_MAX, LEAF_LIFE_S, MakeError, RequestError,
+};
+pub use broker::{BrokerState, BrokerStateError};
+pub use check::{Fault, Validity, check_chain, info_hash};
+pub use code::PairingCode;
+pub use identity::{Chain, Identity, IdentityError};
+pub use join::{JOIN_RELAYS_MAX, PairJoin};
+pub use key::{KeyFault, LeafKey};
+pub use name::{NAME_BYTES_MAX, NameError, check_name, check_relay};
+pub use registration::{PairId, PairIdError, RENEW_BEFORE_S, Registration, RegistrationError};
+pub use store::{
+    DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Document, FileStore, Found, Kept, KubeAccess, Listing,
+    RedeemError, Revision, SecretStore, Store, StoreError, Stored,
+};
+pub use voucher::{CODE_LIFE_S, Refused, Use, Voucher};
+pub use word::WordError;
