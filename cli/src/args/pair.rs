@@ -81,7 +81,7 @@ pub struct Init {
     /// Where the pair is kept.
     #[command(flatten)]
     pub store: StoreFlags,
-    /// The broker may come back with its bootstrap key at every start: for --state memory.
+    /// The broker may come back with its bootstrap key at every start: for --state memory:file:DIR.
     #[arg(long)]
     pub reissue: bool,
     /// The service, for the printed command of the bridge.
@@ -118,7 +118,7 @@ pub struct Register {
     /// Where the pair is kept.
     #[command(flatten)]
     pub store: StoreFlags,
-    /// The broker may come back with its bootstrap key at every start: for --state memory.
+    /// The broker may come back with its bootstrap key at every start: for --state memory:file:DIR.
     #[arg(long)]
     pub reissue: bool,
     /// The service, for the printed command of the bridge.

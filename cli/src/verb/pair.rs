@@ -112,6 +112,11 @@ fn open(text: &str, kube: &Kube) -> Result<Stored> {
     Stored::open_with(text, &access).map_err(|why| of_store(&why))
 }
 
+/// A broker's state; `memory:` before it keeps the certificate out, and the key is there all the same.
+fn open_state(text: &str, kube: &Kube) -> Result<Stored> {
+    open(text.strip_prefix("memory:").unwrap_or(text), kube)
+}
+
 /// What a store says, with the one thing to do.
 fn of_store(why: &StoreError) -> CliError {
     let what = "the store cannot be used";

@@ -8,7 +8,7 @@ use culvert_proto::pair::{RendezvousId, Role};
 use serde_json::{Value, json};
 
 use super::reach::{Outer, reach};
-use super::{now_unix_s, of_store, open, relays};
+use super::{now_unix_s, of_store, open, open_state, relays};
 use crate::args::pair::{Examine, Side};
 use crate::error::{CliError, Result};
 
@@ -34,20 +34,20 @@ pub(super) struct Report {
 }
 
 impl Check {
-    pub(super) fn good(what: &str, seen: impl ToString) -> Check {
+    pub(super) fn good(what: &str, seen: impl Into<String>) -> Check {
         Check {
             what: what.to_owned(),
             is_good: true,
-            seen: seen.to_string(),
+            seen: seen.into(),
             fix: String::new(),
         }
     }
 
-    pub(super) fn bad(what: &str, seen: impl ToString, fix: &str) -> Check {
+    pub(super) fn bad(what: &str, seen: impl Into<String>, fix: &str) -> Check {
         Check {
             what: what.to_owned(),
             is_good: false,
-            seen: seen.to_string(),
+            seen: seen.into(),
             fix: fix.to_owned(),
         }
     }
@@ -78,7 +78,7 @@ pub(super) async fn examine(args: &Examine) -> Result<Report> {
         report.store(&store, wanted, &mut places).await;
     }
     if let Some(text) = &args.state {
-        let store = open(text, &args.kube)?;
+        let store = open_state(text, &args.kube)?;
         report.state(&store, wanted).await;
     }
     places.dedup();
@@ -110,7 +110,7 @@ impl Report {
             Ok(identity) => identity,
             Err(why) => {
                 let fix = "give the certificate, its own key (mode 0600) and the pair's CA";
-                return self.checks.push(Check::bad(&what, why, fix));
+                return self.checks.push(Check::bad(&what, why.to_string(), fix));
             }
         };
         let role = match role {
@@ -133,7 +133,7 @@ impl Report {
             Ok(listing) => listing,
             Err(why) => {
                 let why = of_store(&why);
-                return self.checks.push(Check::bad(&what, &why.seen, &why.fix));
+                return self.checks.push(Check::bad(&what, why.seen, &why.fix));
             }
         };
         if listing.kept.is_empty() && listing.damaged.is_empty() {
@@ -143,7 +143,7 @@ impl Report {
         for (name, why) in &listing.damaged {
             let fix = "restore it from a copy, or remove it and register the broker again";
             self.checks
-                .push(Check::bad(&format!("{what}: {name}"), why, fix));
+                .push(Check::bad(&format!("{what}: {name}"), why.to_string(), fix));
         }
         for kept in &listing.kept {
             self.registration(&what, kept, wanted);
@@ -188,11 +188,11 @@ impl Report {
     }
 
     async fn state(&mut self, store: &culvert_pair::Stored, wanted: Option<RendezvousId>) {
-        let what = format!("broker's state {}", store.place());
+        let what = format!("state of the broker {}", store.place());
         match store.load_broker().await {
             Err(why) => {
                 let why = of_store(&why);
-                self.checks.push(Check::bad(&what, &why.seen, &why.fix));
+                self.checks.push(Check::bad(&what, why.seen, &why.fix));
             }
             Ok(None) => {
                 let fix = "culvert pair fingerprint makes a key; a broker with a join string too";
@@ -217,7 +217,10 @@ impl Report {
             Ok(validity) => {
                 let left = validity.until_unix_s.saturating_sub(now);
                 let days = left / 86_400;
-                let seen = format!("a {}'s, {days} days left, info hash {hash}", role.as_str());
+                let seen = format!(
+                    "for a {}, {days} days left, info hash {hash}",
+                    role.as_str()
+                );
                 if left < SOON_S && role == Role::Broker {
                     let fix = "let the broker pair again before it ends: register it again";
                     Check::bad(what, seen, fix)
@@ -228,7 +231,7 @@ impl Report {
             Err(why) => {
                 let fix = "give the certificate of this side and the CA that signed it, or make \
                            new ones with culvert pair init, register or connect";
-                Check::bad(what, why, fix)
+                Check::bad(what, why.to_string(), fix)
             }
         });
         if let Some(wanted) = wanted.filter(|wanted| *wanted != hash) {

@@ -4,7 +4,7 @@
 use culvert_pair::{BrokerState, PairId, Store as _};
 use serde_json::json;
 
-use super::{now_unix_s, of_make, of_store, open, relay_flags, relays, would};
+use super::{now_unix_s, of_make, of_store, open_state, relay_flags, relays, would};
 use crate::args::pair::Fingerprint;
 use crate::args::{Format, Global};
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::output;
 
 pub async fn run(global: &Global, args: &Fingerprint) -> Result<()> {
     let relays = relays(&args.relays)?;
-    let store = open(&args.state, &args.kube)?;
+    let store = open_state(&args.state, &args.kube)?;
     let known = store.load_broker().await.map_err(|why| of_store(&why))?;
     let is_new = known.is_none();
     let state = match known {

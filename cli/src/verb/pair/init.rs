@@ -41,7 +41,11 @@ pub async fn run(global: &Global, args: &Init) -> Result<()> {
     let saved = store.save(&registration, None).await;
     saved.map_err(|why| of_store(&why))?;
     let bridge = bridge_command(&args.to, &relays, text);
-    let state = if args.reissue { "memory" } else { "file:DIR" };
+    let state = if args.reissue {
+        "memory:file:DIR"
+    } else {
+        "file:DIR"
+    };
     let broker =
         format!("culvert-agent broker --listen 127.0.0.1:8199 --join-file FILE --state {state}");
     if global.output == Format::Json {

@@ -16,6 +16,8 @@ use crate::error::{CliError, Result};
 
 /// Each step of one attempt.
 const STEP_MAX: Duration = Duration::from_secs(5);
+/// How long a refusal may come behind the hello.
+const REFUSAL_MAX: Duration = Duration::from_millis(300);
 /// Addresses behind one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
@@ -64,7 +66,7 @@ pub(super) async fn reach(relay: &str, outer: &Outer) -> Vec<Check> {
         Ok(Err(why)) => {
             return vec![Check::bad(
                 &what,
-                why,
+                why.to_string(),
                 "mend the name, or the resolver of this host",
             )];
         }
@@ -95,7 +97,7 @@ async fn one(what: &str, host: &str, address: SocketAddr, outer: &Outer) -> Chec
         Ok(Ok(tcp)) => tcp,
         Ok(Err(why)) => {
             let fix = "start the relay, or let outbound TCP to it through the firewall";
-            return Check::bad(what, why, fix);
+            return Check::bad(what, why.to_string(), fix);
         }
         Err(_) => {
             let fix = "a firewall drops the connection: let outbound TCP to the relay through";
@@ -111,7 +113,7 @@ async fn one(what: &str, host: &str, address: SocketAddr, outer: &Outer) -> Chec
         Err(why) => {
             let fix = "give --relay-ca or --relay-pin for a private certificate, --relay-plain for \
                        a relay without TLS; a proxy that opens TLS has to leave the relay alone";
-            return Check::bad(what, why, fix);
+            return Check::bad(what, why.to_string(), fix);
         }
     };
     if ClientTls::info(&stream).alpn.as_deref() != Some(ALPN_RELAY) {
@@ -126,31 +128,44 @@ async fn hello(what: &str, mut io: impl AsyncRead + Unpin, under: &str) -> Check
     let mut bytes = [0; HELLO_BYTES];
     let refused = match timeout(STEP_MAX, read_up_to(&mut io, &mut bytes)).await {
         Ok(Ok(HELLO_BYTES)) => match RelayHello::decode(&bytes) {
-            Ok(hello) => {
-                let open = if hello.accepts_open {
-                    ", open joins"
-                } else {
-                    ""
-                };
-                return Check::good(what, format!("culvert-relay/1 under {under}{open}"));
-            }
+            Ok(hello) => return welcome(what, io, hello, under).await,
             Err(why) => why.to_string(),
         },
-        Ok(Ok(REPLY_BYTES)) => {
-            let reply = bytes
-                .first_chunk()
-                .and_then(|first| Reply::decode(first).ok());
-            reply.map_or_else(
-                || "8 bytes that are no reply of a relay".to_owned(),
-                |reply| format!("the relay refuses this host: {}", reply.code.as_str()),
-            )
-        }
         Ok(Ok(count)) => format!("{count} bytes and then the end, where a relay's hello has 40"),
         Ok(Err(why)) => why.to_string(),
         Err(_) => "no hello within 5 s".to_owned(),
     };
-    let fix = "name a Culvert relay; after a refusal wait a minute and try again";
-    Check::bad(what, refused, fix)
+    Check::bad(
+        what,
+        refused,
+        "this is no Culvert relay: check name and port",
+    )
+}
+
+/// Behind its hello a relay that lets nobody in, or not this host, says so at once.
+async fn welcome(
+    what: &str,
+    mut io: impl AsyncRead + Unpin,
+    hello: RelayHello,
+    under: &str,
+) -> Check {
+    let mut bytes = [0; REPLY_BYTES];
+    if let Ok(Ok(REPLY_BYTES)) = timeout(REFUSAL_MAX, read_up_to(&mut io, &mut bytes)).await
+        && let Ok(reply) = Reply::decode(&bytes)
+    {
+        let seen = format!("the relay refuses this host: {}", reply.code.as_str());
+        return Check::bad(
+            what,
+            seen,
+            "wait a minute and try again, or use another relay",
+        );
+    }
+    let open = if hello.accepts_open {
+        ", takes open joins"
+    } else {
+        ""
+    };
+    Check::good(what, format!("culvert-relay/1 under {under}{open}"))
 }
 
 /// As many bytes as come before the end, or fill the buffer.

@@ -81,13 +81,13 @@ impl Unit {
         text
     }
 
-    /// What root pastes: user, unit, and the secret where there is one to place.
+    /// What root pastes: user and unit. The secret goes into its file before, or the unit tries again
+    /// until it is there.
     pub(super) fn script(&self) -> String {
         let (name, text) = (self.name, self.text());
         let join = if self.joins {
             format!(
-                "install -d -m 0755 /etc/culvert\n\
-                 install -m 0600 /dev/stdin {JOIN_FILE}   # paste the word cvr_..., then Ctrl-D\n"
+                "[ -s {JOIN_FILE} ] || echo 'put the word cvr_... into {JOIN_FILE}, mode 0600' >&2\n"
             )
         } else {
             String::new()
