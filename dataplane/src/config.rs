@@ -4,22 +4,23 @@
 //! all that is wrong is said at once. In doubt about authentication the process
 //! does not start.
 
+#[cfg(feature = "hub")]
+mod hub;
+mod program;
 mod reader;
-mod settings;
+#[cfg(feature = "relay")]
+mod relay;
 mod units;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use culvert_config::Layers;
-use culvert_engine::IoEngine;
-use culvert_telemetry::log::LogFormat;
-
-use reader::Reader;
-pub use settings::PROGRAM;
+#[cfg(feature = "hub")]
+pub use hub::{ClustersText, Config, ControlLink, STREAMS_PER_SESSION_MAX, StateSource, Tls};
+pub use program::PROGRAM;
+#[cfg(feature = "relay")]
+pub use relay::{OuterTls, RELAY, RelayConfig};
 
 /// Most pairs of the engine.
 pub const PAIRS_MAX: usize = 1 << 20;
@@ -29,60 +30,6 @@ pub const PIPES_MAX: usize = 1 << 16;
 pub const THREADS_MAX: usize = 256;
 /// Longest drain grace.
 pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Highest limit of streams for each session (contract A-16).
-pub const STREAMS_PER_SESSION_MAX: u32 = 16_384;
-
-/// Everything the data plane was told.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Public listener: agent paths and `/healthz`.
-    pub addr: SocketAddr,
-    /// Internal listener: `/tunnel/{cluster}/`, metrics, probes.
-    pub internal_addr: SocketAddr,
-    /// Admin listener: metrics, probes, connections, drain.
-    pub admin_addr: SocketAddr,
-    /// Where the state comes from.
-    pub state: StateSource,
-    /// Where the signed copy of the state is kept.
-    pub state_dir: Option<PathBuf>,
-    /// Take a state older than the one on disk.
-    pub accept_older_snapshot: bool,
-    /// TLS of the public and the internal listener.
-    pub tls: Option<Tls>,
-    /// The internal listener speaks plain HTTP all the same.
-    pub internal_plain: bool,
-    /// Requests a second through this data plane; `None` is no limit.
-    pub rate_limit: Option<u32>,
-    /// Requests a second for each cluster that has no limit of its own.
-    pub cluster_rate_limit: Option<u32>,
-    /// Requests at once for each cluster that has no limit of its own.
-    pub cluster_requests_max: u32,
-    /// Streams at once for each session.
-    pub streams_max: u32,
-    /// Longest request body in bytes; `None` is no limit.
-    pub body_bytes_max: Option<u64>,
-    /// How long a service may take for its response head; `None` is for ever.
-    pub response_head_timeout: Option<Duration>,
-    /// How long requests in flight may take after SIGTERM.
-    pub drain_grace: Duration,
-    /// Data channels without TLS for payloads that are not sealed, with agents
-    /// that allow it too: the network between is trusted.
-    pub allow_plaintext_data_channels: bool,
-    /// io_uring or epoll, for engine and session threads.
-    pub io_engine: IoEngine,
-    /// The relay engine.
-    pub engine: EngineConfig,
-    /// Session threads; `None` is one for each CPU allowed.
-    pub threads: Option<usize>,
-    /// Bytes that all sessions and streams may buffer.
-    pub memory_budget: u64,
-    /// Level or filter of the log.
-    pub log_level: String,
-    /// Format of the log.
-    pub log_format: LogFormat,
-    /// Leave core dumps and debuggers allowed.
-    pub debuggable: bool,
-}
 
 /// What the relay engine may use.
 #[derive(Debug, Clone, Copy)]
@@ -99,50 +46,14 @@ pub struct EngineConfig {
     pub spin: bool,
 }
 
-/// Where clusters and tokens come from.
-#[derive(Debug, Clone)]
-pub enum StateSource {
-    /// Control, over its state link.
-    Control(ControlLink),
-    /// A file, without control.
-    ClustersFile(PathBuf),
-    /// JSON or YAML given in the setting itself; no debug output, it holds tokens.
-    ClustersText(ClustersText),
-}
-
-/// The text of a clusters file.
-#[derive(Clone)]
-pub struct ClustersText(pub String);
-
-impl fmt::Debug for ClustersText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClustersText")
-    }
-}
-
-/// How control is reached.
-#[derive(Debug, Clone)]
-pub struct ControlLink {
-    /// `unix:/path` or `https://host:port`.
-    pub addr: String,
-    /// Client certificate chain and key, for `https`.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// Authority of control's certificate.
-    pub ca: Option<PathBuf>,
-    /// File with control's signing key; without it the first key seen is kept
-    /// in the state directory.
-    pub key: Option<PathBuf>,
-}
-
-/// TLS of the two ports.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// Certificate chain, PEM.
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-    /// Authority of client certificates, which are then required.
-    pub client_ca: Option<PathBuf>,
+/// What a process was asked to be.
+pub enum Job {
+    /// The data plane of a hub.
+    #[cfg(feature = "hub")]
+    Hub(Box<Config>),
+    /// A relay of pairs.
+    #[cfg(feature = "relay")]
+    Relay(Box<RelayConfig>),
 }
 
 /// What is wrong with the configuration: all of it.
@@ -187,13 +98,13 @@ pub enum ConfigError {
     Problems(#[from] Problems),
 }
 
-impl Config {
+impl Job {
     /// Reads the process's own flags and environment.
     ///
     /// # Errors
     /// [`ConfigError`], with every problem there is.
     pub fn from_process() -> Result<Self, ConfigError> {
-        Self::read(std::env::args_os(), &|name| {
+        Self::read(std::env::args_os().collect(), &|name| {
             std::env::var(name).ok().filter(|value| !value.is_empty())
         })
     }
@@ -203,23 +114,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with every problem there is.
     pub fn read(
-        argv: impl IntoIterator<Item = OsString>,
+        argv: Vec<OsString>,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let mut problems = Problems::default();
-        let layers = Layers::read(&PROGRAM, argv, env)?;
-        problems.0.extend(layers.problems.iter().cloned());
-        let config = Reader {
-            layers: &layers,
-            problems: &mut problems,
+        #[cfg(feature = "relay")]
+        if argv.get(1).is_some_and(|verb| verb == relay::VERB) {
+            let flags = argv.into_iter().skip(2);
+            return RelayConfig::read(flags, env).map(|it| Self::Relay(Box::new(it)));
         }
-        .config();
-        match config {
-            Some(config) if problems.0.is_empty() => Ok(config),
-            _ => Err(problems.into()),
-        }
+        #[cfg(feature = "hub")]
+        return Config::read(argv, env).map(|it| Self::Hub(Box::new(it)));
+        #[cfg(not(feature = "hub"))]
+        return Err(program::without_verb(argv, env));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,14 +3,14 @@
 
 use std::process::ExitCode;
 
-use culvert_dataplane::config::{Config, ConfigError};
+use culvert_dataplane::config::{ConfigError, Job};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    match Config::from_process() {
-        Ok(config) => culvert_dataplane::run(config),
+    match Job::from_process() {
+        Ok(job) => culvert_dataplane::run(job),
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(ConfigError::Problems(problems)) => refuse(&problems.to_string()),
     }

@@ -14,7 +14,9 @@ use culvert_telemetry::metrics::{
 
 use culvert_engine::{Backend, Engine};
 
-pub use flows::{ChannelMetrics, EngineMetrics, FlowMetrics};
+use crate::engine::EngineMetrics;
+
+pub use flows::{ChannelMetrics, FlowMetrics};
 
 /// Label of requests whose URL names no known cluster.
 pub const UNROUTED: &str = "_unrouted";

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -18,7 +18,9 @@ use culvert_proto::id::{ClusterId, Epoch};
 use culvert_proto::update::State;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
+use crate::beats::Beats;
 use crate::config::Config;
+pub use crate::engine::gauge;
 use crate::flow::lives::Flows;
 use crate::ingress::Refusal;
 use crate::links::Links;
@@ -28,10 +30,6 @@ use crate::routes::follow::Threads;
 use crate::session::take_routes;
 use crate::sessions::Sessions;
 use crate::table::{Defaults, Source, Table};
-
-/// How often a loop shows that it runs, and how late it may be.
-const BEAT: Duration = Duration::from_secs(1);
-const LATE_S: u64 = 10;
 
 /// One data plane.
 pub struct Plane {
@@ -64,8 +62,7 @@ pub struct Plane {
     pub shutdown: Shutdown,
     refusing: watch::Sender<bool>,
     exiting: watch::Sender<bool>,
-    beats: Mutex<Vec<Arc<AtomicU64>>>,
-    clock: Instant,
+    beats: Beats,
     requests: AtomicUsize,
     idle: Notify,
     changed: Notify,
@@ -98,8 +95,7 @@ impl Plane {
             shutdown: Shutdown::default(),
             refusing: watch::Sender::new(false),
             exiting: watch::Sender::new(false),
-            beats: Mutex::default(),
-            clock: Instant::now(),
+            beats: Beats::default(),
             requests: AtomicUsize::new(0),
             idle: Notify::new(),
             changed: Notify::new(),
@@ -311,20 +307,12 @@ impl Plane {
 
     /// Ticks as long as the calling thread's loop runs; for ever.
     pub async fn beat(&self) {
-        let beat = Arc::new(AtomicU64::new(0));
-        self.beats.lock().push(beat.clone());
-        let mut tick = tokio::time::interval(BEAT);
-        loop {
-            tick.tick().await;
-            beat.store(self.clock.elapsed().as_secs(), Ordering::Relaxed);
-        }
+        self.beats.beat().await;
     }
 
     /// Whether every loop ticked lately.
     pub fn is_alive(&self) -> bool {
-        let now = self.clock.elapsed().as_secs();
-        let late = |beat: &Arc<AtomicU64>| now - beat.load(Ordering::Relaxed).min(now) > LATE_S;
-        !self.beats.lock().iter().any(late)
+        self.beats.is_alive()
     }
 
     /// Begins a request, unless the drain has come so far that it must not.
@@ -401,11 +389,6 @@ fn rate_of(config: &Config, from_control: u32) -> Option<(NonZeroU32, Limiter)> 
     limits.min().map(|rate| (rate, limiter(rate)))
 }
 
-/// A count as a gauge's value.
-pub fn gauge(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
 /// The wall clock in ms.
 pub fn unix_ms() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -421,7 +404,7 @@ mod tests {
         let base = ["culvert-dataplane", "--clusters", clusters];
         let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
         let config = Config::read(argv, &|_| None).unwrap();
-        let (engine, _) = crate::start::engine(&config, 1).unwrap();
+        let (engine, _) = crate::engine::start(config.engine, config.io_engine, 1).unwrap();
         Plane::new(config, engine, 16)
     }
 

@@ -5,9 +5,11 @@
 //! file I/O: through the ring, or on a blocking thread. tokio-uring's streams
 //! are not used; they measured 1.2 to 2.6 times slower (performance.md, 2.1).
 
+#[cfg(any(feature = "hub", test))]
 use std::fs::File;
 use std::future::Future;
 use std::io;
+#[cfg(any(feature = "hub", test))]
 use std::path::{Path, PathBuf};
 
 use culvert_engine::{Backend, IoEngine};
@@ -68,6 +70,7 @@ impl Runtime {
 ///
 /// # Errors
 /// The operating system's.
+#[cfg(any(feature = "hub", test))]
 pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> io::Result<()> {
     let file = File::options()
         .create(true)
@@ -97,11 +100,13 @@ pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> i
 ///
 /// # Errors
 /// The operating system's.
+#[cfg(any(feature = "hub", test))]
 pub async fn sync_directory(dir: &Path) -> io::Result<()> {
     let dir: PathBuf = dir.to_owned();
     blocking(move || File::open(dir)?.sync_all()).await
 }
 
+#[cfg(any(feature = "hub", test))]
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

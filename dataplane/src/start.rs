@@ -3,49 +3,29 @@
 mod listeners;
 mod main_thread;
 
-use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use culvert_engine::{Backend, Engine, Limits, Settings, Share};
+use culvert_engine::Backend;
 use culvert_net::listen::Listener;
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions};
 use culvert_proto::channel::ALPN;
-use culvert_proto::limits::STREAM_STALL_TIMEOUT_MS;
-use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Shutdown};
-use culvert_telemetry::log::{self, LogConfig};
+use culvert_telemetry::lifecycle::{EXIT_FAILURE, Shutdown};
 use tokio::sync::mpsc;
 
 use crate::accept::{Port, accept};
 use crate::admin;
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
+use crate::engine;
+use crate::launch::{Process, StartError, Started, connections_max, spawn};
 use crate::plane::Plane;
 use crate::routes::{self, follow::Handed};
-use crate::runtime::{self, Runtime};
+use crate::runtime;
 use listeners::Listeners;
 use main_thread::Main;
-
-/// Bytes that the engine may hold for sinks that took a part, over all threads.
-const ENGINE_REST_BYTES_MAX: usize = 64 << 20;
-/// One direction ended, and no byte moves in the other.
-const HALF_CLOSED_MAX_MS: u64 = 3_600_000;
-/// The kernel has no memory for a pair's bytes.
-const STARVED_MAX_MS: u64 = 10_000;
-
-/// Why a data plane does not start. Nothing was bound when the configuration
-/// was at fault.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Something the configuration names is unusable.
-    #[error("{0}")]
-    Config(String),
-    /// The operating system refuses something.
-    #[error("{0}")]
-    System(#[from] io::Error),
-}
 
 /// Where a data plane listens.
 #[derive(Debug, Clone, Copy)]
@@ -67,21 +47,14 @@ pub struct Dataplane {
 
 /// Runs a data plane until a signal ends it.
 pub fn run(config: Config) -> ExitCode {
-    let logs = LogConfig {
-        level: config.log_level.clone(),
-        format: config.log_format,
-        process: "culvert-dataplane",
+    let process = Process {
+        log_level: &config.log_level,
+        log_format: config.log_format,
+        debuggable: config.debuggable,
     };
-    let started = log::init(&logs).map_err(|why| StartError::Config(why.to_string()));
-    let started = started.and_then(|_| {
-        if config.debuggable {
-            tracing::warn!("--debuggable: core dumps and debuggers may read secrets");
-        } else {
-            lifecycle::forbid_dumps()?;
-        }
-        raise_descriptor_limit();
-        Dataplane::start_with(config, true)
-    });
+    let started = process
+        .prepare()
+        .and_then(|()| Dataplane::start_with(config, true));
     match started {
         Ok(dataplane) => {
             dataplane.join();
@@ -108,10 +81,10 @@ impl Dataplane {
         let tls = config.tls.as_ref().map(load_tls).transpose()?;
         let file = read_clusters(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
-        let (engine, engine_backend) = engine(&config, threads)?;
+        let (engine, engine_backend) = engine::start(config.engine, config.io_engine, threads)?;
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses()?;
-        let plane = Plane::new(config, engine, listeners::connections_max());
+        let plane = Plane::new(config, engine, connections_max());
         announce(&plane, backend, threads, addresses, file.as_ref());
         plane.metrics.runs_on(engine_backend);
         let admin = admin::routes(&plane);
@@ -176,33 +149,6 @@ impl Dataplane {
     }
 }
 
-/// Told once, when a thread serves or cannot.
-type Started = std::sync::mpsc::Sender<Result<(), StartError>>;
-
-/// Starts a named thread with its runtime and waits until it says that it serves.
-fn spawn<F, W>(name: &str, backend: Backend, work: F) -> Result<JoinHandle<()>, StartError>
-where
-    F: FnOnce(Started) -> W + Send + 'static,
-    W: Future<Output = Result<(), StartError>>,
-{
-    let (started, wait) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            let failed = started.clone();
-            let runtime = Runtime::new(backend).map_err(StartError::from);
-            let ended = runtime.and_then(|runtime| runtime.block_on(work(started)));
-            if let Err(why) = ended {
-                let _ = failed.send(Err(why));
-            }
-        })?;
-    match wait.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err(io::Error::other("a thread ended before it served").into()),
-    }
-}
-
 async fn session_thread(
     plane: Arc<Plane>,
     ports: [Arc<Port>; 2],
@@ -225,41 +171,6 @@ async fn session_thread(
         () = plane.exiting() => {}
     }
     Ok(())
-}
-
-/// Starts the relay engine beside `threads` session threads.
-///
-/// # Errors
-/// When io_uring is required and refused, or no thread can be had.
-pub fn engine(config: &Config, threads: usize) -> io::Result<(Engine, Backend)> {
-    let backend = culvert_engine::probe(config.io_engine)?;
-    let asked = config.engine;
-    let threads = asked.threads.unwrap_or(threads);
-    let engine = Engine::start(&Settings {
-        threads,
-        backend,
-        pairs_max: asked.pairs_max,
-        cluster_pairs_max: asked.cluster_pairs_max,
-        share: Share {
-            pipes_max: asked.pipes.div_ceil(threads),
-            rest_bytes_max: ENGINE_REST_BYTES_MAX / threads,
-            spins: asked.spin && runtime::cpus_allowed() > 1,
-            limits: Limits {
-                idle_max_ms: 0,
-                half_closed_max_ms: HALF_CLOSED_MAX_MS,
-                stalled_max_ms: STREAM_STALL_TIMEOUT_MS,
-                starved_max_ms: STARVED_MAX_MS,
-            },
-        },
-    })?;
-    tracing::info!(
-        threads,
-        backend = backend.name(),
-        reason = backend.reason,
-        pipes = asked.pipes,
-        "relay engine starts"
-    );
-    Ok((engine, backend))
 }
 
 fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {
@@ -313,18 +224,5 @@ fn announce(
     }
     if let Some(file) = file {
         file.announce();
-    }
-}
-
-/// As many descriptors as the system allows this process.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(why) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%why, "the limit of descriptors stays");
     }
 }

@@ -23,6 +23,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `1GiB`, `256MiB`, `64KiB` or bytes.
+#[cfg(any(feature = "hub", test))]
 pub fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits

@@ -1,7 +1,7 @@
 //! The three bound ports.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use culvert_net::listen::{ListenOptions, Listener};
@@ -9,13 +9,11 @@ use culvert_net::tls::ServerTls;
 use culvert_telemetry::admin::Admin;
 use culvert_telemetry::metrics::IntGauge;
 
-use super::{Addresses, StartError};
+use super::Addresses;
 use crate::accept::{Port, Side};
 use crate::config::Config;
+use crate::launch::{StartError, bind, bind_admin, connections_max};
 use crate::lobby::{LOBBY_MAX, Lobby};
-
-/// Descriptors kept for files, logs, control and the admin port.
-const DESCRIPTORS_KEPT: u64 = 128;
 
 /// The bound sockets.
 pub struct Listeners {
@@ -40,12 +38,7 @@ impl Listeners {
         Ok(Self {
             public: bind(config.addr, carrier)?,
             internal: bind(config.internal_addr, ListenOptions::default())?,
-            admin: TcpListener::bind(config.admin_addr).map_err(|why| {
-                io::Error::new(
-                    why.kind(),
-                    format!("cannot listen on {}: {why}", config.admin_addr),
-                )
-            })?,
+            admin: bind_admin(config.admin_addr)?,
         })
     }
 
@@ -82,28 +75,4 @@ impl Listeners {
             })
         })
     }
-}
-
-/// Connections that one listener may have: a half of the descriptors.
-pub fn connections_max() -> usize {
-    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let share = descriptors
-        .unwrap_or(u64::MAX)
-        .saturating_sub(DESCRIPTORS_KEPT)
-        / 2;
-    usize::try_from(share).unwrap_or(usize::MAX).max(16)
-}
-
-/// All addresses of both families where the host has both, else of the one it has.
-fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
-    match Listener::bind(addr, options) {
-        Err(_) if addr.is_ipv6() && addr.ip().is_unspecified() && !has_ipv6() => {
-            Listener::bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), options)
-        }
-        bound => bound,
-    }
-}
-
-fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/net/if_inet6").exists()
 }

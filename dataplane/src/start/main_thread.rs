@@ -9,10 +9,10 @@ use culvert_net::tls::{ServerTls, keep_fresh};
 use culvert_telemetry::admin::{Admin, serve};
 use culvert_telemetry::lifecycle::{self, Phase};
 
-use super::{StartError, Started};
 use crate::clusters::Clusters;
 use crate::config::StateSource;
 use crate::drain;
+use crate::launch::{StartError, Started};
 use crate::plane::{Plane, gauge, unix_ms};
 use crate::subscribe::{ClustersFile, Subscriber};
 use crate::table::Source;

@@ -57,7 +57,9 @@ impl Program {
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.references.iter().map(|(name, _)| *name)
+        // A program of several roles prints its `config` itself.
+        let others = self.references.iter().map(|(name, _)| *name);
+        others.filter(|name| *name != "config")
     }
 
     /// What `reference` was asked for, to be printed in the way of `--help`.

@@ -108,7 +108,9 @@ impl Model {
 
 fn couple(matched: Option<Matched>) -> Option<[WaiterId; 2]> {
     let mut couple = matched.map(|it| [it.bridge, it.broker]);
-    couple.as_mut().map(|it| it.sort_unstable());
+    if let Some(couple) = &mut couple {
+        couple.sort_unstable();
+    }
     couple
 }
 

@@ -1,21 +1,9 @@
-//! The table of what a data plane can be told.
+//! The table of what the data plane of a hub can be told.
 
-use culvert_config::{Holds, Program, Setting, row};
+use culvert_config::{Holds, Setting, row};
 
-/// This process.
-pub const PROGRAM: Program = Program {
-    name: "culvert-dataplane",
-    about: "Moves the bytes of Culvert: accepts clients and agents, relays, counts",
-    version: env!("CARGO_PKG_VERSION"),
-    file: "/etc/culvert/dataplane.toml",
-    settings: SETTINGS,
-    references: &[("metrics", || {
-        crate::metrics::Metrics::new().registry.describe()
-    })],
-    verbs: |command| command,
-};
-
-const SETTINGS: &[Setting] = &[
+/// All of it.
+pub(in crate::config) const SETTINGS: &[Setting] = &[
     Setting {
         env_aliases: &["CULVERT_AGENT_ADDR", "PERISCOPE_AGENT_LISTEN_ADDR"],
         ..row("addr", Holds::Text, ":8443", "Public listener, for agents")
