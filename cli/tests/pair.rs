@@ -700,6 +700,48 @@ fn validate_reads_a_store_and_names_what_is_open_damaged_or_over() {
 }
 
 #[test]
+fn a_secret_store_outside_of_its_cluster_says_which_flags_lead_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = DevCa::new("kube").unwrap().write(dir.path()).unwrap();
+    let token = dir.path().join("token");
+    fs::write(&token, "hvs.canary").unwrap();
+    let init = [
+        "pair",
+        "init",
+        "--name",
+        "a",
+        "--relay",
+        "r:1",
+        "--store",
+        "secret:pairs",
+    ];
+    let said = culvert(&init);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(
+        said.err.contains("store_unreachable") && said.err.contains("--kube-api"),
+        "{}",
+        said.err
+    );
+    let (ca, token) = (ca.to_str().unwrap(), token.to_str().unwrap());
+    let kube = [
+        "--kube-api",
+        "https://127.0.0.1:1",
+        "--kube-ca-file",
+        ca,
+        "--kube-token-file",
+        token,
+    ];
+    let said = culvert(&[&init[..], &kube].concat());
+    assert!(
+        said.code == 1 && said.err.contains("https://127.0.0.1:1"),
+        "{}",
+        said.err
+    );
+    assert_eq!(said.out, "", "no join string of a pair that was not kept");
+    assert!(!said.err.contains("canary"));
+}
+
+#[test]
 fn install_writes_a_unit_for_each_role_and_mode() {
     let dir = tempfile::tempdir().unwrap();
     let units = dir.path().to_str().unwrap();
