@@ -296,10 +296,7 @@ mod tests {
         assert!(constant_time_eq(b"a", b"a") && !constant_time_eq(b"a", b"b"));
         assert!(!constant_time_eq(b"a", b"ab"));
         // RFC 5869, test case 3: neither salt nor info.
-        assert_eq!(
-            hkdf_sha256(&[0x0b; 22], b"")[..4],
-            [0x8d, 0xa4, 0xe7, 0x75]
-        );
+        assert_eq!(hkdf_sha256(&[0x0b; 22], b"")[..4], [0x8d, 0xa4, 0xe7, 0x75]);
         // RFC 8032, test 1.
         let seed = [
             0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec,
