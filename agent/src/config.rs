@@ -2,13 +2,17 @@
 //! configuration file. Everything is checked here, all problems are listed at
 //! once, and nothing is dialled or bound before.
 
+mod bridge;
+mod broker;
 mod build;
 mod engine;
 mod forward;
 mod hub;
+mod pair;
 mod reader;
 mod service;
 mod settings;
+mod store;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -28,9 +32,13 @@ pub use crate::engine::EngineConfig;
 use crate::services::NamedService;
 use crate::target::Target;
 
+pub use bridge::{BRIDGE, BridgeConfig};
+pub use broker::{BROKER, BootConfig, BrokerConfig};
 pub use forward::ForwardConfig;
 pub(crate) use hub::hub_url;
+pub use pair::{IdentityFiles, OuterOptions, PLACES_MAX, PairConfig, Way, relays};
 pub use settings::PROGRAM;
+pub use store::StateAt;
 
 /// Hub addresses that may be configured.
 pub const HUBS_MAX: usize = 16;
@@ -127,6 +135,10 @@ pub enum Job {
     Agent(Box<Config>),
     /// A local port that leads to a service.
     Forward(Box<ForwardConfig>),
+    /// The side of a pair that has the service.
+    Bridge(Box<BridgeConfig>),
+    /// The side of a pair that has the clients.
+    Broker(Box<BrokerConfig>),
 }
 
 impl Job {
@@ -138,11 +150,37 @@ impl Job {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
+        let mut argv: Vec<OsString> = argv.into_iter().collect();
+        // The roles of a pair have tables of their own: nothing of the agent's means anything there.
+        let role = argv.get(1).and_then(|verb| match verb.to_str() {
+            Some(bridge::VERB) => Some(&BRIDGE),
+            Some(broker::VERB) => Some(&BROKER),
+            _ => None,
+        });
+        if let Some(program) = role {
+            argv.remove(1);
+            let layers = Layers::read(program, argv, &env).map_err(Refused::Usage)?;
+            return match program.name == BRIDGE.name {
+                true => bridge::build(layers).map(|it| Self::Bridge(Box::new(it))),
+                false => broker::build(layers).map(|it| Self::Broker(Box::new(it))),
+            };
+        }
         let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
         if layers.matches.subcommand_name() == Some(forward::VERB) {
             return forward::build(layers, &env).map(|it| Self::Forward(Box::new(it)));
         }
         build::build(layers, &env).map(|it| Self::Agent(Box::new(it)))
+    }
+
+    /// The level and form of the log, and the worker threads.
+    #[must_use]
+    pub fn process(&self) -> (&str, LogFormat, usize) {
+        match self {
+            Self::Agent(it) => (&it.log_level, it.log_format, it.threads),
+            Self::Forward(it) => (&it.log_level, it.log_format, 1),
+            Self::Bridge(it) => (&it.pair.log_level, it.pair.log_format, it.pair.threads),
+            Self::Broker(it) => (&it.pair.log_level, it.pair.log_format, it.pair.threads),
+        }
     }
 
     /// Reads the command line and environment of this process.
@@ -152,4 +190,9 @@ impl Job {
     pub fn from_process() -> Result<Self, Refused> {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
+}
+
+/// For programs without verbs.
+fn no_verbs(command: clap::Command) -> clap::Command {
+    command
 }

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_telemetry::admin::{Admin, serve};
-
-use crate::session::Shared;
+use culvert_telemetry::metrics::Metrics;
 
 /// The event loop has stopped when it did not tick for this long.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
@@ -52,20 +51,25 @@ impl Ticker {
 }
 
 impl Health {
-    /// Binds the address; nothing is answered yet.
+    /// Binds the address; nothing is answered yet. `ready` says whether the process does its job.
     ///
     /// # Errors
     /// The operating system's, when the address is taken.
-    pub fn bind(addr: SocketAddr, shared: &Arc<Shared>) -> std::io::Result<Self> {
+    pub fn bind(
+        addr: SocketAddr,
+        metrics: Metrics,
+        ready: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(addr)
             .map_err(|why| std::io::Error::new(why.kind(), format!("{addr}: {why}")))?;
         let ticker = Ticker::new();
-        let (ticking, ready, serving) = (ticker.clone(), shared.clone(), shared.clone());
+        let (ticking, ready) = (ticker.clone(), Arc::new(ready));
+        let serving = ready.clone();
         let admin = Admin {
-            metrics: shared.metrics.registry.clone(),
+            metrics,
             healthz: Box::new(move || ticking.is_ticking()),
-            readyz: Box::new(move || ready.is_established()),
-            readyz_serve: Box::new(move || serving.is_established()),
+            readyz: Box::new(move || ready()),
+            readyz_serve: Box::new(move || serving()),
             extra: Box::new(|_, _, _| None),
         };
         Ok(Self {

@@ -19,6 +19,7 @@ pub mod flow;
 pub mod forward;
 pub mod health;
 pub mod metrics;
+pub mod pair;
 pub mod serve;
 pub mod services;
 pub mod session;

@@ -1,6 +1,7 @@
 //! Every metric of the agent: names, help, labels (docs/metrics.md is made from this).
 
 mod engine;
+mod pair;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use culvert_telemetry::metrics::{
 use parking_lot::Mutex;
 
 pub use engine::EngineMetrics;
+pub use pair::{PairForm, PairMetrics, PairStep};
 
 /// Dials remembered for the percentiles in STATS.
 const DIALS_MAX: usize = 128;
@@ -48,6 +50,7 @@ pub struct AgentMetrics {
     channels_opened: IntCounterVec,
     channels_failed: IntCounterVec,
     engine: EngineMetrics,
+    pair: PairMetrics,
     cluster: String,
     dials: Mutex<Dials>,
 }
@@ -199,6 +202,7 @@ impl AgentMetrics {
                 &["reason"],
             ),
             engine: EngineMetrics::new(&m),
+            pair: PairMetrics::new(&m),
             registry: m,
             cluster: cluster.to_owned(),
             dials: Mutex::default(),
@@ -332,6 +336,12 @@ impl AgentMetrics {
         &self.engine
     }
 
+    /// The instruments of the roles bridge and broker.
+    #[must_use]
+    pub fn pair(&self) -> &PairMetrics {
+        &self.pair
+    }
+
     /// Median and 99th percentile in µs of the last dials of the target.
     #[must_use]
     pub fn dial_percentiles(&self) -> Option<(u32, u32)> {
@@ -369,6 +379,15 @@ mod tests {
         let _warm = metrics.channel(ChannelState::Warm);
         metrics.channel_opened(Form::Plain);
         metrics.channel_failed("tls");
+        let _pair = metrics.pair().stands(PairForm::Raw);
+        let _waits = metrics.pair().waits();
+        metrics.pair().ended("carrier_lost");
+        metrics.pair().failed(PairStep::Introduce);
+        metrics.pair().unserved.inc();
+        assert_eq!(
+            (metrics.pair().standing(), metrics.pair().waiting()),
+            (1, 1)
+        );
         let text = metrics.registry.render();
         for line in [
             "agent_connected 1",
@@ -386,6 +405,11 @@ mod tests {
             "culvert_data_channels{state=\"warm\"} 1",
             "culvert_channels_opened_total{form=\"plain\"} 1",
             "culvert_channels_failed_total{reason=\"tls\"} 1",
+            "culvert_pairs{form=\"raw\"} 1",
+            "culvert_pair_waiting_connections 1",
+            "culvert_pairs_total{reason=\"carrier_lost\"} 1",
+            "culvert_pair_failures_total{step=\"introduce\"} 1",
+            "culvert_pair_unserved_total 1",
             "culvert_session_duration_seconds_count 1",
             "culvert_agent_sessions_ended_total{reason=\"carrier_lost\"} 1",
             "culvert_session_rtt_seconds_count{cluster=\"prod\"} 1",

@@ -23,6 +23,7 @@ use crate::flow::Flows;
 use crate::forward;
 use crate::health::Health;
 use crate::metrics::AgentMetrics;
+use crate::pair;
 use crate::serve::Service;
 use crate::services::Services;
 use crate::session::Shared;
@@ -57,12 +58,9 @@ pub enum StartError {
 /// # Errors
 /// Why it could not start.
 pub fn run_process(job: Job) -> Result<(), Box<dyn std::error::Error>> {
-    let (level, format, threads) = match &job {
-        Job::Agent(config) => (&config.log_level, config.log_format, config.threads),
-        Job::Forward(config) => (&config.log_level, config.log_format, 1),
-    };
+    let (level, format, threads) = job.process();
     log::init(&LogConfig {
-        level: level.clone(),
+        level: level.to_owned(),
         format,
         process: "culvert-agent",
     })?;
@@ -81,6 +79,8 @@ pub fn run_process(job: Job) -> Result<(), Box<dyn std::error::Error>> {
         match job {
             Job::Agent(config) => Ok(run(*config, &shutdown).await?),
             Job::Forward(config) => Ok(forward::run(*config, &shutdown).await?),
+            Job::Bridge(config) => Ok(pair::bridge::run(*config, &shutdown).await?),
+            Job::Broker(config) => Ok(pair::broker::run(*config, &shutdown).await?),
         }
     })
 }
@@ -105,7 +105,9 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     }
     let dialer = Arc::new(Dialer::new(hub_tls, config.proxy.clone()));
     let shared = Arc::new(shared(&config, target_tls, metrics, &dialer)?);
-    let health = Health::bind(config.health_addr, &shared).map_err(StartError::Health)?;
+    let (registry, ready) = (shared.metrics.registry.clone(), shared.clone());
+    let health = Health::bind(config.health_addr, registry, move || ready.is_established())
+        .map_err(StartError::Health)?;
     let ticking = health.ticker();
     let upstream = shared.service.upstream().clone();
     let flows = shared.flows.clone();

@@ -6,13 +6,14 @@ use std::time::Duration;
 use culvert_config::Layers;
 use culvert_proto::limits;
 use culvert_telemetry::log::LogFormat;
+use ipnet::IpNet;
 
 use super::reader::Reader;
 use super::{Config, Refused, THREADS_MAX};
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Below this a handful of streams already waits for memory.
-const MEMORY_BUDGET_BYTES_MIN: u64 = 16 << 20;
+pub(super) const MEMORY_BUDGET_BYTES_MIN: u64 = 16 << 20;
 
 /// Checks everything that was set.
 pub(super) fn build(
@@ -35,11 +36,7 @@ pub(super) fn build(
         .as_ref()
         .filter(|target| target.tls)
         .map(|_| all.target_tls());
-    let allow_addresses = all.list("allow-address", |text| {
-        text.parse()
-            .or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()))
-            .map_err(|_| "is no address or network")
-    });
+    let allow_addresses = all.addresses();
     let config = Config {
         hubs,
         cluster,
@@ -84,7 +81,15 @@ pub(super) fn build(
 }
 
 impl Reader {
-    fn health_addr(&mut self) -> SocketAddr {
+    pub(super) fn addresses(&mut self) -> Vec<IpNet> {
+        self.list("allow-address", |text| {
+            text.parse()
+                .or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()))
+                .map_err(|_| "is no address or network")
+        })
+    }
+
+    pub(super) fn health_addr(&mut self) -> SocketAddr {
         let Some(value) = self.layers.get("health-addr").cloned() else {
             return SocketAddr::from(([127, 0, 0, 1], 0));
         };
@@ -116,7 +121,7 @@ impl Reader {
         }
     }
 
-    fn threads(&mut self) -> usize {
+    pub(super) fn threads(&mut self) -> usize {
         if self.text("threads") == "auto" {
             return std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
         }

@@ -29,6 +29,16 @@ fn verbs(command: Command) -> Command {
         .mut_args(|arg| arg.global(true))
         .subcommand(join)
         .subcommand(super::forward::verb())
+        .subcommand(role(&super::BRIDGE))
+        .subcommand(role(&super::BROKER))
+}
+
+/// A role with a table of its own: named here for `--help`; the verb has to stand first.
+fn role(program: &Program) -> Command {
+    let verb = program.name.rsplit(' ').next().unwrap_or_default();
+    Command::new(verb).about(program.about).after_help(
+        "Write the verb first: its own flags are shown by `culvert-agent <verb> --help`.",
+    )
 }
 
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";

@@ -32,6 +32,11 @@ impl Service {
         within(self.listener.accept()).await.unwrap().0
     }
 
+    /// The next connection, however long it takes.
+    pub async fn accept_any(&self) -> TcpStream {
+        self.listener.accept().await.unwrap().0
+    }
+
     pub fn named(&self, name: &str) -> String {
         format!("{name}={}", self.addr)
     }

@@ -525,7 +525,7 @@ impl Running {
 pub fn load(args: &[&str], env: &[(&str, &str)]) -> Result<Config, Refused> {
     match job(args, env)? {
         Job::Agent(config) => Ok(*config),
-        Job::Forward(_) => panic!("not an agent"),
+        _ => panic!("not an agent"),
     }
 }
 

@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod fresh;
 mod greeting;
+pub mod pair;
 mod server;
 mod verify;
 

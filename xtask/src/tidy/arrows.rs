@@ -52,7 +52,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "culvert-telemetry",
         ],
     ),
-    ("culvert-cli", &["culvert-net", "culvert-pair", "culvert-proto"]),
+    (
+        "culvert-cli",
+        &["culvert-net", "culvert-pair", "culvert-proto"],
+    ),
     (
         "culvert-perf",
         &["culvert-engine", "culvert-mux", "culvert-proto"],

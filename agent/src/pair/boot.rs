@@ -1,0 +1,187 @@
+//! The first certificate, inside the end-to-end TLS of two keys that nobody knows yet: both prove
+//! the pairing code, bound to this very connection, then a request goes up and a chain comes down.
+
+use std::io;
+use std::time::Duration;
+
+use culvert_net::tls::pair::PairTlsError;
+use culvert_pair::{
+    CSR_BYTES_MAX, Chain, Fault, Identity, IdentityError, LeafKey, MakeError, PairingCode,
+    RedeemError,
+};
+use culvert_proto::pair::{RendezvousId, Role};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::{Joined, unix_s};
+
+/// What both ends derive from their TLS.
+const LABEL: &[u8] = b"EXPORTER-culvert-boot";
+/// Absolute deadline of the whole exchange.
+pub const BOOT_MAX: Duration = Duration::from_secs(10);
+/// Longest answer: two certificates of 2 KiB each as PEM.
+pub const CHAIN_BYTES_MAX: usize = 8 << 10;
+
+/// Why there is no first certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// No connection to prove on.
+    #[error("{0}")]
+    Tls(#[from] PairTlsError),
+    /// The peer does not know the code, or somebody stands between.
+    #[error(
+        "the other side does not prove the pairing code: it has another one, or somebody stands between the two; compare the codes"
+    )]
+    Code,
+    /// The bridge ended the conversation.
+    #[error(
+        "the bridge gave no certificate: the pairing code is wrong, used or expired; the bridge's log says which ({0})"
+    )]
+    Ended(io::Error),
+    /// The broker ended it.
+    #[error("the broker left before it had its certificate: {0}")]
+    Left(io::Error),
+    /// It took too long.
+    #[error("no first certificate within {BOOT_MAX:?}; look at the other side and at its store")]
+    Late,
+    /// An announced length that nothing honest has.
+    #[error("{what} of {bytes} bytes is announced; nothing honest is longer than {max}")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// Its announced length.
+        bytes: u32,
+        /// What is read.
+        max: usize,
+    },
+    /// The chain is none.
+    #[error("the bridge's answer is no certificate chain of a broker: {0}")]
+    Chain(#[from] IdentityError),
+    /// The CA is another's.
+    #[error(
+        "the bridge's CA has the info hash {seen}, expected was {wanted}: this is another pair's bridge"
+    )]
+    InfoHash {
+        /// What was expected.
+        wanted: RendezvousId,
+        /// What came.
+        seen: RendezvousId,
+    },
+    /// The store hands out nothing.
+    #[error("{0}")]
+    Redeem(#[from] RedeemError),
+    /// Our own side cannot begin.
+    #[error("{0}")]
+    Own(String),
+    /// A key could not be made.
+    #[error("{0}")]
+    Make(#[from] MakeError),
+}
+
+impl From<Fault> for BootError {
+    fn from(fault: Fault) -> BootError {
+        BootError::Chain(fault.into())
+    }
+}
+
+/// Broker: obtains a certificate for a key that is made here, from the bridge at the other end.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn obtain(
+    stream: &mut Joined,
+    code: &PairingCode,
+    info_hash: Option<RendezvousId>,
+) -> Result<Identity, BootError> {
+    let exchange = async {
+        prove(stream, code, Role::Broker).await?;
+        let key = LeafKey::generate()?;
+        write_block(stream, &key.request()?)
+            .await
+            .map_err(BootError::Ended)?;
+        let answer = read_block(stream, "a chain", CHAIN_BYTES_MAX, BootError::Ended).await?;
+        let text = String::from_utf8_lossy(&answer);
+        let chain = Chain::from_pem(&text)?;
+        let seen = chain.info_hash();
+        if let Some(wanted) = info_hash.filter(|wanted| *wanted != seen) {
+            return Err(BootError::InfoHash { wanted, seen });
+        }
+        Ok(Identity::new(chain, key, Role::Broker, unix_s())?)
+    };
+    let done = timeout(BOOT_MAX, exchange).await;
+    let identity = done.unwrap_or(Err(BootError::Late))?;
+    let _ = timeout(BOOT_MAX, stream.shutdown()).await;
+    Ok(identity)
+}
+
+/// Bridge: hands the broker at the other end what `redeem` makes of its key and its request.
+///
+/// # Errors
+/// Why nothing was handed out; the peer hears nothing of it.
+pub(super) async fn issue<F>(
+    stream: &mut Joined,
+    code: &PairingCode,
+    redeem: impl FnOnce([u8; 32], Vec<u8>) -> F,
+) -> Result<RendezvousId, BootError>
+where
+    F: Future<Output = Result<Chain, RedeemError>>,
+{
+    let exchange = async {
+        prove(stream, code, Role::Bridge).await?;
+        let spki = stream.peer_spki().ok_or(BootError::Code)?;
+        let request = read_block(stream, "a request", CSR_BYTES_MAX, BootError::Left).await?;
+        let chain = redeem(spki, request).await?;
+        write_block(stream, chain.to_pem().as_bytes())
+            .await
+            .map_err(BootError::Left)?;
+        // The broker ends first, so that nothing overtakes the chain.
+        let _ = stream.read(&mut [0]).await;
+        let _ = stream.shutdown().await;
+        Ok(chain.info_hash())
+    };
+    let done = timeout(BOOT_MAX, exchange).await;
+    done.unwrap_or(Err(BootError::Late))
+}
+
+/// Both say their proof and hear the other's; a wrong one ends it without a further word.
+async fn prove(stream: &mut Joined, code: &PairingCode, role: Role) -> Result<(), BootError> {
+    let broke = match role {
+        Role::Broker => BootError::Ended,
+        Role::Bridge => BootError::Left,
+    };
+    let exporter = stream.exporter(LABEL).map_err(broke)?;
+    let mut said = [0; 32];
+    let talk = async {
+        stream.write_all(&code.proof(role, &exporter)).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut said).await.map(drop)
+    };
+    talk.await.map_err(broke)?;
+    match code.proves(role.other(), &exporter, &said) {
+        true => Ok(()),
+        false => Err(BootError::Code),
+    }
+}
+
+async fn write_block<IO: AsyncWrite + Unpin>(io: &mut IO, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    io.write_all(&length.to_be_bytes()).await?;
+    io.write_all(bytes).await?;
+    io.flush().await
+}
+
+async fn read_block<IO: AsyncRead + Unpin>(
+    io: &mut IO,
+    what: &'static str,
+    max: usize,
+    broke: fn(io::Error) -> BootError,
+) -> Result<Vec<u8>, BootError> {
+    let bytes = io.read_u32().await.map_err(broke)?;
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if length > max {
+        return Err(BootError::TooLong { what, bytes, max });
+    }
+    let mut block = vec![0; length];
+    io.read_exact(&mut block).await.map_err(broke)?;
+    Ok(block)
+}

@@ -1,0 +1,316 @@
+//! `culvert-agent broker`: a local port whose every connection reaches the bridge's service.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_mux::Budget;
+use culvert_net::carrier::{Carrier, Stream};
+use culvert_net::listen::Acceptor;
+use culvert_net::relay::{Early, arm};
+use culvert_net::tls::pair::{PairTlsError, Side};
+use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW, Role};
+use culvert_telemetry::lifecycle::{Phase, Shutdown};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::keep::{Keeper, STANDS_MAX};
+use super::open::open;
+use super::party::{Own, Party};
+use super::pool::Pool;
+use super::post::{Post, STAGGER};
+use super::reach::Reach;
+use super::state::Holder;
+use super::{Joined, PairError, bind, relay};
+use crate::config::{BrokerConfig, Way};
+use crate::flow::Mover;
+use crate::health::Health;
+use crate::metrics::{AgentMetrics, Datapath, PairForm, PairStep};
+use crate::upstream::resolve::SystemResolver;
+
+const MUX: &[&[u8]] = &[ALPN_PAIR];
+const RAW: &[&[u8]] = &[ALPN_PAIR_RAW];
+
+/// How a broker gets at a pair.
+pub(super) struct Ways {
+    way: WayIn,
+    own: Arc<Own>,
+    metrics: Arc<AgentMetrics>,
+}
+
+enum WayIn {
+    /// It dials, a relay or the bridge.
+    Out(Post),
+    /// Bridges dial it.
+    In(Arc<Pool>),
+}
+
+struct Broker {
+    ways: Arc<Ways>,
+    mover: Arc<Mover>,
+    metrics: Arc<AgentMetrics>,
+    /// The long-lived pair; absent where each connection gets its own.
+    stands: Option<watch::Receiver<Option<Carrier>>>,
+    used_up: Arc<Notify>,
+}
+
+impl Ways {
+    /// A pair, ended in TLS. In modes relay and direct one try; in mode reverse it goes on until
+    /// there is one.
+    ///
+    /// # Errors
+    /// What was seen in the handshake.
+    pub(super) async fn join(&self) -> Result<Joined, PairTlsError> {
+        let first = self.own.ready().await;
+        let own = self.own.party().unwrap_or(first);
+        self.join_as(&own).await
+    }
+
+    /// As [`Ways::join`], as somebody else than this broker is by now.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn join_as(&self, own: &Arc<Party>) -> Result<Joined, PairTlsError> {
+        match &self.way {
+            WayIn::Out(post) => {
+                let met = post.first(|| own.clone()).await;
+                let joined = Box::pin(met.party.tls.handshake(met.link)).await;
+                joined.inspect_err(|_| self.metrics.pair().failed(PairStep::Handshake))
+            }
+            WayIn::In(pool) => {
+                let mut told = false;
+                let joined = pool.join(&own.tls, |why| {
+                    // Anybody may dial this port; once for each pair that is missed is enough.
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%why, "what dialled this broker is not its bridge");
+                    }
+                });
+                Ok(joined.await)
+            }
+        }
+    }
+}
+
+/// Runs until `shutdown` drains and the connections have ended, or their time.
+///
+/// # Errors
+/// [`PairError`]; nothing was accepted or dialled then.
+pub async fn run(mut config: BrokerConfig, shutdown: &Shutdown) -> Result<(), PairError> {
+    for warning in &config.pair.warnings {
+        tracing::warn!("{warning}");
+    }
+    let metrics = Arc::new(AgentMetrics::new(""));
+    let alpns = if config.flow_per_pair { RAW } else { MUX };
+    let (own, holder) = own(&mut config, alpns, &metrics).await?;
+    let clients = bind(config.listen, "listen")?;
+    let local = clients.local_addr();
+    let addr = local.map_err(|why| PairError::Listen(why, "listen"))?;
+    let (ways, filling) = ways(config.pair.way, own.clone(), &metrics)?;
+    let (stands, seen) = watch::channel(None);
+    let (ready, known, each) = (seen.clone(), own.clone(), config.flow_per_pair);
+    let health = Health::bind(
+        config.pair.health_addr,
+        metrics.registry.clone(),
+        move || (each && known.party().is_some()) || ready.borrow().is_some(),
+    )
+    .map_err(PairError::Health)?;
+    let ticking = tokio::spawn(super::tick(health.ticker()));
+    let serving = tokio::spawn(health.serve());
+    tracing::info!(listen = %addr, flow_per_pair = each, "broker starts");
+    let used_up = Arc::new(Notify::new());
+    let keeper = Keeper {
+        ways: ways.clone(),
+        budget: Arc::new(Budget::new(config.pair.memory_budget_bytes)),
+        streams_max: config.pair.streams_max,
+        metrics: metrics.clone(),
+        stands,
+        used_up: used_up.clone(),
+    };
+    let holding = holder.map(|holder| tokio::spawn(holder.run(ways.clone(), own)));
+    let keeping = (!each).then(|| tokio::spawn(keeper.run()));
+    let broker = Arc::new(Broker {
+        ways,
+        mover: Arc::new(Mover::new(None, metrics.clone())),
+        metrics,
+        stands: (!each).then_some(seen),
+        used_up,
+    });
+    let opening = accept(&broker, clients, config.pair.streams_max, shutdown).await;
+    drain(&broker, opening, config.pair.drain_grace, shutdown).await;
+    let tasks = [Some(serving), Some(ticking), holding, keeping, filling];
+    for task in tasks.into_iter().flatten() {
+        task.abort();
+    }
+    Ok(())
+}
+
+/// Who this broker is, and what makes it that where it is not yet.
+async fn own(
+    config: &mut BrokerConfig,
+    alpns: &'static [&'static [u8]],
+    metrics: &Arc<AgentMetrics>,
+) -> Result<(Arc<Own>, Option<Holder>), PairError> {
+    let info_hash = config.pair.info_hash;
+    if let Some(files) = config.pair.identity.clone() {
+        let own = Own::load(Side::Broker, alpns, files, info_hash)?;
+        return Ok((Arc::new(own), None));
+    }
+    let own = Arc::new(Own::nobody(Side::Broker, alpns));
+    let holder = match config.boot.take() {
+        Some(boot) => Some(Holder::load(boot, info_hash, metrics.clone()).await?),
+        None => None,
+    };
+    Ok((own, holder))
+}
+
+fn ways(
+    way: Way,
+    own: Arc<Own>,
+    metrics: &Arc<AgentMetrics>,
+) -> Result<(Arc<Ways>, Option<JoinHandle<()>>), PairError> {
+    let mut filling = None;
+    let (places, reach) = match way {
+        Way::Listen(addr) => {
+            let acceptor = bind(addr, "listen-pair")?;
+            let pool = Arc::new(Pool::new(metrics.clone()));
+            let filled = pool.clone();
+            filling = Some(tokio::spawn(async move { filled.fill(acceptor).await }));
+            let way = WayIn::In(pool);
+            let metrics = metrics.clone();
+            return Ok((Arc::new(Ways { way, own, metrics }), filling));
+        }
+        Way::Dial(places) => (places, Reach::Calls),
+        Way::Relay { relays, outer } => (relays, relay(&outer, Role::Broker)?),
+    };
+    let post = Post {
+        places,
+        reach,
+        spare: 1,
+        stagger: STAGGER,
+        resolver: Arc::new(SystemResolver),
+        metrics: metrics.clone(),
+    };
+    let way = WayIn::Out(post);
+    let metrics = metrics.clone();
+    Ok((Arc::new(Ways { way, own, metrics }), filling))
+}
+
+/// Accepts until the process drains; gives back what runs.
+async fn accept(
+    broker: &Arc<Broker>,
+    clients: Acceptor,
+    most: u32,
+    shutdown: &Shutdown,
+) -> TaskTracker {
+    let places = Arc::new(Semaphore::new(most as usize));
+    let opening = TaskTracker::new();
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (clients.accept().await, place)
+        };
+        let ((local, from), place) = tokio::select! {
+            next = next => next,
+            () = shutdown.reached(Phase::Draining) => break,
+        };
+        let broker = broker.clone();
+        opening.spawn(async move {
+            Box::pin(broker.serve(local, from)).await;
+            drop(place);
+        });
+    }
+    opening.close();
+    opening
+}
+
+async fn drain(broker: &Broker, opening: TaskTracker, grace: Duration, shutdown: &Shutdown) {
+    tracing::info!(
+        connections = opening.len(),
+        grace_s = grace.as_secs(),
+        "stopping"
+    );
+    tokio::select! {
+        _ = timeout(grace, opening.wait()) => {}
+        () = shutdown.reached(Phase::Stopped) => {}
+    }
+    broker.mover.cut();
+}
+
+impl Broker {
+    /// Serves one local connection to its end, or says why not and resets it.
+    async fn serve(&self, local: TcpStream, from: SocketAddr) {
+        // Whatever happens before there is a service must not look like its end.
+        if let Err(why) = arm(local.as_fd()) {
+            tracing::debug!(%why, "a local connection left");
+            return;
+        }
+        let deadline = Instant::now() + STANDS_MAX;
+        let unserved = match &self.stands {
+            None => match timeout_at(deadline, self.ways.join()).await {
+                Ok(Ok(joined)) => return self.raw(local, joined).await,
+                Ok(Err(why)) => why.to_string(),
+                Err(_) => format!(
+                    "no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"
+                ),
+            },
+            Some(stands) => match self.mux(stands.clone(), from, deadline).await {
+                Ok((stream, first)) => {
+                    let early = Early {
+                        to_client: first,
+                        ..Early::default()
+                    };
+                    return self
+                        .mover
+                        .copy(Datapath::Stream, local, stream, early)
+                        .await;
+                }
+                Err(why) => why,
+            },
+        };
+        self.metrics.pair().unserved.inc();
+        tracing::warn!(client = %from, seen = unserved, "a connection was not served");
+    }
+
+    async fn raw(&self, local: TcpStream, joined: Joined) {
+        let _stands = self.metrics.pair().stands(PairForm::Raw);
+        self.mover
+            .copy(Datapath::Copy, local, joined, Early::default())
+            .await;
+    }
+
+    /// A stream on the pair that stands, or on the next one.
+    async fn mux(
+        &self,
+        mut stands: watch::Receiver<Option<Carrier>>,
+        from: SocketAddr,
+        deadline: Instant,
+    ) -> Result<(Stream, Bytes), String> {
+        loop {
+            let carrier = match timeout_at(deadline, stands.wait_for(Option::is_some)).await {
+                Ok(Ok(carrier)) => carrier.clone(),
+                _ => None,
+            };
+            let Some(carrier) = carrier else {
+                return Err(format!(
+                    "no pair stood within {STANDS_MAX:?}; look at this broker's log, at the bridge and at the relays"
+                ));
+            };
+            match open(&carrier, Some(from)).await {
+                Ok(opened) => return Ok(opened),
+                Err(why) if why.is_of_pair() && Instant::now() < deadline => {
+                    if carrier.ended().is_none() {
+                        self.used_up.notify_one();
+                    }
+                    // Until the keeper has seen it.
+                    let _ = timeout_at(deadline, stands.changed()).await;
+                }
+                Err(why) => return Err(why.to_string()),
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What a bridge needs to hand out one pair's certificate.
+
+use std::sync::Arc;
+
+use culvert_pair::{PairId, PairingCode, Store as _, Stored};
+
+use super::boot::{self, BootError};
+use super::{Joined, unix_s};
+
+/// Hands out the certificate of one registration, as often as its code may be used.
+pub(super) struct Issuer {
+    code: PairingCode,
+    id: PairId,
+    store: Arc<Stored>,
+}
+
+impl Issuer {
+    pub(super) fn new(code: &PairingCode, id: PairId, store: Arc<Stored>) -> Issuer {
+        Issuer {
+            code: PairingCode::from_bytes(*code.expose()),
+            id,
+            store,
+        }
+    }
+
+    /// Serves one broker.
+    ///
+    /// # Errors
+    /// Why it got nothing.
+    pub(super) async fn serve(&self, stream: &mut Joined) -> Result<(), BootError> {
+        let redeem = |spki: [u8; 32], request: Vec<u8>| async move {
+            // What is handed out was written down before.
+            self.store.redeem(&self.id, &spki, &request, unix_s()).await
+        };
+        let info_hash = boot::issue(stream, &self.code, redeem).await?;
+        tracing::info!(pair = %self.id, %info_hash, "the broker has its certificate; the pairing code is used");
+        Ok(())
+    }
+}

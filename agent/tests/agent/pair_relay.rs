@@ -1,0 +1,138 @@
+//! The two roles of a pair through relays.
+
+use std::time::{Duration, Instant};
+
+use culvert_net::introduction::OuterServer;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::flow::{Service, expect, whole_conversation};
+use crate::pair::{BACK_MAX, Certs, Role, connect, port, run};
+use crate::relay::{Relay, outer_tls};
+use crate::support::within;
+
+fn role(name: &str, certs: &Certs, relays: &str, more: &[&str]) -> Role {
+    let mut args = [name, "--relay", relays, "--health-addr", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
+    args.extend(more.iter().map(|&arg| arg.to_owned()));
+    args.extend(certs.of(name));
+    run(&args)
+}
+
+#[tokio::test]
+async fn connections_run_through_a_relay_with_and_without_an_outer_tls() {
+    for (outer, each) in [
+        ("plain", false),
+        ("plain", true),
+        ("end", false),
+        ("end", true),
+        ("keep", false),
+        ("keep", true),
+    ] {
+        let (certs, service) = (Certs::new(), Service::start().await);
+        let tls = match outer {
+            "plain" => OuterServer::Plain,
+            _ => outer_tls(certs.path(), outer == "keep"),
+        };
+        let relay = Relay::start(port().await, tls).await;
+        let place = format!("localhost:{}", relay.addr.port());
+        let ca = certs.path().join("relay-ca.crt");
+        let trust: &[&str] = match outer {
+            "plain" => &["--relay-plain"],
+            _ => &["--outer-tls", outer, "--relay-ca", ca.to_str().unwrap()],
+        };
+        let (to, listen) = (service.addr.to_string(), port().await);
+        let _bridge = role("bridge", &certs, &place, &[trust, &["--to", &to]].concat());
+        let at = listen.to_string();
+        let mut flags = [trust, &["--listen", &at]].concat();
+        if each {
+            flags.push("--flow-per-pair");
+        }
+        let _broker = role("broker", &certs, &place, &flags);
+        let mut talks = Vec::new();
+        for _ in 0..3 {
+            let client = connect(listen).await;
+            let served = service.accept().await;
+            talks.push(tokio::spawn(whole_conversation(client, served)));
+        }
+        for talk in talks {
+            within(talk)
+                .await
+                .unwrap_or_else(|why| panic!("{outer} {each}: {why}"));
+        }
+        assert_eq!(relay.pairs(), if each { 3 } else { 1 }, "{outer}");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_stands_again_soon_after_its_relay_does() {
+    let (certs, service) = (Certs::new(), Service::start().await);
+    let (at, listen) = (port().await, port().await);
+    let (to, local) = (service.addr.to_string(), listen.to_string());
+    let relay = Relay::start(at, OuterServer::Plain).await;
+    let _bridge = role(
+        "bridge",
+        &certs,
+        &at.to_string(),
+        &["--relay-plain", "--to", &to],
+    );
+    let _broker = role(
+        "broker",
+        &certs,
+        &at.to_string(),
+        &["--relay-plain", "--listen", &local],
+    );
+    let mut client = connect(listen).await;
+    let mut served = service.accept().await;
+    client.write_all(b"question").await.unwrap();
+    expect(&mut served, b"question").await;
+    relay.kill().await;
+    crate::flow::broken(&mut client).await;
+    crate::flow::broken(&mut served).await;
+    // Long enough for both sides to wait as long as they ever do.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let began = Instant::now();
+    let relay = Relay::start(at, OuterServer::Plain).await;
+    within(async {
+        while relay.pairs() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(began.elapsed() < BACK_MAX, "{:?}", began.elapsed());
+    let (client, served) = (connect(listen).await, service.accept().await);
+    whole_conversation(client, served).await;
+}
+
+#[tokio::test]
+async fn a_bridge_keeps_spares_at_every_relay_and_any_one_is_enough() {
+    let (certs, service) = (Certs::new(), Service::start().await);
+    let (first, second, dead) = (port().await, port().await, port().await);
+    let one = Relay::start(first, OuterServer::Plain).await;
+    let two = Relay::start(second, OuterServer::Plain).await;
+    let all = format!("{dead},{first},{second}");
+    let (to, listen) = (service.addr.to_string(), port().await);
+    let _bridge = role("bridge", &certs, &all, &["--relay-plain", "--to", &to]);
+    within(async {
+        while (one.waiting(), two.waiting()) != (2, 2) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let local = listen.to_string();
+    let broker = ["--relay-plain", "--flow-per-pair", "--listen", &local];
+    let _broker = role("broker", &certs, &all, &broker);
+    let (client, served) = (connect(listen).await, service.accept().await);
+    whole_conversation(client, served).await;
+    one.kill().await;
+    let (client, served) = (connect(listen).await, service.accept().await);
+    whole_conversation(client, served).await;
+    // What was used was replaced.
+    within(async {
+        while two.waiting() != 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(two.pairs() >= 1);
+}
