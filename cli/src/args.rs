@@ -1,5 +1,7 @@
 //! Flags and verbs; the only place that reads them or the environment.
 
+pub mod pair;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -70,6 +72,9 @@ pub enum Verb {
     /// Agents: what to run on the private side, and who is connected.
     #[command(subcommand, alias = "agents")]
     Agent(Agent),
+    /// Pairs: two sides that only dial out, joined at a relay or directly.
+    #[command(subcommand, aliases = ["target", "source"])]
+    Pair(pair::Pair),
     /// What the hub is doing.
     Status,
     /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.

@@ -4,6 +4,7 @@ mod agent;
 mod cluster;
 mod follow;
 mod join;
+mod pair;
 mod personal;
 mod route;
 mod status;
@@ -33,6 +34,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Route(verb) => route::run(&global, &Api::new(&global)?, verb).await,
         Verb::PersonalToken(verb) => personal::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Pair(verb) => pair::run(&global, verb).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {

@@ -182,7 +182,7 @@ fn check_usage(leaf: &X509Certificate<'_>, role: Role) -> Result<(), Fault> {
     Err(Fault::Usage { role, wanted })
 }
 
-fn validity(certificate: &X509Certificate<'_>) -> Validity {
+pub(crate) fn validity(certificate: &X509Certificate<'_>) -> Validity {
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp());
     Validity {
         from_unix_s: seconds(certificate.validity().not_before).unwrap_or(0),

@@ -7,6 +7,7 @@ mod authority;
 mod broker;
 mod check;
 mod code;
+mod describe;
 mod identity;
 mod join;
 mod key;
@@ -23,6 +24,7 @@ pub use authority::{
 pub use broker::{BrokerState, BrokerStateError};
 pub use check::{Fault, Validity, check_chain, info_hash};
 pub use code::PairingCode;
+pub use describe::{Described, describe};
 pub use identity::{Chain, Identity, IdentityError};
 pub use join::{JOIN_RELAYS_MAX, PairJoin};
 pub use key::{KeyFault, LeafKey};

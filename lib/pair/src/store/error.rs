@@ -51,7 +51,7 @@ pub enum StoreError {
         wanted: &'static str,
     },
     /// Another user's.
-    #[error("{path}: owned by uid {owner}, this process runs as uid {uid}")]
+    #[error("{path}: owned by uid {owner}, this process runs as uid {uid}; run as its owner")]
     Owner {
         /// The file or directory.
         path: PathBuf,
