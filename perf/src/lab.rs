@@ -4,6 +4,7 @@ mod congestion;
 mod culvert;
 mod hop;
 mod nginx;
+mod pair;
 mod place;
 mod rivals;
 mod ssh;

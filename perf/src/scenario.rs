@@ -181,6 +181,8 @@ pub enum Figure {
     GibPerHubSecond,
     /// CPU microseconds for each answer or connection.
     CpuPerAnswer,
+    /// The same of the first hop alone.
+    HubCpuPerAnswer,
     /// Answers for each CPU second.
     AnswersPerCpuSecond,
     /// Answers a second.

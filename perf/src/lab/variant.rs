@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::tunnel::Noise;
-use super::{Host, Lab, Running, culvert, hop, nginx, ssh, tunnel};
+use super::{Host, Lab, Running, culvert, hop, nginx, pair, ssh, tunnel};
 use crate::relay::{Io, Mechanism};
 
 /// A contestant or a reference.
@@ -52,6 +52,10 @@ pub enum Variant {
     TcpEncrypted,
     /// tunnel: a sealed route: end-to-end TLS passes unopened.
     Sealed,
+    /// tunnel: bridge and broker at a relay, whose outer TLS ends with MATCHED.
+    Pair,
+    /// tunnel: the same with the outer TLS kept.
+    PairKeep,
     /// tunnel: rathole, in the clear.
     Rathole,
     /// tunnel: rathole with noise in its default cipher.
@@ -89,6 +93,8 @@ impl Variant {
             Variant::TcpPlain => "culvert tcp, plain",
             Variant::TcpEncrypted => "culvert tcp, encrypted",
             Variant::Sealed => "culvert sealed",
+            Variant::Pair => "culvert pair",
+            Variant::PairKeep => "culvert pair, outer TLS kept",
             Variant::Rathole => "rathole",
             Variant::RatholeNoise => "rathole noise",
             Variant::RatholeNoiseAes => "rathole noise AES",
@@ -142,6 +148,8 @@ impl Variant {
             Variant::TcpPlain => culvert::tcp(lab, culvert::Leg::Plain),
             Variant::TcpEncrypted => culvert::tcp(lab, culvert::Leg::Encrypted),
             Variant::Sealed => culvert::tcp(lab, culvert::Leg::Sealed),
+            Variant::Pair => pair::start(lab, pair::Outer::End),
+            Variant::PairKeep => pair::start(lab, pair::Outer::Keep),
             Variant::Rathole => tunnel::rathole(lab, None),
             Variant::RatholeNoise => tunnel::rathole(lab, Some(Noise::Default)),
             Variant::RatholeNoiseAes => tunnel::rathole(lab, Some(Noise::Aes)),

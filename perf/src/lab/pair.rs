@@ -1,0 +1,132 @@
+//! Two agents that meet at a relay; the relay is the hub that is counted.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{ENTRY_PORT, Host, LOCAL, Lab, RELAY_CPU, Running, START_MAX, get};
+use crate::testbed::{Cgroup, Process, Spawn};
+
+const RELAY_PORT: u16 = 9201;
+const BRIDGE_HEALTH: u16 = 9203;
+const BROKER_HEALTH: u16 = 9204;
+const RELAY_ADMIN: u16 = 9205;
+
+/// What becomes of the outer TLS when a pair is matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outer {
+    /// It ends, and two plain sockets are spliced.
+    End,
+    /// It stays, and everything is copied through it.
+    Keep,
+}
+
+impl Outer {
+    fn word(self) -> &'static str {
+        match self {
+            Outer::End => "end",
+            Outer::Keep => "keep",
+        }
+    }
+}
+
+/// Relay, bridge and broker; each connection has a pair of its own.
+pub(super) fn start(lab: &Lab, outer: Outer) -> Result<Running> {
+    let files = certificates(lab)?;
+    lab.await_free_entry()?;
+    let groups = [Cgroup::new()?, Cgroup::new()?];
+    let relay = relay(lab, outer, groups[0].as_ref())?;
+    let entry = SocketAddr::from((LOCAL, ENTRY_PORT));
+    let side = |role: &str| {
+        let file = |what: &str| files.join(what).to_string_lossy().into_owned();
+        Spawn::new(lab.binaries.join("culvert-agent"))
+            .args([role, "--outer-tls", outer.word(), "--log-level", "warn"])
+            .args([
+                "--relay-ca",
+                &lab.text("cert.pem"),
+                "--tls-ca",
+                &file("ca.crt"),
+            ])
+            .args(["--tls-cert", &file(&format!("{role}.crt"))])
+            .args(["--tls-key", &file(&format!("{role}.key"))])
+            .env("TOKIO_WORKER_THREADS", "1")
+            .counted_by(groups[1].as_ref())
+            .cpu(RELAY_CPU)
+    };
+    let at = |host| format!("{}:{RELAY_PORT}", lab.address(Host::Hub, host));
+    let bridge = side("bridge")
+        .args(["--to", &lab.service(Host::Site).to_string()])
+        .args(["--allow-address", "127.0.0.0/8", "--relay", &at(Host::Site)])
+        .args(["--health-addr", &format!("{LOCAL}:{BRIDGE_HEALTH}")]);
+    let broker = side("broker")
+        .args(["--listen", &entry.to_string(), "--flow-per-pair"])
+        .args(["--relay", &at(Host::Client)])
+        .args(["--health-addr", &format!("{LOCAL}:{BROKER_HEALTH}")]);
+    let bridge = ready(lab, bridge, Host::Site, ("bridge", BRIDGE_HEALTH))?;
+    let broker = ready(lab, broker, Host::Client, ("broker", BROKER_HEALTH))?;
+    Ok(Running {
+        entry: Some(entry),
+        hub: vec![relay],
+        agent: vec![bridge, broker],
+        groups,
+        ..Running::default()
+    })
+}
+
+/// The pair's certificates, as `culvert pair connect` makes them.
+fn certificates(lab: &Lab) -> Result<PathBuf> {
+    let store = lab.path("pair");
+    let made = Command::new(lab.binaries.join("culvert"))
+        .args([
+            "pair",
+            "connect",
+            "--name",
+            "lab",
+            "--relay",
+            "localhost:443",
+        ])
+        .args(["--store", &format!("file:{}", store.display())])
+        .output()
+        .context("running culvert pair connect")?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    ensure!(made.status.success(), "culvert pair connect: {said}");
+    let made = std::fs::read_dir(&store)?.filter_map(Result::ok);
+    made.map(|entry| entry.path())
+        .filter(|path| path.join("ca.crt").exists())
+        .max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).ok())
+        .context("culvert pair connect made no certificates")
+}
+
+fn relay(lab: &Lab, outer: Outer, group: Option<&Cgroup>) -> Result<Process> {
+    let spawn = Spawn::new(lab.binaries.join("culvert-dataplane"))
+        .args(["relay", "--addr", &format!("0.0.0.0:{RELAY_PORT}")])
+        .args(["--admin-addr", &format!("{LOCAL}:{RELAY_ADMIN}")])
+        .args(["--tls-cert", &lab.text("cert.pem")])
+        .args([
+            "--tls-key",
+            &lab.text("key.pem"),
+            "--outer-tls",
+            outer.word(),
+        ])
+        .args(["--connections-per-minute", "1000", "--log-level", "warn"])
+        .args(["--threads", "1", "--engine-threads", "1"])
+        .counted_by(group)
+        .cpu(RELAY_CPU);
+    let mut relay = spawn.start_in(lab.directory(), lab.at(Host::Hub), "relay")?;
+    let public = (lab.address(Host::Hub, Host::Site), RELAY_PORT).into();
+    relay.wait_port(lab.at(Host::Site), public, START_MAX)?;
+    Ok(relay)
+}
+
+fn ready(lab: &Lab, spawn: Spawn, host: Host, (name, health): (&str, u16)) -> Result<Process> {
+    let at = lab.at(host);
+    let mut process = spawn.start_in(lab.directory(), at, name)?;
+    process.wait_until("ready (/readyz)", START_MAX, |_| {
+        get(at, SocketAddr::from((LOCAL, health)), "/readyz")
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            .then_some(())
+    })?;
+    Ok(process)
+}
