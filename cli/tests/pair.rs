@@ -183,6 +183,47 @@ fn a_fingerprint_is_registered_and_repaired_by_registering_it_again() {
 }
 
 #[test]
+fn a_pair_whose_first_broker_was_lost_is_repaired_with_its_join_string() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = place(dir.path(), "store");
+    let init = [
+        "pair", "init", "--name", "db-eu", "--relay", "r:1", "--store", &store,
+    ];
+    let word = culvert(&init).out;
+    let join = PairJoin::decode(&word).unwrap();
+    let store_dir = dir.path().join("store");
+    let files = FileStore::new(store_dir.clone());
+    let id = listing(&store_dir).kept[0].registration.id().clone();
+    let csr = culvert_pair::LeafKey::generate()
+        .unwrap()
+        .request()
+        .unwrap();
+    let redeem = |key: u8| runtime().block_on(files.redeem(&id, &[key; 32], &csr, now()));
+    assert!(redeem(1).is_ok() && redeem(2).is_err());
+    let register = ["pair", "register", "--fingerprint", "-", "--store"];
+    let said = culvert_hearing(&word, &[&register[..], &[&store]].concat());
+    assert_eq!(said.code, 0, "{}", said.err);
+    let again = PairJoin::decode(&said.out).unwrap();
+    assert!(again.code.is_same(&join.code) && again.expires_unix_s >= join.expires_unix_s);
+    assert_eq!(
+        (again.info_hash, &again.relays),
+        (join.info_hash, &join.relays)
+    );
+    assert!(
+        redeem(2).is_ok(),
+        "a new broker, for the old one has no key any more"
+    );
+    assert!(redeem(3).is_err());
+    let elsewhere = place(dir.path(), "elsewhere");
+    let said = culvert_hearing(&word, &[&register[..], &[&elsewhere]].concat());
+    assert!(
+        said.code == 2 && said.err.contains("no such pair"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
 fn certificates_by_hand_satisfy_openssl_and_only_with_their_own_ca() {
     let dir = tempfile::tempdir().unwrap();
     let pair = |name: &str| {
@@ -345,7 +386,7 @@ fn wrong_command_lines_name_what_is_wrong_and_what_to_write() {
         ),
         (
             &["register", "--fingerprint", "cvr_x", "--store", "file:x"],
-            "cvf_",
+            "damaged",
         ),
         (
             &["register", "--fingerprint", "-", "--store", "file:x"],

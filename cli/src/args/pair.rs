@@ -106,7 +106,8 @@ pub struct Fingerprint {
 /// `culvert pair register`.
 #[derive(Args)]
 pub struct Register {
-    /// The pairing code that culvert pair fingerprint printed; - reads it from standard input.
+    /// The pairing code that culvert pair fingerprint printed, or the join string of a pair that is
+    /// to be repaired; - reads it from standard input.
     #[arg(long, value_name = "cvf_...|-")]
     pub fingerprint: String,
     /// Name of the pair; default: pair- and its id.

@@ -167,30 +167,28 @@ impl Registration {
     }
 
     /// Opens the same code anew, for a day: the repair of a bootstrap that broke off. CA and info
-    /// hash stay.
+    /// hash stay, and so does whether the code is bound to a key; `reissue` once said stays said.
     ///
     /// # Errors
     /// When the code is another pair's.
     pub fn reopen(
         &mut self,
         code: PairingCode,
-        is_bound: bool,
         reissue: bool,
         now_unix_s: u64,
     ) -> Result<(), RegistrationError> {
         let id = PairId::of(&code.rendezvous_id());
-        if id != self.id {
+        let known = self.issue.as_mut().filter(|_| id == self.id);
+        let Some(issue) = known else {
             let registered = self.id.clone();
             return Err(RegistrationError::OtherPair {
                 code: id,
                 registered,
             });
-        }
-        self.issue = Some(Issue {
-            code: Some(code),
-            is_bound,
-            voucher: Voucher::issue(reissue, now_unix_s),
-        });
+        };
+        let reissue = reissue || issue.voucher.reissue;
+        issue.voucher = Voucher::issue(reissue, now_unix_s);
+        issue.code = Some(code);
         Ok(())
     }
 

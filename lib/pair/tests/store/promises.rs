@@ -165,7 +165,7 @@ pub async fn certifies_the_key_that_the_code_stands_for(store: &impl Store) {
     let kept = store.load(&id).await.unwrap().unwrap();
     let hash = pair.info_hash();
     pair = kept.registration;
-    pair.reopen(broker.code(), true, false, now()).unwrap();
+    pair.reopen(broker.code(), false, now()).unwrap();
     store.save(&pair, Some(&kept.revision)).await.unwrap();
     assert_eq!(
         store
@@ -175,7 +175,7 @@ pub async fn certifies_the_key_that_the_code_stands_for(store: &impl Store) {
             .info_hash(),
         hash
     );
-    let foreign = pair.reopen(PairingCode::random(), false, false, now());
+    let foreign = pair.reopen(PairingCode::random(), false, now());
     assert!(matches!(foreign, Err(RegistrationError::OtherPair { .. })));
 }
 
