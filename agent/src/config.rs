@@ -166,10 +166,15 @@ impl Job {
             };
         }
         let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
-        if layers.matches.subcommand_name() == Some(forward::VERB) {
-            return forward::build(layers, &env).map(|it| Self::Forward(Box::new(it)));
+        match layers.matches.subcommand_name() {
+            Some(forward::VERB) => {
+                forward::build(layers, &env).map(|it| Self::Forward(Box::new(it)))
+            }
+            Some(verb @ (bridge::VERB | broker::VERB)) => Err(Refused::Problems(vec![format!(
+                "{verb} has flags of its own: write the verb first, culvert-agent {verb} ..."
+            )])),
+            _ => build::build(layers, &env).map(|it| Self::Agent(Box::new(it))),
         }
-        build::build(layers, &env).map(|it| Self::Agent(Box::new(it)))
     }
 
     /// The level and form of the log, and the worker threads.

@@ -185,3 +185,30 @@ async fn read_block<IO: AsyncRead + Unpin>(
     io.read_exact(&mut block).await.map_err(broke)?;
     Ok(block)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+
+    #[tokio::test]
+    async fn a_block_is_read_whole_and_an_absurd_length_is_not_waited_for() {
+        let (mut near, mut far) = duplex(64);
+        write_block(&mut near, b"a request").await.unwrap();
+        let block = read_block(&mut far, "a request", 16, BootError::Left).await;
+        assert_eq!(block.unwrap(), b"a request");
+        near.write_all(&17_u32.to_be_bytes()).await.unwrap();
+        let block = read_block(&mut far, "a request", 16, BootError::Left).await;
+        assert!(matches!(
+            block,
+            Err(BootError::TooLong {
+                bytes: 17,
+                max: 16,
+                ..
+            })
+        ));
+        drop(near);
+        let block = read_block(&mut far, "a request", 16, BootError::Left).await;
+        assert!(matches!(block, Err(BootError::Left(_))));
+    }
+}

@@ -125,3 +125,40 @@ impl Pool {
 fn is_silent(tcp: &TcpStream) -> bool {
     matches!(tcp.try_read(&mut [0]), Err(why) if why.kind() == std::io::ErrorKind::WouldBlock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    async fn dialled(listener: &TcpListener) -> (TcpStream, TcpStream, SocketAddr) {
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (far, near) = tokio::join!(far, listener.accept());
+        let (near, from) = near.unwrap();
+        (far.unwrap(), near, from)
+    }
+
+    #[tokio::test]
+    async fn a_source_has_its_share_and_what_spoke_or_ended_is_not_used() {
+        let pool = Pool::new(Arc::new(AgentMetrics::new("")));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut hasty, near, from) = dialled(&listener).await;
+        hasty.write_all(b"hello").await.unwrap();
+        near.readable().await.unwrap();
+        pool.put(near, from);
+        let (gone, near, from) = dialled(&listener).await;
+        drop(gone);
+        near.readable().await.unwrap();
+        pool.put(near, from);
+        assert!(pool.next().is_none(), "neither is of use");
+        let mut held = Vec::new();
+        for _ in 0..SOURCE_WAITING_MAX + 5 {
+            let (far, near, from) = dialled(&listener).await;
+            held.push(far);
+            pool.put(near, from);
+        }
+        let waiting = std::iter::from_fn(|| pool.next()).count();
+        assert_eq!(waiting, SOURCE_WAITING_MAX);
+    }
+}

@@ -201,18 +201,25 @@ impl Post {
         if !delay.is_zero() {
             sleep(delay).await;
         }
-        let party = party();
+        let now = party();
         let mut waits = None;
         let waiting = || {
             waits = Some(self.metrics.pair().waits());
             // One that is not told is counted when it ends.
             let _ = tell.try_send(addr);
         };
-        let reached = self.reach.meet(place, addr, &party, waiting).await;
+        let reached = self.reach.meet(place, addr, &now, waiting).await;
         Ended {
             addr,
             waited: waits.is_some(),
-            outcome: reached.map(|link| Met { link, party }),
+            outcome: reached.map(|link| Met {
+                link,
+                // What a relay was shown holds; elsewhere days may have passed.
+                party: match &self.reach {
+                    Reach::Relay { .. } => now,
+                    Reach::Called | Reach::Calls => party(),
+                },
+            }),
         }
     }
 
@@ -271,4 +278,34 @@ impl Gate {
 
 fn random() -> u64 {
     u64::from_ne_bytes(random_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_works_one_tries_at_a_time_and_a_working_place_keeps_its_spares() {
+        let mut gate = Gate::new(Duration::ZERO);
+        let start = |gate: &mut Gate| {
+            let wanted = gate.wants_more(2);
+            gate.running += usize::from(wanted);
+            wanted
+        };
+        assert!(start(&mut gate) && !start(&mut gate), "one tries");
+        gate.waits();
+        assert!(start(&mut gate) && !start(&mut gate), "two wait");
+        gate.waits();
+        // One is used: the other stays, a new one comes.
+        gate.ended(true);
+        gate.heals();
+        assert!(start(&mut gate) && !start(&mut gate));
+        // It fails while the other still waits: one tries again, after a while.
+        gate.ended(false);
+        gate.failed(Setback::Ordinary);
+        assert!(start(&mut gate) && !start(&mut gate));
+        assert_eq!(gate.backoff.failures(), 1);
+        gate.waits();
+        assert_eq!((gate.backoff.failures(), gate.delay), (0, Duration::ZERO));
+    }
 }

@@ -484,6 +484,8 @@ fn everything_that_is_wrong_is_listed_at_once() {
     }
     let said = refused(&["broker", "--relay", "relay", "--tls-cert", "nowhere.crt"]);
     assert!(said.contains("go together"), "{said}");
+    let said = refused(&["--log-level", "debug", "broker"]);
+    assert!(said.contains("write the verb first"), "{said}");
     let help = refused(&["bridge", "--help"]);
     for flag in [
         "--vault-addr",
