@@ -174,7 +174,7 @@ async fn a_waiter_that_speaks_before_it_is_matched_is_let_go_and_the_pair_forms_
 }
 
 #[tokio::test]
-async fn no_tls_and_other_tls_end_without_a_word_in_the_log() {
+async fn no_tls_and_silence_cost_only_themselves() {
     let rig = Rig::tls(&[]);
     let mut plain = rig.dial().await;
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
