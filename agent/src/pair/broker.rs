@@ -191,6 +191,7 @@ fn ways(
         places,
         reach,
         spare: 1,
+        once: true,
         stagger: STAGGER,
         resolver: Arc::new(SystemResolver),
         metrics: metrics.clone(),
