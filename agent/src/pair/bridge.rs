@@ -166,6 +166,7 @@ impl Waiting {
             places,
             reach: self.reach.clone(),
             spare,
+            once: false,
             stagger: Duration::ZERO,
             resolver: Arc::new(SystemResolver),
             metrics: self.metrics.clone(),

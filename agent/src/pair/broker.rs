@@ -11,6 +11,7 @@ use culvert_net::carrier::{Carrier, Stream};
 use culvert_net::listen::Acceptor;
 use culvert_net::relay::{Early, arm};
 use culvert_net::tls::pair::{PairTlsError, Side};
+use culvert_proto::close::CloseReason;
 use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW, Role};
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 use tokio::net::TcpStream;
@@ -35,6 +36,9 @@ use crate::upstream::resolve::SystemResolver;
 
 const MUX: &[&[u8]] = &[ALPN_PAIR];
 const RAW: &[&[u8]] = &[ALPN_PAIR_RAW];
+
+/// Longest wait for the last words on the pair.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// How a broker gets at a pair.
 pub(super) struct Ways {
@@ -191,6 +195,7 @@ fn ways(
         places,
         reach,
         spare: 1,
+        once: true,
         stagger: STAGGER,
         resolver: Arc::new(SystemResolver),
         metrics: metrics.clone(),
@@ -239,9 +244,23 @@ async fn drain(broker: &Broker, opening: TaskTracker, grace: Duration, shutdown:
         () = shutdown.reached(Phase::Stopped) => {}
     }
     broker.mover.cut();
+    broker.leave().await;
 }
 
 impl Broker {
+    /// Tells the bridge that this broker goes, so that it need not look like a loss.
+    async fn leave(&self) {
+        let Some(mut stands) = self.stands.clone() else {
+            return;
+        };
+        let carrier = stands.borrow_and_update().clone();
+        if let Some(carrier) = carrier {
+            carrier.close(CloseReason::Draining);
+            // The keeper sees its end when the last words are written.
+            let _ = timeout(LEAVE_MAX, stands.wait_for(Option::is_none)).await;
+        }
+    }
+
     /// Serves one local connection to its end, or says why not and resets it.
     async fn serve(&self, local: TcpStream, from: SocketAddr) {
         // Whatever happens before there is a service must not look like its end.

@@ -89,7 +89,9 @@ impl Keeper {
         match left {
             Left::Ended(end) => {
                 self.metrics.pair().ended(end.reason.as_str());
-                if established {
+                if end.reason == CloseReason::Draining {
+                    tracing::debug!("this broker left the pair");
+                } else if established {
                     tracing::warn!(
                         code = end.reason.as_str(),
                         seen = end.detail,

@@ -45,6 +45,8 @@ pub(super) struct Post {
     pub(super) reach: Reach,
     /// Waiting connections at an address that works.
     pub(super) spare: usize,
+    /// The first one is enough: what met the other side is not replaced.
+    pub(super) once: bool,
     /// From one address to the next.
     pub(super) stagger: Duration,
     pub(super) resolver: Arc<dyn Resolve>,
@@ -147,10 +149,13 @@ impl Post {
                 }
                 Some(ended) = attempts.next(), if !attempts.is_empty() => {
                     let Some(gate) = gates.get_mut(&ended.addr) else { continue };
-                    if let Some(met) = self.ended(place, ended, gate)
-                        && out.send(met).await.is_err()
-                    {
-                        return;
+                    if let Some(met) = self.ended(place, ended, gate) {
+                        if out.send(met).await.is_err() {
+                            return;
+                        }
+                        if self.once {
+                            return std::future::pending().await;
+                        }
                     }
                 }
                 () = sleep(ASK_AGAIN) => {}

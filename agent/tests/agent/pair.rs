@@ -370,6 +370,19 @@ async fn a_stop_lets_connections_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn a_broker_that_stops_says_goodbye() {
+    let site = Site::new(FORMS[0]).await;
+    let mut bridge = Process::start(&site.bridge_args());
+    let broker = run(&site.broker_args());
+    let (client, service) = site.flow().await;
+    whole_conversation(client, service).await;
+    broker.shutdown.advance(Phase::Draining);
+    within(broker.task).await.unwrap();
+    let line = bridge.line_with("the pair ended").await;
+    assert!(line.contains("code=draining"), "{line}");
+}
+
+#[tokio::test]
 async fn sides_of_different_pairs_do_not_meet_and_say_why() {
     for form in FORMS {
         let mut site = Site::new(form).await;
@@ -442,6 +455,7 @@ async fn probes_say_whether_a_pair_stands() {
     }
     bridge.stop().await;
     within(async {
+        // A pair that is left by either end stands no more.
         while !probe(&at_broker, "/readyz").await.contains(" 503 ") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -19,6 +19,7 @@ struct Inner {
     outer: OuterServer,
     waiting: Mutex<Vec<Guest<TcpStream>>>,
     pairs: AtomicUsize,
+    connections: AtomicUsize,
     running: Mutex<Vec<AbortHandle>>,
 }
 
@@ -45,6 +46,7 @@ impl Relay {
             outer,
             waiting: Mutex::default(),
             pairs: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             running: Mutex::default(),
         });
         let serving = inner.clone();
@@ -52,6 +54,7 @@ impl Relay {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let inner = serving.clone();
+                inner.connections.fetch_add(1, Ordering::SeqCst);
                 let one = tokio::spawn(async move { inner.serve(tcp).await });
                 serving.running.lock().push(one.abort_handle());
             }
@@ -62,6 +65,11 @@ impl Relay {
     /// Pairs matched so far.
     pub fn pairs(&self) -> usize {
         self.inner.pairs.load(Ordering::SeqCst)
+    }
+
+    /// Connections taken so far.
+    pub fn connections(&self) -> usize {
+        self.inner.connections.load(Ordering::SeqCst)
     }
 
     /// Sides that wait.
