@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_net::tls::pair::Side;
 use culvert_pair::{Kept, LeafKey, Listing, PairId, PairingCode, Registration, Store as _, Stored};
@@ -20,6 +20,9 @@ use crate::target::Target;
 
 /// How often the store is asked. A registration is to be served 5 s after it appears.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a code whose use is over is still listened for: who comes with it a second time is told
+/// so, in place of waiting for ever for a bridge that does not come.
+const OVER_STAYS: Duration = Duration::from_secs(600);
 /// A bridge certificate or code that was tried in vain; it is spoken of once.
 const PROBLEMS_MAX: usize = 1024;
 
@@ -41,7 +44,9 @@ struct Served {
     /// Waiting with the certificate, at relays.
     pair: Option<AbortOnDropHandle<()>>,
     /// Waiting with the code.
-    _boot: Option<AbortOnDropHandle<()>>,
+    boot: Option<AbortOnDropHandle<()>>,
+    /// When that ends, for a code whose use is over.
+    boot_ends: Option<Instant>,
 }
 
 impl Follow {
@@ -128,15 +133,25 @@ impl Follow {
     fn serve(&mut self, registration: &Registration) -> Result<(), PairError> {
         let id = registration.id();
         let code = registration.code(unix_s());
-        let known = self.served.get_mut(id);
+        let rendezvous = code.map(PairingCode::rendezvous_id);
         let leaf = registration.bridge().leaf_der();
+        let known = self.served.get_mut(id);
         let same_pair = known
             .as_ref()
             .is_some_and(|known| known.leaf == leaf && known.relays == registration.relays());
-        let rendezvous = code.map(PairingCode::rendezvous_id);
-        if same_pair && known.as_ref().is_some_and(|known| known.code == rendezvous) {
-            return Ok(());
+        if let Some(known) = known.filter(|_| same_pair) {
+            if known.code == rendezvous {
+                known.forget_in_time();
+                return Ok(());
+            }
+            if rendezvous.is_none() && known.boot.is_some() {
+                known.code = None;
+                known.boot_ends = Some(Instant::now() + OVER_STAYS);
+                tracing::info!(pair = %id, "the pairing code is over");
+                return Ok(());
+            }
         }
+        let known = self.served.get_mut(id);
         let running = known.filter(|_| same_pair).and_then(|it| it.pair.take());
         let (pair, boot) = self.parties(registration, code)?;
         let (pair, boot) = match &self.door {
@@ -167,7 +182,8 @@ impl Follow {
             relays: registration.relays().to_vec(),
             code: rendezvous,
             pair,
-            _boot: boot,
+            boot,
+            boot_ends: None,
         };
         self.served.insert(id.clone(), served);
         Ok(())
@@ -203,6 +219,15 @@ impl Follow {
         }
         if self.told.insert(what.to_owned()) {
             tracing::warn!("{what}");
+        }
+    }
+}
+
+impl Served {
+    fn forget_in_time(&mut self) {
+        if self.boot_ends.is_some_and(|ends| Instant::now() >= ends) {
+            self.boot = None;
+            self.boot_ends = None;
         }
     }
 }

@@ -1,11 +1,21 @@
 //! Pair mode: a bridge on the private site and a broker at the client, which dial nobody but a
 //! relay; the relay's host routes nothing else.
 
+mod blind;
+mod bytes;
+mod etcd;
+mod postgres;
+mod ssh;
+mod walk;
+mod web;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use culvert_perf::testbed::{HUB_FOR_CLIENT, HUB_FOR_SITE, Layout, Namespace, Spawn, Testbed};
+use culvert_perf::testbed::{
+    HUB_FOR_CLIENT, HUB_FOR_SITE, Layout, Namespace, Spawn, Testbed, wait_for,
+};
 
 use crate::client;
 use crate::hub::{START_MAX, binary};
@@ -23,7 +33,8 @@ const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081
 pub struct Files {
     /// `ca.crt`, `bridge.crt`, `bridge.key`, `broker.crt`, `broker.key`.
     pub pair: PathBuf,
-    relay_ca: String,
+    /// Whom to trust at the relay.
+    pub relay_ca: String,
     relay_cert: String,
     relay_key: String,
 }
@@ -85,9 +96,16 @@ impl Files {
     }
 
     fn side(&self, role: &str, relay: IpAddr) -> Result<Spawn> {
+        Ok(self
+            .certified(role)?
+            .args(["--relay", &format!("{relay}:{RELAY}")])
+            .args(["--relay-ca", &self.relay_ca]))
+    }
+
+    /// A side with its certificate, not told yet how it meets the other.
+    fn certified(&self, role: &str) -> Result<Spawn> {
         Ok(Spawn::new(binary("culvert-agent")?)
-            .args([role, "--relay", &format!("{relay}:{RELAY}")])
-            .args(["--relay-ca", &self.relay_ca, "--tls-ca", &self.of("ca.crt")])
+            .args([role, "--tls-ca", &self.of("ca.crt")])
             .args(["--tls-cert", &self.of(&format!("{role}.crt"))])
             .args(["--tls-key", &self.of(&format!("{role}.key"))]))
     }
@@ -125,6 +143,16 @@ impl Paired {
     pub fn relay_metric(&self, name: &str) -> Result<f64> {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9901));
         crate::routed::metric(&self.bed.hub, admin, name)
+    }
+
+    /// Waits until the relay has counted `bytes`; how many of its bytes no copy touched.
+    pub fn spliced_of(&self, bytes: u64) -> Result<f64> {
+        // A relay's engine tells its figures now and then.
+        wait_for("the relay's figures", START_MAX, || {
+            let counted = self.relay_metric("culvert_engine_bytes_total").ok()?;
+            (counted >= bytes as f64).then_some(())
+        })?;
+        self.relay_metric("culvert_engine_spliced_bytes_total")
     }
 }
 

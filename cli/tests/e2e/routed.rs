@@ -1,11 +1,11 @@
 //! `tcp` and `sealed` routes: clients' own TCP connections joined to data channels.
 
 mod control;
-mod etcd;
+pub mod etcd;
 mod openssl;
-mod postgres;
-mod sealed;
-mod ssh;
+pub mod postgres;
+pub mod sealed;
+pub mod ssh;
 
 use std::net::SocketAddr;
 

@@ -24,7 +24,7 @@ const PORT: u16 = 15_000;
 const SERVICE: u16 = 5_000;
 
 /// An amount that `cargo xtask soak` raises.
-fn amount(variable: &str, otherwise: u64) -> Result<u64> {
+pub fn amount(variable: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(variable) {
         Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
         Err(_) => Ok(otherwise),

@@ -1,15 +1,17 @@
 //! PostgreSQL: psql and pgbench through a `tcp` route, with and without TLS of their own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use culvert_perf::testbed::{HUB_FOR_CLIENT, Process, SITE, Spawn, Testbed};
+use culvert_perf::testbed::{Namespace, Process, SITE, Spawn, Testbed};
 
-use super::{PLAINTEXT, Routed, bed, run, tcp, wait_listening};
+use super::{PLAINTEXT, Routed, at_hub, bed, run, tcp, wait_listening};
 use crate::hub::{START_MAX, ready};
 use crate::mtls::Authority;
 
-const USER: &str = "postgres";
+/// The administrator, in the system and in the database.
+pub const USER: &str = "postgres";
 const PORT: u16 = 15_432;
 
 /// A server on the private site, with its files in a directory of its own.
@@ -33,7 +35,7 @@ impl Postgres {
             files.path().join("data/pg_hba.conf"),
             "host all all 0.0.0.0/0 trust\n",
         )?;
-        let listen = format!("listen_addresses={SITE}");
+        let listen = format!("listen_addresses={SITE},127.0.0.1");
         let (cert, key) = (
             format!("ssl_cert_file={cert}"),
             format!("ssl_key_file={key}"),
@@ -74,13 +76,33 @@ fn as_user<'a>(program: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
     switch.iter().chain(arguments).copied().collect()
 }
 
-fn conninfo(sslmode: &str) -> String {
-    format!("host={HUB_FOR_CLIENT} port={PORT} user={USER} dbname={USER} sslmode={sslmode}")
+/// psql and pgbench at `at`, with or without TLS of their own; what pgbench reported.
+pub fn query_and_load(from: &Namespace, at: SocketAddr, sslmode: &str) -> Result<String> {
+    let (host, port) = (at.ip(), at.port());
+    let conninfo = format!("host={host} port={port} user={USER} dbname={USER} sslmode={sslmode}");
+    let query = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    let sealed = if sslmode == "disable" { "f" } else { "t" };
+    let answer = run(from, "psql", &[&conninfo, "-Atc", query])?;
+    assert_eq!(answer.trim(), sealed, "sslmode={sslmode}");
+    // 8 MB up and down in one value each, compared by the server and here.
+    let big = "select md5(repeat('culvert', 1200000)), repeat('culvert', 1200000)";
+    let answer = run(from, "psql", &[&conninfo, "-Atc", big])?;
+    let (_, text) = answer.trim_end().split_once('|').context("two columns")?;
+    assert!(text.len() == 8_400_000 && text.as_bytes().chunks(7).all(|it| it == b"culvert"));
+    run(from, "pgbench", &["-i", "-q", "-s", "1", &conninfo])?;
+    let load = ["-c", "16", "-j", "2", "-t", "40", &conninfo];
+    let report = run(from, "pgbench", &load)?;
+    for said in [
+        "number of transactions actually processed: 640/640",
+        "number of failed transactions: 0",
+    ] {
+        assert!(report.contains(said), "{report}");
+    }
+    Ok(format!("sslmode={sslmode}: {}", report.replace('\n', "; ")))
 }
 
 /// The rig and what pgbench reported, without TLS and with it.
 fn psql_and_pgbench(hub: &[&str], agent: &[&str]) -> Result<(Routed, Vec<String>)> {
-    let mut reports = Vec::new();
     let bed = bed()?;
     let service = format!("pg={SITE}:5432");
     let mut services = vec!["--service", service.as_str()];
@@ -88,33 +110,9 @@ fn psql_and_pgbench(hub: &[&str], agent: &[&str]) -> Result<(Routed, Vec<String>
     let _postgres = Postgres::start(&bed)?;
     let rig = Routed::start(bed, &[tcp("pg", PORT)], hub, &services)?;
     wait_listening(&rig.bed, PORT)?;
-    for (sslmode, sealed) in [("disable", "f"), ("require", "t")] {
-        let conninfo = conninfo(sslmode);
-        let query = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
-        let answer = run(&rig.bed.client, "psql", &[&conninfo, "-Atc", query])?;
-        assert_eq!(answer.trim(), sealed, "sslmode={sslmode}");
-        // 8 MB up and down in one value each, compared by the server and here.
-        let big = "select md5(repeat('culvert', 1200000)), repeat('culvert', 1200000)";
-        let answer = run(&rig.bed.client, "psql", &[&conninfo, "-Atc", big])?;
-        let (_, text) = answer.trim_end().split_once('|').context("two columns")?;
-        assert!(text.len() == 8_400_000 && text.as_bytes().chunks(7).all(|it| it == b"culvert"));
-        run(
-            &rig.bed.client,
-            "pgbench",
-            &["-i", "-q", "-s", "1", &conninfo],
-        )?;
-        let load = ["-c", "16", "-j", "2", "-t", "40", &conninfo];
-        let report = run(&rig.bed.client, "pgbench", &load)?;
-        assert!(
-            report.contains("number of transactions actually processed: 640/640"),
-            "{report}"
-        );
-        assert!(
-            report.contains("number of failed transactions: 0"),
-            "{report}"
-        );
-        reports.push(format!("sslmode={sslmode}: {}", report.replace('\n', "; ")));
-    }
+    let each = ["disable", "require"];
+    let reports = each.map(|sslmode| query_and_load(&rig.bed.client, at_hub(PORT), sslmode));
+    let reports = reports.into_iter().collect::<Result<_>>()?;
     Ok((rig, reports))
 }
 

@@ -61,9 +61,8 @@ fn openssl_secret(bed: &Testbed, key: &str) -> Result<Vec<u8>> {
     Ok(secret[start..].to_vec())
 }
 
-/// Whether `needle`, forwards or backwards, stands in the readable memory of a process.
-fn memory_holds(pid: u32, needle: &[u8]) -> Result<bool> {
-    let backwards: Vec<u8> = needle.iter().rev().copied().collect();
+/// Shows `visit` the writable memory of a process, region by region, until it says stop.
+pub fn each_region(pid: u32, mut visit: impl FnMut(&[u8]) -> bool) -> Result<()> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     let mut buffer = Vec::new();
@@ -75,21 +74,27 @@ fn memory_holds(pid: u32, needle: &[u8]) -> Result<bool> {
             u64::from_str_radix(end, 16)?,
         );
         buffer.resize(usize::try_from(end - start)?, 0);
-        if memory.read_exact_at(&mut buffer, start).is_err() {
-            continue;
-        }
-        let holds = |needle: &[u8]| {
-            let first = needle[0];
-            let starts = buffer.windows(needle.len());
-            starts
-                .into_iter()
-                .any(|window| window[0] == first && window == needle)
-        };
-        if holds(needle) || holds(&backwards) {
-            return Ok(true);
+        if memory.read_exact_at(&mut buffer, start).is_ok() && visit(&buffer) {
+            break;
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// Whether `needle`, forwards or backwards, stands in the writable memory of a process.
+fn memory_holds(pid: u32, needle: &[u8]) -> Result<bool> {
+    let backwards: Vec<u8> = needle.iter().rev().copied().collect();
+    let mut found = false;
+    each_region(pid, |buffer| {
+        let holds = |needle: &[u8]| {
+            let first = needle[0];
+            let mut starts = buffer.windows(needle.len());
+            starts.any(|window| window[0] == first && window == needle)
+        };
+        found = holds(needle) || holds(&backwards);
+        found
+    })?;
+    Ok(found)
 }
 
 #[test]

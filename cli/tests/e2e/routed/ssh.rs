@@ -1,19 +1,20 @@
 //! ssh through a `tcp` route: the server speaks first.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use culvert_perf::testbed::{HUB_FOR_CLIENT, SITE, Spawn, Testbed};
+use culvert_perf::testbed::{Namespace, SITE, Spawn, Testbed};
 
-use super::{PLAINTEXT, Routed, bed, run, tcp, wait_listening};
+use super::{PLAINTEXT, Routed, at_hub, bed, run, tcp, wait_listening};
 use crate::hub::{START_MAX, ready};
 
 const PORT: u16 = 12_222;
 
 /// A server with keys and configuration of its own; the path of the client's key.
-fn sshd(bed: &Testbed) -> Result<(culvert_perf::testbed::Process, String)> {
+pub fn sshd(bed: &Testbed) -> Result<(culvert_perf::testbed::Process, String)> {
     let path = |name: &str| bed.path(name).to_string_lossy().into_owned();
     for key in ["host", "user"] {
         let arguments = ["-q", "-t", "ed25519", "-N", "", "-f", &path(key)];
@@ -34,6 +35,33 @@ fn sshd(bed: &Testbed) -> Result<(culvert_perf::testbed::Process, String)> {
     Ok((process, path("user")))
 }
 
+/// 8 MiB through `cat` at `at` and back, while the other end of the pipe is still written.
+pub fn there_and_back(from: &Namespace, at: SocketAddr, key: &str) -> Result<Duration> {
+    let sent: Vec<u8> = (0..8_u32 << 20)
+        .map(|at| (at ^ (at >> 11)).to_le_bytes()[0])
+        .collect();
+    let start = Instant::now();
+    let mut ssh = from
+        .command("ssh")
+        .args(["-F", "none", "-p", &at.port().to_string(), "-i", key])
+        .args(["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+        .args([&format!("root@{}", at.ip()), "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = ssh.stdin.take().context("its input")?;
+    let copy = sent.clone();
+    let writer = std::thread::spawn(move || input.write_all(&copy));
+    let output = ssh.wait_with_output()?;
+    writer.join().expect("the writer does not panic")?;
+    assert!(output.status.success(), "{}", output.status);
+    assert!(output.stdout == sent, "{} bytes came", output.stdout.len());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    Ok(took)
+}
+
 #[test]
 fn ssh_where_the_server_speaks_first() -> Result<()> {
     if !ready(
@@ -52,32 +80,8 @@ fn ssh_where_the_server_speaks_first() -> Result<()> {
         };
         let rig = Routed::start(bed, &[tcp("ssh", PORT)], hub, agent)?;
         wait_listening(&rig.bed, PORT)?;
-        // 8 MiB there and back, while the other end of the pipe is still written.
-        let sent: Vec<u8> = (0..8_u32 << 20)
-            .map(|at| (at ^ (at >> 11)).to_le_bytes()[0])
-            .collect();
-        let start = Instant::now();
-        let mut ssh = rig
-            .bed
-            .client
-            .command("ssh")
-            .args(["-F", "none", "-p", &PORT.to_string(), "-i", &key])
-            .args(["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"])
-            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
-            .args([&format!("root@{HUB_FOR_CLIENT}"), "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut input = ssh.stdin.take().context("its input")?;
-        let copy = sent.clone();
-        let writer = std::thread::spawn(move || input.write_all(&copy));
-        let output = ssh.wait_with_output()?;
-        writer.join().expect("the writer does not panic")?;
-        assert!(output.status.success(), "{}", output.status);
-        assert!(output.stdout == sent, "{} bytes came", output.stdout.len());
-        let took = start.elapsed();
+        let took = there_and_back(&rig.bed.client, at_hub(PORT), &key)?;
         println!("plaintext channels {plaintext}: 8 MiB both ways in {took:?}");
-        assert!(took < Duration::from_secs(30));
     }
     Ok(())
 }

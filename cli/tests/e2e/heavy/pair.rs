@@ -1,0 +1,3 @@
+//! Pairs under load.
+
+mod bytes;
