@@ -150,10 +150,12 @@ fn second_use(hosts: &Hosts<'_>, broker: &str, bridge: &mut Watched) -> Result<(
     // The bridge has seen in its store that the word is used.
     bridge.wait_log("the pairing code is over", START_MAX)?;
     bridge.expect(&["a broker got no certificate"]);
+    let begun = Instant::now();
     let mut second = hosts.app.starts(&again, "second")?;
     second.expect(&["\"no certificate\""]);
     second.wait_log("the pairing code is wrong, used or expired", START_MAX)?;
     bridge.wait_log("the pairing code has been used", START_MAX)?;
+    println!("the second broker was refused after {:?}", begun.elapsed());
     second.terminate()?;
     second.wait_end(START_MAX)?;
     Ok(())
@@ -234,6 +236,8 @@ fn the_six_commands_of_the_page() -> Result<()> {
         run(&bed.site, "psql", &["-h", &at, "-U", USER, "-c", sql])?;
     }
     let hosts = Hosts::new(&bed)?;
+    let begun = Instant::now();
+    let step = |what: &str| println!("{:>9.3?} {what}", begun.elapsed());
 
     let mut relay = hosts.relay.starts(relay, "relay")?;
     relay.wait_port(&bed.client, (HUB_FOR_CLIENT, RELAY).into(), START_MAX)?;
@@ -249,15 +253,18 @@ fn the_six_commands_of_the_page() -> Result<()> {
     ensure!(answer.contains("42"), "{answer}");
     wait_ready(&mut bridge, &bed.site)?;
     wait_ready(&mut first, &bed.client)?;
+    step("psql");
 
     second_use(&hosts, broker, &mut bridge)?;
 
     // From its state, with the used word still there, and without it.
     first.terminate()?;
     ensure!(first.wait_end(START_MAX)?.success(), "{}", first.log());
+    step("the second use is refused, the first broker stopped");
     let mut again = hosts.app.starts(broker, "again")?;
     wait_ready(&mut again, &bed.client)?;
     ensure!(asked("select 6 * 8")?.contains("48"));
+    step("the broker is back");
     again.terminate()?;
     again.wait_end(START_MAX)?;
     std::fs::remove_file(hosts.app.home.join(word))?;
@@ -270,6 +277,11 @@ fn the_six_commands_of_the_page() -> Result<()> {
         ensure!(says(process, "gave this broker its certificate") == 0);
     }
 
+    step("the broker is back without the word");
+
     looked_at(&hosts)?;
-    registered(&hosts, &mut bridge)
+    step("validate and debug");
+    registered(&hosts, &mut bridge)?;
+    step("a second pair");
+    Ok(())
 }
