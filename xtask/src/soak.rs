@@ -59,7 +59,10 @@ fn routed(churn: u64) -> Result<()> {
     run::wait(run::cargo(&["build", "--locked", "--workspace", "--bins"]))?;
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
     tests.args(["--package", "culvert-cli", "--success-output", "final"]);
-    tests.args(["-E", "test(/^heavy::(routed::(integrity|churn)|pair::bytes)/)"]);
+    tests.args([
+        "-E",
+        "test(/^heavy::(routed::(integrity|churn)|pair::bytes)/)",
+    ]);
     tests.env("CULVERT_BIN_DIR", run::target_dir().join("debug"));
     tests.env("CULVERT_PATTERN_BYTES", PATTERN_BYTES.to_string());
     tests.env(
