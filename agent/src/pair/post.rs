@@ -17,6 +17,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::party::Party;
@@ -86,6 +87,7 @@ impl Post {
     pub(super) async fn first(&self, party: impl Fn() -> Arc<Party> + Send + Sync) -> Met {
         let (out, mut met) = mpsc::channel(1);
         tokio::select! {
+            biased;
             Some(met) = met.recv() => met,
             () = self.keep(party, &out) => std::future::pending().await,
         }
@@ -147,10 +149,12 @@ impl Post {
                 }
                 Some(ended) = attempts.next(), if !attempts.is_empty() => {
                     let Some(gate) = gates.get_mut(&ended.addr) else { continue };
-                    if let Some(met) = self.ended(place, ended, gate)
-                        && out.send(met).await.is_err()
-                    {
-                        return;
+                    if let Some(met) = self.ended(place, ended, gate) {
+                        if out.send(met).await.is_err() {
+                            return;
+                        }
+                        // Whoever wanted just one takes it before another is dialled.
+                        yield_now().await;
                     }
                 }
                 () = sleep(ASK_AGAIN) => {}
