@@ -149,12 +149,10 @@ impl Post {
                 }
                 Some(ended) = attempts.next(), if !attempts.is_empty() => {
                     let Some(gate) = gates.get_mut(&ended.addr) else { continue };
-                    if let Some(met) = self.ended(place, ended, gate) {
-                        if out.send(met).await.is_err() {
-                            return;
-                        }
-                        // Whoever wanted just one takes it before another is dialled.
-                        yield_now().await;
+                    if let Some(met) = self.ended(place, ended, gate)
+                        && !hand_on(met, out).await
+                    {
+                        return;
                     }
                 }
                 () = sleep(ASK_AGAIN) => {}
@@ -271,6 +269,13 @@ impl Gate {
         self.works = false;
         self.delay = self.backoff.next(setback, random());
     }
+}
+
+/// Whether anybody wants more. Who wanted just one takes it before another is dialled.
+async fn hand_on(met: Met, out: &mpsc::Sender<Met>) -> bool {
+    let taken = out.send(met).await.is_ok();
+    yield_now().await;
+    taken
 }
 
 fn random() -> u64 {
