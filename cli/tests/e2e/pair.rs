@@ -1,6 +1,12 @@
 //! Pair mode: a bridge on the private site and a broker at the client, which dial nobody but a
 //! relay; the relay's host routes nothing else.
 
+mod drain;
+pub mod echo;
+mod idle;
+mod kills;
+mod relays;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
