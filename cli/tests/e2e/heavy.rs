@@ -3,5 +3,6 @@
 mod crowd;
 mod harness;
 mod nginx;
+mod pair;
 mod routed;
 mod stalled;

@@ -1,0 +1,3 @@
+//! Pair mode against crowds.
+
+mod squatters;
