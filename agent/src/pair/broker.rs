@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::keep::{Keeper, STANDS_MAX};
-use super::open::open;
+use super::open::{NotOpened, open};
 use super::party::{Own, Party};
 use super::pool::Pool;
 use super::post::{Post, STAGGER};
@@ -307,8 +307,9 @@ impl Broker {
         &self,
         mut stands: watch::Receiver<Option<Carrier>>,
         from: SocketAddr,
-        deadline: Instant,
+        mut deadline: Instant,
     ) -> Result<(Stream, Bytes), String> {
+        let mut asked_again = false;
         loop {
             let carrier = match timeout_at(deadline, stands.wait_for(Option::is_some)).await {
                 Ok(Ok(carrier)) => carrier.clone(),
@@ -321,6 +322,13 @@ impl Broker {
             };
             match open(&carrier, Some(from)).await {
                 Ok(opened) => return Ok(opened),
+                // Nothing of the client was sent yet. A dead pair is found late: the time that it
+                // took is not the client's.
+                Err(NotOpened::Broken(_)) if !asked_again && carrier.ended().is_some() => {
+                    asked_again = true;
+                    deadline = Instant::now() + STANDS_MAX;
+                    let _ = timeout_at(deadline, stands.changed()).await;
+                }
                 Err(why) if why.is_of_pair() && Instant::now() < deadline => {
                     if carrier.ended().is_none() {
                         self.used_up.notify_one();

@@ -88,6 +88,7 @@ impl Post {
     pub(super) async fn first(&self, party: impl Fn() -> Arc<Party> + Send + Sync) -> Met {
         let (out, mut met) = mpsc::channel(1);
         tokio::select! {
+            biased;
             Some(met) = met.recv() => met,
             () = self.keep(party, &out) => std::future::pending().await,
         }

@@ -3,8 +3,13 @@
 
 mod blind;
 mod bytes;
+mod drain;
+pub mod echo;
 mod etcd;
+mod idle;
+mod kills;
 mod postgres;
+mod relays;
 mod ssh;
 mod walk;
 mod web;

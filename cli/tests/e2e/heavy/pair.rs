@@ -1,3 +1,4 @@
-//! Pairs under load.
+//! Pairs under load and against crowds.
 
 mod bytes;
+mod squatters;
