@@ -10,7 +10,13 @@ use crate::run;
 /// Programs whose references are written.
 const PROGRAMS: [&str; 3] = ["culvert-control", "culvert-dataplane", "culvert-agent"];
 /// Roles with a command line of their own.
-const ROLES: [(&str, &str); 2] = [("culvert-agent", "bridge"), ("culvert-agent", "broker")];
+const ROLES: [(&str, &str); 3] = [
+    ("culvert-dataplane", RELAY),
+    ("culvert-agent", "bridge"),
+    ("culvert-agent", "broker"),
+];
+/// Counts other things than its program; the others count what their program does.
+const RELAY: &str = "relay";
 const MADE: &str = "Made by `cargo xtask docs` from the programs themselves; do not edit.";
 
 /// Options of the verb.
@@ -23,10 +29,8 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    let mut build = run::cargo(&["build", "--locked", "--bins"]);
-    for program in PROGRAMS {
-        build.args(["--package", program]);
-    }
+    // As the tests build: another set of packages would be built with other features.
+    let build = run::cargo(&["build", "--locked", "--workspace", "--bins", "--tests"]);
     run::wait(build)?;
     if args.check {
         return check();
@@ -71,6 +75,10 @@ fn pages() -> Result<[(&'static str, String); 4]> {
             write!(config, "\n{}", print_by(program, &args)?)?;
         }
         write!(metrics, "\n## {program}\n\n{}", print(program, "metrics")?)?;
+        if program == "culvert-dataplane" {
+            let relay = print_by(program, &[RELAY, "reference", "metrics"])?;
+            write!(metrics, "\n## {program} {RELAY}\n\n{relay}")?;
+        }
     }
     let mut openapi = print("culvert-control", "openapi")?;
     openapi.truncate(openapi.trim_end().len());
