@@ -18,7 +18,7 @@ pub const COPY_BYTES: usize = 64 << 10;
 /// Calls of one turn, and bytes.
 pub const TURN_OPS_MAX: u32 = 16;
 /// See [`TURN_OPS_MAX`].
-pub const TURN_BYTES_MAX: u64 = 4 << 20;
+pub const TURN_BYTES_MAX: u64 = 256 << 10;
 /// Full reads in a row after which a direction splices.
 pub const PROMOTE_READS: u8 = 1;
 /// Splices in a row under [`THIN_BYTES`] after which it copies again.

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Broken, buffer};
 
-/// Reads in one turn, so that a fast flow does not keep the thread.
-const READS_MAX: u32 = 16;
+/// Buffers of one turn: with n flows in bulk, a small message waits for n turns.
+const READS_MAX: u32 = 2;
 /// Plaintext of one TLS record (RFC 8446, 5.1).
 const RECORD_BYTES: usize = 16 << 10;
 
