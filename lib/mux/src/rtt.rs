@@ -95,6 +95,7 @@ impl Pongs {
         Some(first)
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }

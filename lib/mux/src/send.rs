@@ -132,14 +132,18 @@ impl Mux {
         if writer.staging.capacity() < STAGING_BYTES_MIN {
             writer.staging.reserve(STAGING_BYTES);
         }
-        self.write_pong(&mut writer);
+        if !self.pongs_out.is_empty() {
+            self.write_pong(&mut writer);
+        }
         self.write_session(now_ms, &mut writer);
         if self.life == Life::Open {
             self.write_resets(&mut writer);
             self.write_notices(now_ms, &mut writer);
             self.write_first(&mut writer);
             self.write_in_turn(&mut writer);
-            self.write_pong(&mut writer);
+            if !self.pongs_out.is_empty() {
+                self.write_pong(&mut writer);
+            }
         }
         writer.flush();
         let written = writer.written;
@@ -178,7 +182,7 @@ impl Mux {
             let mut streams = mux.table.iter();
             streams.any(|(_, stream)| stream.end.is_none() && stream.flags & SYN != 0)
         };
-        if self.pongs_out.is_empty() || unannounced(self) {
+        if unannounced(self) {
             return;
         }
         while writer.room() > 0
