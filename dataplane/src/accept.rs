@@ -150,7 +150,7 @@ impl Arrival {
             Ok(_) => return,
             Err(_) => return self.plane.handshake_failed("tcp", "silent"),
         }
-        // Apart, so that who says nothing costs no more than this wait: 2 KiB in place of 35.
+        // Apart, so that who says nothing costs no more than this wait: 4 KiB in place of 35.
         Box::pin(self.lead(first[0], state)).await;
     }
 
