@@ -17,6 +17,7 @@ use tokio::process::Command;
 
 use crate::flow::{broken, ended, expect, reset, whole_conversation};
 use crate::hub::job;
+use crate::pair::free;
 use crate::support::within;
 
 const TOKEN: &str = "cvp_a-token-of-a-person";
@@ -79,14 +80,8 @@ struct Forward {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// A free port. Somebody else could take it; nobody here does.
-async fn port() -> SocketAddr {
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    taken.local_addr().unwrap()
-}
-
 async fn forward(hub: &str, more: &[&str]) -> Forward {
-    let addr = port().await;
+    let addr = free();
     let listen = addr.to_string();
     let mut args = vec![
         "forward",
@@ -207,7 +202,7 @@ async fn breaks_pass_both_ways_and_a_stop_lets_connections_finish() {
 #[tokio::test]
 async fn each_refusal_resets_the_connection_and_says_what_to_do() {
     let hub = Hub::start(None).await;
-    let listen = port().await.to_string();
+    let listen = free().to_string();
     let mut child = Command::new(env!("CARGO_BIN_EXE_culvert-agent"))
         .args(["forward", "--hub", &hub.url(), "--cluster", "prod"])
         .args(["--service", "pg", "--listen", &listen])

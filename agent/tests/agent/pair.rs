@@ -1,9 +1,8 @@
 //! The roles bridge and broker against each other: real sockets, real TLS.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_agent::config::Job;
@@ -11,7 +10,7 @@ use culvert_agent::pair::{bridge, broker};
 use culvert_net::tls::dev::DevCa;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
@@ -88,17 +87,12 @@ impl Role {
     }
 }
 
-/// A free port, below those that the kernel gives to whoever connects, and not given twice.
-pub async fn port() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 18_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(addr).await.is_ok() {
-            return addr;
-        }
-    }
+/// A free port of an address that no other test process uses, so that it stays free.
+pub fn free() -> SocketAddr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = [127, high | 64, middle, low];
+    let probe = std::net::TcpListener::bind((Ipv4Addr::from(own), 0)).unwrap();
+    probe.local_addr().unwrap()
 }
 
 pub async fn connect(addr: SocketAddr) -> TcpStream {
@@ -155,8 +149,8 @@ impl Site {
         Self {
             certs: Certs::new(),
             service: Service::start().await,
-            listen: port().await,
-            meet: port().await,
+            listen: free(),
+            meet: free(),
             form,
         }
     }
@@ -267,7 +261,7 @@ async fn a_break_at_one_end_is_a_reset_at_the_other() {
 async fn a_service_that_is_not_there_is_a_reset_for_the_client() {
     for form in FORMS {
         let mut site = Site::new(form).await;
-        site.service.addr = port().await;
+        site.service.addr = free();
         let _roles = (run(&site.bridge_args()), run(&site.broker_args()));
         let mut client = connect(site.listen).await;
         broken(&mut client).await;
@@ -431,7 +425,7 @@ async fn probe(addr: &str, path: &str) -> String {
 #[tokio::test]
 async fn probes_say_whether_a_pair_stands() {
     let site = Site::new(FORMS[2]).await;
-    let (at_bridge, at_broker) = (port().await.to_string(), port().await.to_string());
+    let (at_bridge, at_broker) = (free().to_string(), free().to_string());
     let with = |mut args: Vec<String>, addr: &str| {
         let place = args.iter().position(|arg| arg == "127.0.0.1:0").unwrap();
         args[place] = addr.to_owned();

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::flow::{Service, whole_conversation};
-use crate::pair::{BACK_MAX, Process, Role, connect, port, run};
+use crate::pair::{BACK_MAX, Process, Role, connect, free, run};
 use crate::relay::Relay;
 use crate::support::within;
 
@@ -92,8 +92,8 @@ async fn a_running_bridge_serves_a_new_registration_and_the_broker_keeps_its_cer
     let dir = tempfile::tempdir().unwrap();
     let (store, state) = (dir.path().join("store"), dir.path().join("state"));
     let service = Service::start().await;
-    let relay = Relay::start(port().await, OuterServer::Plain).await;
-    let (code, listen) = (PairingCode::random(), port().await);
+    let relay = Relay::start(free(), OuterServer::Plain).await;
+    let (code, listen) = (PairingCode::random(), free());
     let word = join(relay.addr, &code);
     let _bridge = run(&bridge_args(&store, &service.addr.to_string()));
     let kept = format!("file:{}", state.display());
@@ -126,7 +126,7 @@ async fn a_broker_in_memory_is_certified_anew_at_each_start_with_the_same_key() 
     let dir = tempfile::tempdir().unwrap();
     let (store, state) = (dir.path().join("store"), dir.path().join("state"));
     let service = Service::start().await;
-    let relay = Relay::start(port().await, OuterServer::Plain).await;
+    let relay = Relay::start(free(), OuterServer::Plain).await;
     // As `culvert pair fingerprint` leaves it.
     let keys = FileStore::new(state.clone());
     let made = culvert_pair::BrokerState::generate().unwrap();
@@ -143,7 +143,7 @@ async fn a_broker_in_memory_is_certified_anew_at_each_start_with_the_same_key() 
     let _bridge = run(&bridge_args(&store, &service.addr.to_string()));
     let kept = format!("memory:file:{}", state.display());
     for _ in 0..2 {
-        let listen = port().await;
+        let listen = free();
         let (at, place) = (listen.to_string(), relay.addr.to_string());
         let args = owned(&[
             "broker",
@@ -180,7 +180,7 @@ impl Direct {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let service = Service::start().await;
-        let (at, code) = (port().await, PairingCode::random());
+        let (at, code) = (free(), PairingCode::random());
         register(&dir.path().join("store"), at, &code, false).await;
         let mut args = bridge_args(&dir.path().join("store"), &service.addr.to_string());
         args.retain(|arg| arg != "--relay-plain");
@@ -212,7 +212,7 @@ impl Direct {
 
     /// The broker still gets its certificate: nobody used the code up.
     async fn still_works(&self) {
-        let listen = port().await;
+        let listen = free();
         let broker: Role = run(&self.broker(self.at, &self.code, listen));
         let (client, served) = (connect(listen).await, self.service.accept().await);
         whole_conversation(client, served).await;
@@ -223,7 +223,7 @@ impl Direct {
 #[tokio::test]
 async fn a_wrong_code_gets_nothing_and_uses_nothing_up() {
     let mut site = Direct::start().await;
-    let mut broker = Process::start(&site.broker(site.at, &PairingCode::random(), port().await));
+    let mut broker = Process::start(&site.broker(site.at, &PairingCode::random(), free()));
     let line = broker.line_with("msg=\"no certificate\"").await;
     assert!(line.contains("pairing code"), "{line}");
     let line = site.bridge.line_with("a broker got no certificate").await;
@@ -237,7 +237,7 @@ async fn a_bridge_that_dials_its_broker_gives_it_its_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     let service = Service::start().await;
-    let (meet, listen) = (port().await, port().await);
+    let (meet, listen) = (free(), free());
     let code = PairingCode::random();
     let mut bridge = bridge_args(&store, &service.addr.to_string());
     bridge.retain(|arg| arg != "--relay-plain");
@@ -271,7 +271,7 @@ async fn a_byte_changed_on_the_way_gives_no_certificate() {
                 tokio::spawn(change(broker, bridge, at_byte, seen.clone()));
             }
         });
-        let mut broker = Process::start(&site.broker(between, &site.code, port().await));
+        let mut broker = Process::start(&site.broker(between, &site.code, free()));
         broker.line_with("msg=\"no certificate\"").await;
         assert!(
             changed.load(Ordering::SeqCst) > 0,
@@ -324,7 +324,7 @@ async fn whoever_ends_the_tls_in_the_middle_is_found_out_by_both() {
             let _ = copy_bidirectional(&mut broker, &mut bridge).await;
         }
     });
-    let mut broker = Process::start(&site.broker(between, &site.code, port().await));
+    let mut broker = Process::start(&site.broker(between, &site.code, free()));
     let line = broker.line_with("msg=\"no certificate\"").await;
     assert!(
         line.contains("somebody stands between") || line.contains("gave no certificate"),
@@ -344,7 +344,7 @@ async fn a_pair_that_is_removed_is_waited_for_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let store = FileStore::new(dir.path().join("store"));
     let service = Service::start().await;
-    let relay = Relay::start(port().await, OuterServer::Plain).await;
+    let relay = Relay::start(free(), OuterServer::Plain).await;
     let made = register(store.dir(), relay.addr, &PairingCode::random(), false).await;
     let _bridge = run(&bridge_args(store.dir(), &service.addr.to_string()));
     let at = &relay;

@@ -6,7 +6,7 @@ use culvert_net::introduction::OuterServer;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::flow::{Service, expect, whole_conversation};
-use crate::pair::{BACK_MAX, Certs, Role, connect, port, run};
+use crate::pair::{BACK_MAX, Certs, Role, connect, free, run};
 use crate::relay::{Relay, outer_tls};
 use crate::support::within;
 
@@ -34,14 +34,14 @@ async fn connections_run_through_a_relay_with_and_without_an_outer_tls() {
             "plain" => OuterServer::Plain,
             _ => outer_tls(certs.path(), outer == "keep"),
         };
-        let relay = Relay::start(port().await, tls).await;
+        let relay = Relay::start("127.0.0.1:0".parse().unwrap(), tls).await;
         let place = format!("localhost:{}", relay.addr.port());
         let ca = certs.path().join("relay-ca.crt");
         let trust: &[&str] = match outer {
             "plain" => &["--relay-plain"],
             _ => &["--outer-tls", outer, "--relay-ca", ca.to_str().unwrap()],
         };
-        let (to, listen) = (service.addr.to_string(), port().await);
+        let (to, listen) = (service.addr.to_string(), free());
         let _bridge = role("bridge", &certs, &place, &[trust, &["--to", &to]].concat());
         let at = listen.to_string();
         let mut flags = [trust, &["--listen", &at]].concat();
@@ -70,7 +70,7 @@ async fn connections_run_through_a_relay_with_and_without_an_outer_tls() {
 #[tokio::test]
 async fn a_pair_stands_again_soon_after_its_relay_does() {
     let (certs, service) = (Certs::new(), Service::start().await);
-    let (at, listen) = (port().await, port().await);
+    let (at, listen) = (free(), free());
     let (to, local) = (service.addr.to_string(), listen.to_string());
     let relay = Relay::start(at, OuterServer::Plain).await;
     let _bridge = role(
@@ -110,11 +110,11 @@ async fn a_pair_stands_again_soon_after_its_relay_does() {
 #[tokio::test]
 async fn a_bridge_keeps_spares_at_every_relay_and_any_one_is_enough() {
     let (certs, service) = (Certs::new(), Service::start().await);
-    let (first, second, dead) = (port().await, port().await, port().await);
+    let (first, second, dead) = (free(), free(), free());
     let one = Relay::start(first, OuterServer::Plain).await;
     let two = Relay::start(second, OuterServer::Plain).await;
     let all = format!("{dead},{first},{second}");
-    let (to, listen) = (service.addr.to_string(), port().await);
+    let (to, listen) = (service.addr.to_string(), free());
     let _bridge = role("bridge", &certs, &all, &["--relay-plain", "--to", &to]);
     within(async {
         while (one.waiting(), two.waiting()) != (2, 2) {

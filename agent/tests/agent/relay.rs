@@ -42,6 +42,7 @@ pub fn outer_tls(dir: &Path, keep: bool) -> OuterServer {
 impl Relay {
     pub async fn start(addr: SocketAddr, outer: OuterServer) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
         let inner = Arc::new(Inner {
             outer,
             waiting: Mutex::default(),

@@ -1,6 +1,6 @@
 //! Port forwards, over every kind of leg.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,11 @@ use crate::hub::{Hub, TOKEN, metric, soon, until};
 use crate::private::{Private, pattern};
 use crate::secure::Pki;
 
-/// A port that was free a moment ago.
+/// A free port of an address that no other test process uses, so that it stays free.
 pub fn free() -> SocketAddr {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = [127, high | 64, middle, low];
+    let probe = std::net::TcpListener::bind((Ipv4Addr::from(own), 0)).unwrap();
     probe.local_addr().unwrap()
 }
 
