@@ -15,6 +15,8 @@ use super::serve::{Connection, End, Message, Step, message};
 use super::{DISCARD, EXCHANGE, Plan, SEND, Way, Work};
 use crate::load::{Arrivals, Measured};
 
+mod fill;
+
 /// Bytes discarded by one call.
 const DISCARD_BYTES: usize = 1 << 20;
 /// Connections that wait to be accepted.
@@ -203,6 +205,9 @@ impl Rig {
                 "connecting to {}: too slow",
                 plan.entry
             );
+        }
+        if plan.stalled_beside > 0 && plan.bulk_beside == 0 {
+            self.fill(plan)?;
         }
         match plan.work {
             Work::Messages { .. } => Ok(callers),
