@@ -7,6 +7,7 @@ use crate::run;
 
 /// Each local crate and the local crates it may use. Arrows go down only.
 const FLOORS: &[(&str, &[&str])] = &[
+    ("culvert-abi", &[]),
     ("culvert-mux", &[]),
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
