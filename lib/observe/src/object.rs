@@ -1,0 +1,69 @@
+//! The object with the programs: the one that was built in, and whether it is what it should be.
+
+use object::endian::Endianness;
+use object::read::elf::ElfFile64;
+use object::{Architecture, Object as _, ObjectSection as _};
+
+/// The programs. The build refuses them when their checksum is another.
+pub const BUILT_IN: &[u8] = &[];
+
+/// Section that holds [`culvert_abi::VERSION`].
+const VERSION_SECTION: &str = "culvert_abi";
+
+/// Why an object is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// There is none.
+    #[error("the eBPF object is missing: it has no bytes")]
+    Missing,
+    /// No ELF file, or a part of one.
+    #[error("the eBPF object is damaged: {0}")]
+    Damaged(String),
+    /// For another machine or byte order.
+    #[error("the eBPF object is for {0}, and this host wants {1} eBPF")]
+    Foreign(String, &'static str),
+    /// Of another version of the records.
+    #[error(
+        "the eBPF object has version {found} of the records, and this program version {wanted}"
+    )]
+    Version {
+        /// What it says; 0 when it says nothing.
+        found: u16,
+        /// What this program was built with.
+        wanted: u16,
+    },
+}
+
+/// Looks at an object before the kernel sees it.
+pub fn check(bytes: &[u8]) -> Result<(), ObjectError> {
+    if bytes.is_empty() {
+        return Err(ObjectError::Missing);
+    }
+    let damaged = |why: object::Error| ObjectError::Damaged(why.to_string());
+    let file = ElfFile64::<Endianness>::parse(bytes).map_err(damaged)?;
+    let native = match cfg!(target_endian = "little") {
+        true => "little-endian",
+        false => "big-endian",
+    };
+    let is_native = file.is_little_endian() == cfg!(target_endian = "little");
+    if file.architecture() != Architecture::Bpf || !is_native {
+        let order = if file.is_little_endian() {
+            "little"
+        } else {
+            "big"
+        };
+        let what = format!("{order}-endian {:?}", file.architecture());
+        return Err(ObjectError::Foreign(what, native));
+    }
+    let section = file.section_by_name(VERSION_SECTION);
+    let data = section.map(|it| it.data()).transpose().map_err(damaged)?;
+    let first = data.and_then(|it| it.first_chunk::<2>().copied());
+    let found = first.map_or(0, u16::from_ne_bytes);
+    match found == culvert_abi::VERSION {
+        true => Ok(()),
+        false => Err(ObjectError::Version {
+            found,
+            wanted: culvert_abi::VERSION,
+        }),
+    }
+}
