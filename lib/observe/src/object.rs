@@ -5,7 +5,10 @@ use object::read::elf::ElfFile64;
 use object::{Architecture, Object as _, ObjectSection as _};
 
 /// The programs. The build refuses them when their checksum is another.
-pub const BUILT_IN: &[u8] = &[];
+pub const BUILT_IN: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../ebpf/prebuilt/culvert.bpf.o"
+));
 
 /// Section that holds [`culvert_abi::VERSION`].
 const VERSION_SECTION: &str = "culvert_abi";
@@ -20,8 +23,8 @@ pub enum ObjectError {
     #[error("the eBPF object is damaged: {0}")]
     Damaged(String),
     /// For another machine or byte order.
-    #[error("the eBPF object is for {0}, and this host wants {1} eBPF")]
-    Foreign(String, &'static str),
+    #[error("the eBPF object is for {0}, and this host wants {NATIVE} BPF")]
+    Foreign(String),
     /// Of another version of the records.
     #[error(
         "the eBPF object has version {found} of the records, and this program version {wanted}"
@@ -34,26 +37,34 @@ pub enum ObjectError {
     },
 }
 
+const NATIVE: &str = match cfg!(target_endian = "little") {
+    true => "little-endian",
+    false => "big-endian",
+};
+
+/// The byte order that the first bytes of an ELF file name.
+fn byte_order(bytes: &[u8]) -> Option<&'static str> {
+    let order = bytes.strip_prefix(b"\x7fELF")?.get(1)?;
+    match order {
+        1 => Some("little-endian"),
+        2 => Some("big-endian"),
+        _ => None,
+    }
+}
+
 /// Looks at an object before the kernel sees it.
 pub fn check(bytes: &[u8]) -> Result<(), ObjectError> {
     if bytes.is_empty() {
         return Err(ObjectError::Missing);
     }
     let damaged = |why: object::Error| ObjectError::Damaged(why.to_string());
+    if let Some(order) = byte_order(bytes).filter(|it| *it != NATIVE) {
+        return Err(ObjectError::Foreign(order.to_owned()));
+    }
     let file = ElfFile64::<Endianness>::parse(bytes).map_err(damaged)?;
-    let native = match cfg!(target_endian = "little") {
-        true => "little-endian",
-        false => "big-endian",
-    };
-    let is_native = file.is_little_endian() == cfg!(target_endian = "little");
-    if file.architecture() != Architecture::Bpf || !is_native {
-        let order = if file.is_little_endian() {
-            "little"
-        } else {
-            "big"
-        };
-        let what = format!("{order}-endian {:?}", file.architecture());
-        return Err(ObjectError::Foreign(what, native));
+    if file.architecture() != Architecture::Bpf {
+        let machine = format!("{:?}", file.architecture());
+        return Err(ObjectError::Foreign(machine));
     }
     let section = file.section_by_name(VERSION_SECTION);
     let data = section.map(|it| it.data()).transpose().map_err(damaged)?;

@@ -10,6 +10,8 @@ use crate::observer::Observer;
 pub struct ProgramStats {
     /// Its name.
     pub program: &'static str,
+    /// Its number in the kernel, as `bpftool prog` shows it.
+    pub id: u32,
     /// How often it ran.
     pub runs: u64,
     /// How long in all.
@@ -31,6 +33,7 @@ impl Observer {
             let info = programs.program(name)?.info().ok()?;
             Some(ProgramStats {
                 program: name,
+                id: info.id(),
                 runs: info.run_count(),
                 run_time: info.run_time(),
                 xlated_bytes: info.size_translated().unwrap_or_default(),
