@@ -43,7 +43,15 @@ struct Row<B> {
     /// Whether it is exported: a freed row keeps its name for late close records.
     live: bool,
     /// What stood in the row when its present owner got it.
-    baseline: Option<Box<B>>,
+    baseline: Option<Arc<B>>,
+}
+
+/// A row that is exported, as its reader keeps it: nobody waits for a reader.
+#[derive(Debug)]
+pub struct LiveRow<B> {
+    pub index: ClusterIndex,
+    pub name: Arc<str>,
+    pub baseline: Option<Arc<B>>,
 }
 
 /// Which cluster has which row. `B` is what a row's baseline looks like.
@@ -111,7 +119,7 @@ impl<B> Clusters<B> {
             self.rows.push(None);
             (index, None)
         } else if let Some((_, index)) = self.freed.pop_front_if(rested) {
-            (index, Some(Box::new(read(index))))
+            (index, Some(Arc::new(read(index))))
         } else {
             self.refused += 1;
             return ClusterIndex::OVERFLOW;
@@ -149,12 +157,16 @@ impl<B> Clusters<B> {
         Some(&row.name)
     }
 
-    /// Every row that is exported: its index, name and baseline.
-    pub fn live(&self) -> impl Iterator<Item = (u16, &str, Option<&B>)> {
+    /// Every row that is exported.
+    pub fn live(&self) -> impl Iterator<Item = LiveRow<B>> {
         let rows = (0..).zip(&self.rows);
         rows.filter_map(|(index, row)| {
             let row = row.as_ref().filter(|row| row.live)?;
-            Some((index, &*row.name, row.baseline.as_deref()))
+            Some(LiveRow {
+                index: ClusterIndex(index),
+                name: Arc::clone(&row.name),
+                baseline: row.baseline.clone(),
+            })
         })
     }
 
@@ -182,7 +194,7 @@ mod tests {
         assert_eq!(claim(&mut clusters, "a", 0), FIRST_CLUSTER);
         assert_eq!(clusters.find("b").unwrap().number(), FIRST_CLUSTER + 1);
         assert_eq!(clusters.find("c"), None);
-        let names: Vec<_> = clusters.live().map(|(_, name, _)| name).collect();
+        let names: Vec<_> = clusters.live().map(|it| it.name.to_string()).collect();
         assert_eq!(names, ["_unrouted", "_pair", "_overflow", "a", "b"]);
     }
 
@@ -207,8 +219,8 @@ mod tests {
         assert_eq!(clusters.live().count(), 3);
         assert_eq!(claim(&mut clusters, "new", 7 + REST_NS - 1), OVERFLOW);
         assert_eq!(claim(&mut clusters, "new", 7 + REST_NS), FIRST_CLUSTER);
-        let (_, name, baseline) = clusters.live().last().unwrap();
-        assert_eq!((name, baseline), ("new", Some(&400)));
+        let last = clusters.live().last().unwrap();
+        assert_eq!((&*last.name, last.baseline.as_deref()), ("new", Some(&400)));
     }
 
     #[test]
@@ -217,7 +229,11 @@ mod tests {
         claim(&mut clusters, "blinks", 0);
         clusters.free("blinks", 1);
         assert_eq!(claim(&mut clusters, "blinks", 2), FIRST_CLUSTER);
-        assert_eq!(clusters.live().last().unwrap().2, None, "no baseline");
+        assert_eq!(
+            clusters.live().last().unwrap().baseline,
+            None,
+            "no baseline"
+        );
         clusters.free("blinks", 3);
         assert_eq!(claim(&mut clusters, "other", 3 + REST_NS), FIRST_CLUSTER);
     }

@@ -95,10 +95,11 @@ pub fn unload_skb(programs: &mut Ebpf) {
     }
 }
 
-/// The kernel's hooks of the trace programs.
-pub const TRACE: [(&str, &str); 2] = [
-    (maps::RX_WAIT, "tcp_rcv_space_adjust"),
-    (maps::RESETS, "tcp_send_reset"),
+/// The hooks of the trace programs, each with its programs, best first: the kernel tells why it
+/// resets from 6.10 on.
+pub const TRACE: [(&str, &[&str]); 2] = [
+    ("tcp_rcv_space_adjust", &[maps::RX_WAIT]),
+    ("tcp_send_reset", &[maps::RESETS, "tr_sendrst_old"]),
 ];
 
 /// Loads the trace programs and links none.
@@ -113,14 +114,21 @@ pub fn trace(programs: &mut Ebpf) -> (Trace, Vec<Failure>) {
         }
     };
     let (mut ready, mut failures) = (Vec::new(), Vec::new());
-    for (name, hook) in TRACE {
-        let loaded = program::<aya::programs::BtfTracePoint>(programs, name).and_then(|program| {
+    for (hook, names) in TRACE {
+        let mut load = |name| {
+            let program: &mut aya::programs::BtfTracePoint = program(programs, name)?;
             let loaded = program.load(hook, &btf);
-            loaded.map_err(|why| failure(name, "load", &why))
-        });
+            loaded
+                .map(|()| name)
+                .map_err(|why| failure(name, "load", &why))
+        };
+        let mut refused = Vec::new();
+        let loaded = names
+            .iter()
+            .find_map(|name| load(name).map_err(|why| refused.push(why)).ok());
         match loaded {
-            Ok(()) => ready.push(name),
-            Err(why) => failures.push(why),
+            Some(name) => ready.push(name),
+            None => failures.extend(refused),
         }
     }
     let trace = match (ready.is_empty(), failures.first()) {

@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_abi::{Cnt, Kind, Leg, Own, bucket, keys};
-use parking_lot::RwLockReadGuard;
 
-use crate::clusters::{ClusterIndex, Clusters};
+use crate::clusters::{ClusterIndex, LiveRow};
 use crate::kernel::Kernel;
 use crate::observer::{Shared, monotonic_ns};
 use crate::slots::SlotCounts;
@@ -149,33 +148,33 @@ impl Unsampled {
 /// A view of all counters.
 pub struct Reading<'a> {
     kernel: Option<&'a Kernel>,
-    clusters: RwLockReadGuard<'a, Clusters<Baseline>>,
+    rows: Vec<LiveRow<Baseline>>,
+    refused: u64,
 }
 
 impl<'a> Reading<'a> {
     pub(crate) fn new(shared: &'a Shared) -> Self {
+        let clusters = shared.clusters.read();
         Self {
             kernel: shared.kernel.as_ref(),
-            clusters: shared.clusters.read(),
+            rows: clusters.live().collect(),
+            refused: clusters.refused(),
         }
     }
 
     /// Every cluster with a row, the fixed ones first.
     pub fn clusters(&self) -> impl Iterator<Item = ClusterReading<'_>> {
-        let kernel = self.kernel;
-        self.clusters
-            .live()
-            .map(move |(index, name, baseline)| ClusterReading {
-                name,
-                index: ClusterIndex(index),
-                kernel,
-                baseline,
-            })
+        self.rows.iter().map(|row| ClusterReading {
+            name: &row.name,
+            index: row.index,
+            kernel: self.kernel,
+            baseline: row.baseline.as_deref(),
+        })
     }
 
     /// How often a cluster found no row left.
     pub fn clusters_refused(&self) -> u64 {
-        self.clusters.refused()
+        self.refused
     }
 
     /// A cell that the programs keep about themselves; 0 without them.

@@ -112,6 +112,17 @@ impl Report {
         self.reason.map_or("", Reason::name)
     }
 
+    /// What an operator can do about the reason.
+    pub fn fix(&self) -> Option<&'static str> {
+        let refused = self.failures.iter().any(|it| it.step == "load");
+        match self.reason? {
+            Reason::SockopsAttach | Reason::SkbAttach if refused => {
+                Some("report this line with the kernel's release: its verifier refused a program")
+            }
+            reason => Some(reason.fix()),
+        }
+    }
+
     /// Whether the log line is a warning: something was granted and failed all the same.
     pub fn is_warning(&self) -> bool {
         self.reason.is_some_and(|reason| !reason.is_expected())
@@ -150,8 +161,8 @@ impl fmt::Display for Report {
         if let Some(detail) = &self.detail {
             write!(f, " detail={detail:?}")?;
         }
-        if let Some(reason) = self.reason {
-            write!(f, " fix={:?}", reason.fix())?;
+        if let Some(fix) = self.fix() {
+            write!(f, " fix={fix:?}")?;
         }
         if self.tier == Tier::TcpInfo && self.reason.is_some_and(Reason::is_expected) {
             return Ok(());
@@ -266,6 +277,13 @@ mod tests {
             "{line}"
         );
         assert!(report.is_warning());
+        assert!(line.contains("bpftool cgroup tree"), "{line}");
+        let mut refused = report;
+        refused.failures[0].step = "load";
+        assert!(
+            refused.to_string().contains("its verifier refused"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -105,8 +105,11 @@ impl Settings {
         rows.next_power_of_two()
     }
 
-    /// Slots for pairs in the maps, a power of two.
+    /// Slots for pairs in the maps, a power of two; one where nobody needs any.
     pub fn pair_slots(&self) -> u32 {
+        if self.tier_max < Tier::Skb {
+            return 1;
+        }
         self.pairs_max.clamp(1, Self::PAIRS_MAX).next_power_of_two()
     }
 }

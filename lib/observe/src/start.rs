@@ -15,11 +15,11 @@ use crate::observer::Observer;
 use crate::report::{Check, Report, Trace, errno};
 use crate::selftest;
 use crate::settings::{Mode, Settings, Tier};
-use crate::tier::{Found, KERNEL_MIN, Kernel as Version, Reason};
+use crate::tier::{Found, KERNEL_MIN, Kernel as Version};
 
 /// The observer was required, and there is none.
 #[derive(Debug, thiserror::Error)]
-#[error("ebpf.mode=require: this host gives tier {tier}, not {wanted} ({reason}{detail}): {fix}; or set ebpf.mode=auto", tier = report.tier, wanted = report.tier_max, reason = report.reason_name(), detail = particulars(report), fix = report.reason.map_or("", Reason::fix))]
+#[error("ebpf.mode=require: this host gives tier {tier}, not {wanted} ({reason}{detail}): {fix}; or set ebpf.mode=auto", tier = report.tier, wanted = report.tier_max, reason = report.reason_name(), detail = particulars(report), fix = report.fix().unwrap_or_default())]
 pub struct ObserveError {
     /// All that is known.
     pub report: Box<Report>,

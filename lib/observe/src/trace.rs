@@ -3,7 +3,6 @@
 
 use aya::programs::{Program, ProgramError};
 
-use crate::load::TRACE;
 use crate::observer::Observer;
 use crate::report::Trace;
 
@@ -25,7 +24,7 @@ impl Observer {
     /// # Errors
     /// When there is nothing to link, or the kernel refuses.
     pub fn trace(&self, on: bool) -> Result<(), TraceError> {
-        let ready = match (&self.report().trace, &self.shared.kernel) {
+        let (ready, kernel) = match (&self.report().trace, &self.shared.kernel) {
             (Trace::Ready(ready), Some(kernel)) => (ready, kernel),
             (Trace::Unavailable(why), _) => return Err(TraceError::Unavailable(why.clone())),
             _ => {
@@ -34,14 +33,13 @@ impl Observer {
                 ));
             }
         };
-        let (ready, kernel) = ready;
         let mut links = kernel.trace_links.lock();
         links.clear();
         if !on {
             return Ok(());
         }
         let mut programs = kernel.programs.lock();
-        for (name, _) in TRACE.iter().filter(|(name, _)| ready.contains(name)) {
+        for name in ready {
             let Some(Program::BtfTracePoint(program)) = programs.program_mut(name) else {
                 continue;
             };
