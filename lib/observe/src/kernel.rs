@@ -114,6 +114,12 @@ impl Kernel {
         }
     }
 
+    /// What only the programs do.
+    #[cfg(test)]
+    pub fn arm(&self, slot: u32, word: u64) {
+        self.pair(slot, 0).arm.store(word, Ordering::Relaxed);
+    }
+
     /// Says whose a slot is, after all else: 0 is nobody.
     pub fn own_slot(&self, slot: u32, generation: u32) {
         for direction in 0..2 {

@@ -279,16 +279,13 @@ impl Observer {
         if let Some(index) = self.shared.clusters.read().find(name) {
             return index;
         }
-        let baseline = |index| {
-            self.shared
-                .kernel
-                .as_ref()
-                .map(|it| Baseline::of(it, index))
-        };
-        let mut clusters = self.shared.clusters.write();
-        clusters.claim(name, monotonic_ns(), |index| {
-            baseline(index).unwrap_or_default()
-        })
+        self.claim(name, monotonic_ns())
+    }
+
+    fn claim(&self, name: &str, now_ns: u64) -> ClusterIndex {
+        let kernel = self.shared.kernel.as_ref();
+        let baseline = |index| kernel.map(|it| Baseline::of(it, index)).unwrap_or_default();
+        self.shared.clusters.write().claim(name, now_ns, baseline)
     }
 
     /// Takes the row of a cluster back: it is gone, and its last connection closed.
@@ -325,4 +322,118 @@ pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+
+    use culvert_abi::{Cnt, Kind, arm, ticks};
+
+    use super::*;
+    use crate::clusters::REST_NS;
+    use crate::reading::Unsampled;
+
+    /// An observer of this thread's own, where the host permits one.
+    fn observer(test: &str) -> Option<Observer> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP {test}: needs root");
+            let required = std::env::var_os("CULVERT_REQUIRE").is_some_and(|value| value == "all");
+            assert!(!required, "{test} must run here");
+            return None;
+        }
+        let settings = Settings {
+            clusters_max: 8,
+            pairs_max: 16,
+            ..Settings::default()
+        };
+        let observer = crate::start(&settings).unwrap();
+        assert_eq!(observer.tier(), Tier::Skb, "{}", observer.report());
+        Some(observer)
+    }
+
+    /// Moves bytes over one tagged socket and back.
+    fn move_bytes(observer: &Observer, cluster: ClusterIndex, count: usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tagged = TcpListener::bind("127.0.0.1:0").unwrap();
+        observer.listener(tagged.as_fd(), Leg::Pair);
+        let (mut other, _) = listener.accept().unwrap();
+        let mut near = TcpStream::connect(tagged.local_addr().unwrap()).unwrap();
+        let (mut own, _) = tagged.accept().unwrap();
+        let tag = Tag {
+            conn: ConnId::of_sequence(9),
+            cluster,
+            leg: Leg::Pair,
+            role: Role::Client,
+            flags: 0,
+        };
+        observer.tag(own.as_fd(), tag);
+        let mut bytes = vec![1; count];
+        near.write_all(&bytes).unwrap();
+        own.read_exact(&mut bytes).unwrap();
+        own.write_all(&bytes).unwrap();
+        near.read_exact(&mut bytes).unwrap();
+        // Sockets that nobody tagged.
+        client.write_all(&bytes).unwrap();
+        other.read_exact(&mut bytes).unwrap();
+    }
+
+    fn of(observer: &Observer, name: &str) -> (Cnt, u64) {
+        let reading = observer.read();
+        let own = reading.clusters().find(|it| it.name == name).unwrap();
+        let count = own
+            .legs()
+            .next()
+            .map(|(_, count)| count)
+            .unwrap_or_default();
+        (
+            count,
+            own.histogram(Kind::RttClient).map_or(0, |it| it.count()),
+        )
+    }
+
+    #[test]
+    fn the_next_owner_of_a_row_starts_from_nothing_in_the_kernel_too() {
+        let Some(observer) =
+            observer("the_next_owner_of_a_row_starts_from_nothing_in_the_kernel_too")
+        else {
+            return;
+        };
+        let names = ["old", "b", "c", "d"];
+        let [old, ..] = names.map(|name| observer.cluster(name));
+        move_bytes(&observer, old, 1_000);
+        let (count, rtts) = of(&observer, "old");
+        assert_eq!((count.rx_bytes, count.tx_bytes), (1_000, 1_000));
+        assert!(rtts > 0);
+        observer.forget_cluster("old");
+        assert_eq!(observer.cluster("new"), ClusterIndex::OVERFLOW, "it rests");
+        assert_eq!(observer.read().clusters_refused(), 1);
+        let new = observer.claim("new", monotonic_ns() + REST_NS);
+        assert_eq!(new, old);
+        assert_eq!(of(&observer, "new"), (Cnt::default(), 0));
+        move_bytes(&observer, new, 30);
+        assert_eq!(of(&observer, "new").0.rx_bytes, 30);
+        assert_eq!(observer.cluster_name(new.number()).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_sample_whose_byte_never_leaves_is_given_up() {
+        let Some(observer) = observer("a_sample_whose_byte_never_leaves_is_given_up") else {
+            return;
+        };
+        let kernel = observer.shared.kernel.as_ref().unwrap();
+        let id = kernel.slots.lock().take(monotonic_ns()).unwrap();
+        let then = 5_000_000_000;
+        kernel.arm(id.slot, arm::pack(0, ticks::of_ns(then), 77));
+        let stale = || observer.read().unsampled()[1];
+        kernel.sweep(then + 1_023_000_000_000);
+        assert_eq!(stale(), (Unsampled::Stale, 0), "not yet");
+        kernel.sweep(then + 1_025_000_000_000);
+        assert_eq!(stale(), (Unsampled::Stale, 1));
+        kernel.sweep(then + 2_000_000_000_000);
+        assert_eq!(stale(), (Unsampled::Stale, 1), "once");
+    }
 }

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on panics, what was measured is printed"
 )]
 
+mod costs;
 mod degrade;
 mod lives;
 mod load;
