@@ -9,25 +9,16 @@
 #![deny(unsafe_code)]
 
 #[cfg(target_arch = "bpf")]
-mod conn;
-#[cfg(target_arch = "bpf")]
-mod maps;
-#[cfg(target_arch = "bpf")]
 mod memory;
 #[cfg(target_arch = "bpf")]
+mod needs;
+#[cfg(target_arch = "bpf")]
 mod parse;
-#[cfg(target_arch = "bpf")]
-mod programs;
-#[cfg(target_arch = "bpf")]
-mod residence;
-#[cfg(target_arch = "bpf")]
-mod rtt;
+
+#[cfg(all(target_arch = "bpf", not(feature = "testprogs")))]
+mod observer;
 #[cfg(all(target_arch = "bpf", feature = "testprogs"))]
 mod testprogs;
-#[cfg(target_arch = "bpf")]
-mod time;
-#[cfg(target_arch = "bpf")]
-mod trace;
 
 /// The host has nothing to run here.
 #[cfg(not(target_arch = "bpf"))]

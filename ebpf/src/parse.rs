@@ -24,24 +24,6 @@ pub enum Packet {
     Unknown,
 }
 
-impl Packet {
-    /// Neither TCP nor a header that may hide it.
-    #[inline(always)]
-    pub fn is_other(&self) -> bool {
-        matches!(self, Self::Other)
-    }
-
-    /// Not a mere acknowledgement either.
-    #[inline(always)]
-    pub fn may_hold_payload(&self) -> bool {
-        match self {
-            Self::Tcp(segment) => segment.payload > 0,
-            Self::Other => false,
-            Self::Unknown => true,
-        }
-    }
-}
-
 /// A TCP segment.
 #[derive(Clone, Copy)]
 pub struct Segment {

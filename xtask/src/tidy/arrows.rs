@@ -64,6 +64,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-perf",
         &["culvert-engine", "culvert-mux", "culvert-proto"],
     ),
+    ("culvert-ebpf", &["culvert-abi"]),
     ("culvert-benches", &["culvert-engine"]),
     ("xtask", &["culvert-proto"]),
 ];
@@ -83,6 +84,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio-uring", &["culvert-dataplane"]),
     ("io-uring", &["culvert-engine"]),
     ("aya", &["culvert-dataplane"]),
+    ("aya-ebpf", &["culvert-ebpf"]),
     ("yamux", &[]),
 ];
 

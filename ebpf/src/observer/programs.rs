@@ -1,11 +1,10 @@
-//! The entry points, and what the kernel wants beside them.
-#![expect(unsafe_code, reason = "symbols by name")]
+//! The entry points.
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockOpsContext};
 use culvert_abi::keys::RESET_UNKNOWN;
 
-use crate::{conn, residence, trace};
+use super::{conn, residence, trace};
 
 /// Go on, as if no program were there.
 const GO_ON: i32 = 1;
@@ -46,13 +45,3 @@ pub fn tr_sendrst_old(ctx: BtfTracePointContext) -> i32 {
     trace::was_reset(&ctx, RESET_UNKNOWN);
     0
 }
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// Storage by socket and `bpf_tcp_sock` want no licence, the trace programs do.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -6,11 +6,12 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_tcp_sock};
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_tcp_sock};
 use culvert_abi::{Ident, Kind, Own, Pair, Stat, arm, lane, offset, ticks};
 
-use crate::maps::{IDENT, STAT, count, counters, lanes, pair, sample};
-use crate::memory::{add, load, read, store, write};
-use crate::parse::{self, Packet};
-use crate::time::now_ns;
-use crate::trace;
+use super::cells::{add, load, store, write};
+use super::maps::{IDENT, STAT, count, counters, lanes, pair, sample};
+use super::time::now_ns;
+use super::trace;
+use crate::memory::read;
+use crate::parse::{self, Packet, Segment};
 
 /// A tagged socket and what is known of it.
 struct Tagged {
@@ -24,7 +25,10 @@ struct Tagged {
 #[inline(always)]
 pub fn ingress(skb: *mut __sk_buff) {
     let packet = parse::packet(skb);
-    if !packet.may_hold_payload() {
+    if matches!(
+        packet,
+        Packet::Other | Packet::Tcp(Segment { payload: 0, .. })
+    ) {
         return;
     }
     let Some(to) = tagged(skb) else { return };
@@ -103,7 +107,7 @@ fn arm_sample(to: &Tagged, before: u64, now: u64) {
 #[inline(always)]
 pub fn egress(skb: *mut __sk_buff) {
     let packet = parse::packet(skb);
-    if packet.is_other() {
+    if matches!(packet, Packet::Other) {
         return;
     }
     let Some(from) = tagged(skb) else { return };

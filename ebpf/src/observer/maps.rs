@@ -10,7 +10,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, RingBuf};
 use culvert_abi::{Cnt, Ident, NO_SLOT, Own, Pair, Stat, bucket, keys, maps};
 
-use crate::memory::{add_to, read};
+use super::cells::add_to;
+use crate::memory::read;
 
 /// Readers map the pages: a scrape is no system call.
 const MMAPABLE: u32 = 1 << 10;

@@ -3,8 +3,9 @@
 use aya_ebpf::bindings::bpf_sock_ops;
 use culvert_abi::{Ident, Kind, Stat};
 
-use crate::maps::sample;
-use crate::memory::{read, write};
+use super::cells::write;
+use super::maps::sample;
+use crate::memory::read;
 
 const NS_PER_US: u64 = 1_000;
 

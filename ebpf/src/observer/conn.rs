@@ -10,10 +10,11 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
 use culvert_abi::{Close, CloseKind, Ident, Own, Stat, VERSION, maps, offset};
 
-use crate::maps::{CLOSE, IDENT, STAT, count, counters};
-use crate::memory::{add, read, write};
-use crate::rtt;
-use crate::time::now_ns;
+use super::cells::{add, write};
+use super::maps::{CLOSE, IDENT, STAT, count, counters};
+use super::rtt;
+use super::time::now_ns;
+use crate::memory::read;
 
 /// Timeouts, retransmissions, changes of state and round trips.
 const CALLBACKS: u32 = 0xf;

@@ -5,9 +5,10 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::BtfTracePointContext;
 use culvert_abi::{Ident, Kind, Stat, keys, ticks};
 
-use crate::maps::{IDENT, STAT, count_cell, sample};
-use crate::memory::{read, write};
-use crate::time::now_ns;
+use super::cells::write;
+use super::maps::{IDENT, STAT, count_cell, sample};
+use super::time::now_ns;
+use crate::memory::read;
 
 /// Payload came: remembers when, unless older payload waits already.
 #[inline(always)]
