@@ -36,9 +36,9 @@ pub const fn of_ns(ns: u64) -> u32 {
     1 + (octave - FIRST) * 4 + quarter
 }
 
-/// A compare chain: the kernel's instruction set counts no zeros.
+/// 0 for 0. A compare chain: the kernel's instruction set counts no zeros.
 #[inline(always)]
-const fn floor_log2(value: u64) -> u32 {
+pub(crate) const fn floor_log2(value: u64) -> u32 {
     let mut rest = value;
     let mut log = 0;
     if rest >= 1 << 32 {

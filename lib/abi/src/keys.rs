@@ -35,3 +35,22 @@ pub const fn pair_key(slot: u32, direction: u32) -> u32 {
 pub const fn pres_key(slot: u32, direction: u32, word: u32) -> u32 {
     pair_key(slot, direction) * crate::lane::WORDS + (word & (crate::lane::WORDS - 1))
 }
+
+/// First cell of `SELF` that counts resets.
+pub const RESETS: u32 = 256;
+/// Reasons of a leg in `SELF`.
+pub const RESET_REASONS: u32 = 32;
+/// Reason of a reset where the kernel tells none.
+pub const RESET_UNKNOWN: u32 = RESET_REASONS - 1;
+
+/// Resets sent on a leg; `reason` as the running kernel numbers them (`enum sk_rst_reason`).
+#[inline(always)]
+#[must_use]
+pub const fn reset_cell(leg: u8, reason: u32) -> u32 {
+    let reason = if reason < RESET_REASONS {
+        reason
+    } else {
+        RESET_UNKNOWN
+    };
+    RESETS + (leg as u32 & (LEGS - 1)) * RESET_REASONS + reason
+}

@@ -1,6 +1,8 @@
 //! The recent residence of one direction of one pair: 16 lanes of 16 bits in four words.
 //! Lane 0 holds samples up to 4.1 us, each further lane twice that, the last one the rest.
 
+use crate::bucket::floor_log2;
+
 /// Words of a direction.
 pub const WORDS: u32 = 4;
 /// Lanes of a direction.
@@ -16,16 +18,12 @@ const NS_PER_US: u64 = 1_000;
 #[inline(always)]
 #[must_use]
 pub const fn of_ns(ns: u64) -> u32 {
-    let mut bound = 1 << FIRST_SHIFT;
-    let mut lane = 0;
-    while lane < LANES - 1 {
-        if ns <= bound {
-            return lane;
-        }
-        bound <<= 1;
-        lane += 1;
+    if ns <= 1 << FIRST_SHIFT {
+        return 0;
     }
-    lane
+    // No loop: the verifier would walk it.
+    let lane = 1 + floor_log2((ns - 1) >> FIRST_SHIFT);
+    if lane < LANES { lane } else { LANES - 1 }
 }
 
 /// The word that holds a lane.

@@ -12,7 +12,7 @@ pub const PRES: &str = "PRES";
 pub const HIST: &str = "HIST";
 /// [`crate::Cnt`] by [`crate::keys::cnt_cell`].
 pub const CNT: &str = "CNT";
-/// Cells by [`crate::Own`].
+/// Cells by [`crate::Own`] and [`crate::keys::reset_cell`].
 pub const SELF: &str = "SELF";
 /// Ring of [`crate::Close`].
 pub const CLOSE: &str = "CLOSE";
@@ -21,8 +21,8 @@ pub const CLOSE: &str = "CLOSE";
 pub const CLUSTERS: u32 = 1_024;
 /// Joined pairs that the arrays hold unless they are resized.
 pub const SLOTS: u32 = 65_536;
-/// Cells of `SELF`.
-pub const SELF_CELLS: u32 = 64;
+/// Cells of `SELF`: one page.
+pub const SELF_CELLS: u32 = 512;
 /// Bytes of ring `CLOSE`.
 pub const CLOSE_BYTES: u32 = 4 << 20;
 
@@ -60,3 +60,5 @@ pub const EGRESS: &str = "cv_out";
 pub const RX_WAIT: &str = "tr_rcvspace";
 /// Resets sent, on demand.
 pub const RESETS: &str = "tr_sendrst";
+/// The same without the reason, for kernels before 6.10.
+pub const RESETS_OLD: &str = "tr_sendrst_old";

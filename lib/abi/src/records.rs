@@ -79,7 +79,7 @@ impl Ident {
     pub const TRACE: u16 = 2;
     /// Payload is not forwarded one to one: no residence.
     pub const NO_RESIDENCE: u16 = 4;
-    /// Taken over from another process while established.
+    /// Taken over from another process while established; nothing asks for it yet.
     pub const ADOPTED: u16 = 8;
 }
 
@@ -129,7 +129,8 @@ record! {
         110 flags: u16,
         /// Tick of the oldest payload not read yet, while traced; 0 = none.
         112 q_arm: u32,
-        /// Payload offset, modulo 2^32, at which the open hole is filled.
+        /// Payload offset, modulo 2^32, at which the open hole is filled; 0 = nothing is missing.
+        /// A field and no flag: it is written without the socket's lock.
         116 hole_end: u32,
     }
 }
@@ -145,8 +146,6 @@ impl Stat {
     pub const REMOTE_FIN: u16 = 8;
     /// Was established.
     pub const EST: u16 = 16;
-    /// Waits for a segment that was lost on its way here.
-    pub const HOLE: u16 = 32;
 }
 
 record! {

@@ -161,6 +161,8 @@ fn maps_have_powers_of_two_and_their_last_key_fits() {
     assert_eq!(keys::cnt_cell(cluster, 7, 3), 32_767);
     assert_eq!(keys::pair_key(slot, 1), 131_071);
     assert_eq!(keys::pres_key(slot, 1, 3), 524_287);
+    assert_eq!(keys::reset_cell(7, 99), maps::SELF_CELLS - 1);
+    assert_eq!(keys::reset_cell(0, 0), 256);
 }
 
 #[test]

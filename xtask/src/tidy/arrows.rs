@@ -66,6 +66,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-perf",
         &["culvert-engine", "culvert-mux", "culvert-proto"],
     ),
+    ("culvert-ebpf", &["culvert-abi"]),
     ("culvert-benches", &["culvert-engine"]),
     ("xtask", &["culvert-proto"]),
 ];
@@ -85,6 +86,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tokio-uring", &["culvert-dataplane"]),
     ("io-uring", &["culvert-engine"]),
     ("aya", &["culvert-observe"]),
+    ("aya-ebpf", &["culvert-ebpf"]),
     ("yamux", &[]),
 ];
 

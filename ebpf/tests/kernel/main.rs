@@ -1,0 +1,7 @@
+//! The programs in a real kernel, with the two capabilities that production has and no more.
+//!
+//! Each test has a cgroup and a network of its own and takes both away again. They want root;
+//! without it they say SKIP, and where `CULVERT_REQUIRE=all` they fail.
+
+mod loads;
+mod rig;
