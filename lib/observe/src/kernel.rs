@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::tp_btf::BtfTracePointLink;
-use culvert_abi::{Close, Ident, Own, Stat, arm, keys, lane, maps, ticks};
+use culvert_abi::{Close, Ident, Leg, Own, Stat, arm, keys, lane, maps, ticks};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::mapped::{Cell, CntCell, Mapped, PairCell};
+use crate::reasons;
 use crate::settings::Settings;
 use crate::slots::{SlotId, Slots};
 use crate::sys::BySocket;
@@ -35,6 +36,8 @@ pub struct Kernel {
     pub stale: AtomicU64,
     /// The programs; their links end with them.
     pub programs: Mutex<Ebpf>,
+    /// What the kernel's numbers of reset reasons mean; empty unless trace programs are there.
+    pub reset_names: Vec<(u32, String)>,
     /// Links of the trace programs, while someone traces.
     pub trace_links: Mutex<Vec<BtfTracePointLink>>,
 }
@@ -80,8 +83,18 @@ impl Kernel {
             no_slot: AtomicU64::new(0),
             stale: AtomicU64::new(0),
             programs: Mutex::new(programs),
+            reset_names: match settings.trace {
+                true => reasons::read(),
+                false => Vec::new(),
+            },
             trace_links: Mutex::default(),
         })
+    }
+
+    /// Resets that were sent on a leg, by the kernel's number of the reason.
+    pub fn resets(&self, leg: Leg, reason: u32) -> u64 {
+        let cell = keys::reset_cell(leg as u8, reason) as usize;
+        self.own.cells()[cell].load(Ordering::Relaxed)
     }
 
     /// A cell that the programs keep about themselves.

@@ -17,6 +17,7 @@ mod mapped;
 mod object;
 mod observer;
 mod reading;
+mod reasons;
 mod report;
 mod selftest;
 mod settings;

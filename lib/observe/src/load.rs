@@ -99,7 +99,7 @@ pub fn unload_skb(programs: &mut Ebpf) {
 /// resets from 6.10 on.
 pub const TRACE: [(&str, &[&str]); 2] = [
     ("tcp_rcv_space_adjust", &[maps::RX_WAIT]),
-    ("tcp_send_reset", &[maps::RESETS, "tr_sendrst_old"]),
+    ("tcp_send_reset", &[maps::RESETS, maps::RESETS_OLD]),
 ];
 
 /// Loads the trace programs and links none.

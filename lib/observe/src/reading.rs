@@ -1,5 +1,6 @@
 //! What the kernel counted, read from its memory: O(clusters), no syscall.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_abi::{Cnt, Kind, Leg, Own, bucket, keys};
@@ -197,10 +198,38 @@ impl<'a> Reading<'a> {
         ]
     }
 
+    /// Resets that were sent while somebody traced: on which leg, for which reason as the running
+    /// kernel names it, how many.
+    pub fn resets(&self) -> impl Iterator<Item = (Leg, Cow<'_, str>, u64)> {
+        let kernel = self.kernel.into_iter();
+        kernel.flat_map(|kernel| {
+            let numbers = Leg::ALL.into_iter().flat_map(|leg| {
+                let reasons = 0..keys::RESET_REASONS;
+                reasons.map(move |reason| (leg, reason))
+            });
+            numbers.filter_map(|(leg, reason)| {
+                let count = kernel.resets(leg, reason);
+                (count > 0).then(|| (leg, reset_name(kernel, reason), count))
+            })
+        })
+    }
+
     /// States of the slots.
     pub fn slots(&self) -> SlotCounts {
         let counts = |it: &Kernel| it.slots.lock().counts(monotonic_ns());
         self.kernel.map_or_else(SlotCounts::default, counts)
+    }
+}
+
+fn reset_name(kernel: &Kernel, reason: u32) -> Cow<'_, str> {
+    let known = kernel
+        .reset_names
+        .iter()
+        .find(|(number, _)| *number == reason);
+    match known {
+        _ if reason == keys::RESET_UNKNOWN => "unknown".into(),
+        Some((_, name)) => name.as_str().into(),
+        None => format!("reason_{reason}").into(),
     }
 }
 

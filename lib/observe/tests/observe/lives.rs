@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use culvert_observe::{Ident, Kind, Observer, Offsets, Own, Role, Settings, Tier};
+use culvert_observe::{Ident, Kind, Leg, Observer, Offsets, Own, Role, Settings, Tier};
 use rustix::thread::CapabilitySet;
 
 use crate::rig::{
@@ -78,6 +78,7 @@ fn everything_works(observer: &Observer) {
         own.histogram(Kind::RxWait).map_or(0, |it| it.count())
     };
     until(|| (waits(observer) > 0).then_some(()));
+    resets(observer, &mut rows);
     observer.trace(false).unwrap();
     assert!(!observer.is_tracing());
     let so_far = waits(observer);
@@ -86,6 +87,26 @@ fn everything_works(observer: &Observer) {
     drop((slot, row));
     until(|| observer.closes().next());
     assert_eq!(observer.tag_failures(), []);
+}
+
+/// A close with bytes unread is a reset, and the kernel names the reason.
+fn resets(observer: &Observer, rows: &mut Rows) {
+    assert_eq!(observer.read().resets().count(), 0);
+    let mut row = rows.row(observer.cluster("after"));
+    row.client.write_all(b"never read").unwrap();
+    until(|| (row.near.peek(&mut [0]).ok()? > 0).then_some(()));
+    drop(row.near);
+    until(|| (observer.read().resets().count() > 0).then_some(()));
+    let reading = observer.read();
+    let resets: Vec<_> = reading.resets().collect();
+    let (leg, reason, count) = resets.first().unwrap();
+    assert_eq!(
+        (resets.len(), *leg, *count),
+        (1, Leg::Client, 1),
+        "{resets:?}"
+    );
+    println!("reset: {reason}");
+    assert!(!reason.starts_with("reason_"), "{reason} is a number");
 }
 
 #[test]
