@@ -129,9 +129,11 @@ fn own_cgroup() -> PathBuf {
     mount.expect("cgroup version 2 is mounted").join(own)
 }
 
+const TWO: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN);
+
 /// What production has: two capabilities, and no way to more.
 pub fn reduce_capabilities() {
-    reduce_to(CapabilitySet::BPF | CapabilitySet::NET_ADMIN);
+    reduce_to(TWO);
 }
 
 /// Leaves this thread, and those that it starts, these capabilities.
@@ -175,7 +177,19 @@ impl Observer {
     /// Loads and links with two capabilities; the thread keeps no other.
     pub fn start(place: &Place, tier: Tier) -> Self {
         reduce_capabilities();
+        Self::link(place, tier, load())
+    }
+
+    /// The same, after something was loaded with a third one.
+    pub fn start_tracing(place: &Place, prepare: impl FnOnce(&mut Ebpf)) -> Self {
+        reduce_to(TWO | CapabilitySet::PERFMON);
         let mut bpf = load();
+        prepare(&mut bpf);
+        reduce_capabilities();
+        Self::link(place, Tier::Skb, bpf)
+    }
+
+    fn link(place: &Place, tier: Tier, mut bpf: Ebpf) -> Self {
         let cgroup = place.open();
         let program: &mut SockOps = bpf.program_mut(maps::SOCK_OPS).unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -298,10 +312,17 @@ impl Observer {
 
     /// Samples and their sum in nanoseconds.
     pub fn histogram(&self, cluster: u16, kind: u32) -> (u64, u64) {
+        let sum = self
+            .hist
+            .get(&(keys::hist_row(cluster, kind) + bucket::SUM), 0);
+        (self.row(cluster, kind).into_iter().sum(), sum.unwrap())
+    }
+
+    /// Samples of each bucket.
+    pub fn row(&self, cluster: u16, kind: u32) -> Vec<u64> {
         let row = keys::hist_row(cluster, kind);
-        let cell = |at: u32| self.hist.get(&(row + at), 0).unwrap();
-        let buckets = u32::try_from(bucket::BUCKETS).unwrap();
-        ((0..buckets).map(cell).sum(), cell(bucket::SUM))
+        let buckets = row..row + u32::try_from(bucket::BUCKETS).unwrap();
+        buckets.map(|at| self.hist.get(&at, 0).unwrap()).collect()
     }
 
     /// Counters of a cluster and leg.
@@ -324,7 +345,12 @@ impl Observer {
 
     /// What the observer counts about itself.
     pub fn own(&self, what: Own) -> u64 {
-        self.own.get(&(what as u32), 0).unwrap()
+        self.cell(what as u32)
+    }
+
+    /// A cell of the observer's own.
+    pub fn cell(&self, at: u32) -> u64 {
+        self.own.get(&at, 0).unwrap()
     }
 
     /// The close record of a connection; others are kept.
