@@ -13,6 +13,8 @@ const TCP: u8 = 6;
 const SYN: u32 = 0x02;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
+const HOP_BY_HOP: u8 = 0;
+const JUMBO_OPTION: u32 = 8;
 
 /// What a packet holds.
 pub enum Packet {
@@ -58,22 +60,35 @@ pub fn packet(skb: *mut __sk_buff) -> Packet {
 
 #[inline(always)]
 fn ipv6(skb: *mut __sk_buff, data: *const u8, end: *const u8) -> Packet {
-    /// Hop-by-hop, routing, fragment, authentication, destination options.
-    const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
+    /// Routing, fragment, authentication, destination options.
+    const EXTENSIONS: [u8; 4] = [43, 44, 51, 60];
     let next = byte(data, 6);
-    if next != TCP {
-        let [a, b, c, d, e] = EXTENSIONS;
-        let extended = next == a || next == b || next == c || next == d || next == e;
-        return if extended {
-            Packet::Unknown
-        } else {
-            Packet::Other
-        };
+    if next == TCP {
+        if data.wrapping_add(60) > end {
+            return Packet::Unknown;
+        }
+        return tcp_at::<40>(skb, data, IPV6_HEADER);
     }
-    if data.wrapping_add(60) > end {
+    if next == HOP_BY_HOP {
+        return jumbo(skb, data, end);
+    }
+    let [a, b, c, d] = EXTENSIONS;
+    let extended = next == a || next == b || next == c || next == d;
+    if extended {
+        Packet::Unknown
+    } else {
+        Packet::Other
+    }
+}
+
+/// More than 64 KiB before segmentation: the length stands in an option of eight bytes. Loopback
+/// has such packets, and any device with BIG TCP.
+#[inline(always)]
+fn jumbo(skb: *mut __sk_buff, data: *const u8, end: *const u8) -> Packet {
+    if data.wrapping_add(68) > end || byte(data, 40) != TCP || byte(data, 41) != 0 {
         return Packet::Unknown;
     }
-    tcp_at::<40>(skb, data, IPV6_HEADER)
+    tcp_at::<48>(skb, data, IPV6_HEADER + JUMBO_OPTION)
 }
 
 /// A packet pointer plus a variable is refused: the header is copied out.

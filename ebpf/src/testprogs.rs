@@ -13,12 +13,9 @@ use crate::parse::{Packet, packet};
 /// Kind, sequence number, payload.
 #[map]
 static PARSED: Array<u64> = Array::with_max_entries(3, 0);
-/// Packets that were lost.
+/// Packets that were lost; how many in a thousand are to be; the length from which they are.
 #[map]
-static LOST: Array<u64> = Array::with_max_entries(1, 0);
-
-/// A packet that holds less may be a handshake or an acknowledgement.
-const DATA_BYTES: u32 = 200;
+static LOSS: Array<u64> = Array::with_max_entries(3, 0);
 
 #[cgroup_skb]
 pub fn test_parse(ctx: SkBuffContext) -> i32 {
@@ -33,15 +30,15 @@ pub fn test_parse(ctx: SkBuffContext) -> i32 {
     1
 }
 
-/// Loses one in a hundred packets that hold data.
+/// Loses packets on their way in.
 #[classifier]
 pub fn test_lose(ctx: TcContext) -> i32 {
+    let [lost, per_mille, least] = [0, 1, 2].map(|at| LOSS.get(at).copied().unwrap_or_default());
     // SAFETY: the helper takes nothing.
-    let dice = unsafe { bpf_get_prandom_u32() };
-    if read!(ctx.skb.skb, len) < DATA_BYTES || dice % 100 != 0 {
+    let dice = u64::from(unsafe { bpf_get_prandom_u32() } % 1_000);
+    if u64::from(read!(ctx.skb.skb, len)) < least || dice >= per_mille {
         return TC_ACT_OK as i32;
     }
-    let lost = LOST.get(0).copied().unwrap_or_default();
-    let _ = LOST.set(0, lost + 1, 0);
+    let _ = LOSS.set(0, lost + 1, 0);
     TC_ACT_SHOT as i32
 }

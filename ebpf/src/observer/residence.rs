@@ -36,6 +36,9 @@ pub fn ingress(skb: *mut __sk_buff) {
         count(Own::Unparsed);
         return;
     };
+    if !has_base(&to, segment) {
+        return;
+    }
     let start = offset::end(segment.sequence, 0, read!(to.stat, rx_base));
     let end = start.wrapping_add(segment.payload);
     let before = read!(to.stat, rx_end);
@@ -115,6 +118,9 @@ pub fn egress(skb: *mut __sk_buff) {
         count(Own::Unparsed);
         return;
     };
+    if !has_base(&from, segment) {
+        return;
+    }
     let cnt = counters(from.ident);
     count_received(&from, cnt);
     let end = offset::end(segment.sequence, segment.payload, read!(from.stat, tx_base));
@@ -202,7 +208,7 @@ fn add_to_socket(stat: *mut Stat, inside: u32) {
     write!(stat, res_n, samples.saturating_add(1));
 }
 
-/// The packet's socket, if it is ours and established.
+/// The packet's socket, if it is ours.
 #[inline(always)]
 fn tagged(skb: *mut __sk_buff) -> Option<Tagged> {
     let sk = read!(skb, __bindgen_anon_2.sk);
@@ -216,11 +222,19 @@ fn tagged(skb: *mut __sk_buff) -> Option<Tagged> {
     }
     let ident = IDENT.get(sk)?;
     let stat = STAT.get(sk)?;
-    if read!(stat, flags) & Stat::BASE == 0 {
-        count(Own::NoBase);
-        return None;
-    }
     Some(Tagged { sk, ident, stat })
+}
+
+/// Whether offsets are known; payload before that is counted as missed.
+#[inline(always)]
+fn has_base(tagged: &Tagged, segment: Segment) -> bool {
+    if read!(tagged.stat, flags) & Stat::BASE != 0 {
+        return true;
+    }
+    if segment.payload > 0 {
+        count(Own::NoBase);
+    }
+    false
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,19 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, RingBuf, SkStorage};
 use aya::programs::links::CgroupAttachMode;
-use aya::programs::{CgroupSkb, CgroupSkbAttachType, ProgramInfo, SockOps};
+use aya::programs::{
+    CgroupSkb, CgroupSkbAttachType, ProgramInfo, SchedClassifier, SockOps, TcAttachType,
+};
 use aya::{Ebpf, EbpfLoader};
 use culvert_abi::{Close, Cnt, Ident, Leg, NO_SLOT, Own, Pair, Role, Stat, bucket, keys, maps};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 /// The committed object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../prebuilt/culvert.bpf.o");
+
+/// Programs for the tests alone.
+pub static TESTPROGS: &[u8] = aya::include_bytes_aligned!("../../prebuilt/testprogs.bpf.o");
 
 /// How long anything here is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -123,9 +129,11 @@ fn own_cgroup() -> PathBuf {
     mount.expect("cgroup version 2 is mounted").join(own)
 }
 
+const TWO: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN);
+
 /// What production has: two capabilities, and no way to more.
 pub fn reduce_capabilities() {
-    reduce_to(CapabilitySet::BPF | CapabilitySet::NET_ADMIN);
+    reduce_to(TWO);
 }
 
 /// Leaves this thread, and those that it starts, these capabilities.
@@ -169,7 +177,19 @@ impl Observer {
     /// Loads and links with two capabilities; the thread keeps no other.
     pub fn start(place: &Place, tier: Tier) -> Self {
         reduce_capabilities();
+        Self::link(place, tier, load())
+    }
+
+    /// The same, after something was loaded with a third one.
+    pub fn start_tracing(place: &Place, prepare: impl FnOnce(&mut Ebpf)) -> Self {
+        reduce_to(TWO | CapabilitySet::PERFMON);
         let mut bpf = load();
+        prepare(&mut bpf);
+        reduce_capabilities();
+        Self::link(place, Tier::Skb, bpf)
+    }
+
+    fn link(place: &Place, tier: Tier, mut bpf: Ebpf) -> Self {
         let cgroup = place.open();
         let program: &mut SockOps = bpf.program_mut(maps::SOCK_OPS).unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -292,10 +312,17 @@ impl Observer {
 
     /// Samples and their sum in nanoseconds.
     pub fn histogram(&self, cluster: u16, kind: u32) -> (u64, u64) {
+        let sum = self
+            .hist
+            .get(&(keys::hist_row(cluster, kind) + bucket::SUM), 0);
+        (self.row(cluster, kind).into_iter().sum(), sum.unwrap())
+    }
+
+    /// Samples of each bucket.
+    pub fn row(&self, cluster: u16, kind: u32) -> Vec<u64> {
         let row = keys::hist_row(cluster, kind);
-        let cell = |at: u32| self.hist.get(&(row + at), 0).unwrap();
-        let buckets = u32::try_from(bucket::BUCKETS).unwrap();
-        ((0..buckets).map(cell).sum(), cell(bucket::SUM))
+        let buckets = row..row + u32::try_from(bucket::BUCKETS).unwrap();
+        buckets.map(|at| self.hist.get(&at, 0).unwrap()).collect()
     }
 
     /// Counters of a cluster and leg.
@@ -318,22 +345,37 @@ impl Observer {
 
     /// What the observer counts about itself.
     pub fn own(&self, what: Own) -> u64 {
-        self.own.get(&(what as u32), 0).unwrap()
+        self.cell(what as u32)
+    }
+
+    /// A cell of the observer's own.
+    pub fn cell(&self, at: u32) -> u64 {
+        self.own.get(&at, 0).unwrap()
     }
 
     /// The close record of a connection; others are kept.
     pub fn close_of(&mut self, conn_id: u64) -> Close {
         until("a close record", || {
-            while let Some(item) = self.ring.next() {
-                let bytes: &[u8; Close::BYTES] = (&*item).try_into().unwrap();
-                self.closes.push(Close::from_bytes(bytes));
-            }
+            self.drain();
             let at = self
                 .closes
                 .iter()
                 .position(|close| close.conn_id == conn_id)?;
             Some(self.closes.swap_remove(at))
         })
+    }
+
+    /// Whether every close record was asked for.
+    pub fn no_more_closes(&mut self) -> bool {
+        self.drain();
+        self.closes.is_empty()
+    }
+
+    fn drain(&mut self) {
+        while let Some(item) = self.ring.next() {
+            let bytes: &[u8; Close::BYTES] = (&*item).try_into().unwrap();
+            self.closes.push(Close::from_bytes(bytes));
+        }
     }
 
     /// What the kernel says of a program.
@@ -375,22 +417,15 @@ pub fn loopbacks() -> [SocketAddr; 2] {
 
 /// A listener that is tagged before it listens, so that its children are from the start.
 pub fn tagged_listener(observer: &mut Observer, at: SocketAddr, leg: Leg) -> TcpListener {
-    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
-    let family = if at.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let fd = socket(family, SocketType::STREAM, None).unwrap();
-    bind(&fd, &at).unwrap();
     let template = Ident {
         leg: leg as u8,
         pair_slot: NO_SLOT,
         flags: Ident::TEMPLATE,
         ..Ident::default()
     };
-    observer.tag(&fd, template);
-    listen(&fd, 128).unwrap();
+    let fd = tagged_socket(observer, at, template);
+    rustix::net::bind(&fd, &at).unwrap();
+    rustix::net::listen(&fd, 128).unwrap();
     fd.into()
 }
 
@@ -400,14 +435,49 @@ pub fn tagged_connect(
     to: SocketAddr,
     ident: Ident,
 ) -> std::io::Result<TcpStream> {
-    use rustix::net::{AddressFamily, SocketType, connect, socket};
+    let socket = tagged_socket(observer, to, ident);
+    rustix::net::connect(&socket, &to)?;
+    Ok(socket.into())
+}
+
+/// A tagged socket for an address of this family.
+pub fn tagged_socket(observer: &mut Observer, to: SocketAddr, ident: Ident) -> OwnedFd {
     let family = if to.is_ipv4() {
         AddressFamily::INET
     } else {
         AddressFamily::INET6
     };
-    let fd = socket(family, SocketType::STREAM, None).unwrap();
-    observer.tag(&fd, ident);
-    connect(&fd, &to)?;
-    Ok(fd.into())
+    let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
+    observer.tag(&socket, ident);
+    socket
+}
+
+/// Loses packets on the loopback of a test's network.
+pub struct Loss {
+    bpf: Ebpf,
+}
+
+impl Loss {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        let mut bpf = Ebpf::load(TESTPROGS).unwrap();
+        let program = bpf.program_mut("test_lose").unwrap();
+        let program: &mut SchedClassifier = program.try_into().unwrap();
+        program.load().unwrap();
+        program.attach("lo", TcAttachType::Ingress).unwrap();
+        Self { bpf }
+    }
+
+    /// From now on, of the packets of at least this length.
+    pub fn lose(&mut self, per_mille: u64, bytes: u64) {
+        let mut cells: Array<_, u64> = self.bpf.map_mut("LOSS").unwrap().try_into().unwrap();
+        cells.set(2, bytes, 0).unwrap();
+        cells.set(1, per_mille, 0).unwrap();
+    }
+
+    /// Packets that were lost.
+    pub fn lost(&self) -> u64 {
+        let cells: Array<_, u64> = self.bpf.map("LOSS").unwrap().try_into().unwrap();
+        cells.get(&0, 0).unwrap()
+    }
 }
