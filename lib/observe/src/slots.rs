@@ -144,6 +144,39 @@ mod tests {
         assert_eq!(slots.touched(), 2);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_slot_has_two_holders_or_too_short_a_rest(
+            steps in proptest::collection::vec((0_u64..700_000_000, proptest::bool::ANY), 1..200),
+            slots_max in 1_u32..6,
+        ) {
+            let mut slots = Slots::new(slots_max);
+            let mut held: Vec<SlotId> = Vec::new();
+            let (mut given, mut generations) = (vec![None; 6], HashSet::new());
+            let mut now_ns = 0;
+            for (pause_ns, takes) in steps {
+                now_ns += pause_ns;
+                let counts = slots.counts(now_ns);
+                assert_eq!(counts.used + counts.resting + counts.free, slots_max);
+                assert_eq!(counts.used as usize, held.len());
+                if !takes {
+                    if let Some(id) = held.pop() {
+                        slots.give(id.slot, now_ns);
+                        given[id.slot as usize] = Some(now_ns);
+                    }
+                    continue;
+                }
+                let taken = slots.take(now_ns);
+                assert_eq!(taken.is_some(), counts.free > 0);
+                let Some(id) = taken else { continue };
+                assert!(held.iter().all(|it| it.slot != id.slot));
+                assert!(generations.insert(id.generation));
+                assert!(given[id.slot as usize].is_none_or(|since| now_ns - since >= REST_NS));
+                held.push(id);
+            }
+        }
+    }
+
     #[test]
     fn a_generation_is_never_nobodys() {
         let mut slots = Slots::new(4);

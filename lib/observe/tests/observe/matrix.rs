@@ -1,9 +1,13 @@
 //! What each set of capabilities gives.
 
-use culvert_observe::{Mode, Reason, Settings, Tier, Trace};
+use std::os::fd::AsFd as _;
+
+use culvert_observe::{Kind, Mode, Reason, Settings, Tier, Trace};
 use rustix::thread::CapabilitySet;
 
-use crate::rig::{GRANTED, GRANTED_TRACE, alone, in_a_child, is_root, limit, role, small, started};
+use crate::rig::{
+    GRANTED, GRANTED_TRACE, Rows, alone, in_a_child, is_root, limit, role, small, started, until,
+};
 
 const ROWS: [(&str, CapabilitySet, &str, &str); 6] = [
     (
@@ -134,5 +138,61 @@ fn as_nobody_with_a_grant_alone() {
 fn an_ordinary_user_with_file_capabilities_gets_everything() {
     if is_root("an_ordinary_user_with_file_capabilities_gets_everything") {
         in_a_child("matrix::as_nobody_with_a_grant", "");
+    }
+}
+
+#[test]
+#[ignore = "run by the test below"]
+fn no_packets() {
+    alone(no_packets_alone);
+}
+
+fn no_packets_alone() {
+    limit(GRANTED);
+    let observer = started(&Settings {
+        mode: Mode::Require,
+        tier_max: Tier::Sockops,
+        ..small()
+    });
+    let report = observer.report();
+    assert_eq!((report.tier, report.reason), (Tier::Sockops, None));
+    assert_eq!(report.programs, ["cv_sockops"]);
+    let cluster = observer.cluster("some");
+    let mut rows = Rows::v4(&observer);
+    let mut row = rows.row(cluster);
+    assert!(rows.join(&row, cluster, Default::default()).is_none());
+    row.pass_to_service(b"there", Default::default());
+    row.pass_to_client(b"and back", Default::default());
+    let far = observer.stat(row.far.as_fd()).unwrap();
+    assert!(far.t_conn <= far.t_est && far.rtt_n > 0, "{far:?}");
+    assert_eq!(
+        (far.rx_end, far.t_first_tx),
+        (0, 0),
+        "nobody looks at packets"
+    );
+    drop(row);
+    let mut kinds = Vec::new();
+    until(|| {
+        kinds.extend(observer.closes().map(|close| close.kind));
+        (kinds.len() == 2).then_some(())
+    });
+    let reading = observer.read();
+    assert_eq!(
+        reading.unsampled()[0].1,
+        0,
+        "a tier without slots lacks none"
+    );
+    let some = reading.clusters().find(|it| it.name == "some").unwrap();
+    assert!(some.histogram(Kind::RttClient).is_some());
+    assert!(
+        some.legs()
+            .all(|(_, cnt)| cnt.closes == 1 && cnt.rx_bytes == 0)
+    );
+}
+
+#[test]
+fn a_tier_that_was_asked_for_is_whole_without_the_next() {
+    if is_root("a_tier_that_was_asked_for_is_whole_without_the_next") {
+        in_a_child("matrix::no_packets", "");
     }
 }
