@@ -37,7 +37,7 @@ fn degraded_alone() {
         "old" => (Tier::TcpInfo, Reason::KernelTooOld, false),
         "unmounted" => (Tier::TcpInfo, Reason::NoCgroup2, false),
         "seccomp" => (Tier::TcpInfo, Reason::BpfDenied, true),
-        "memory" => (Tier::TcpInfo, Reason::MapCreate, true),
+        "memory" | "memory limit" => (Tier::TcpInfo, Reason::MapCreate, true),
         "load" | "link" | "single sockops" => (Tier::TcpInfo, Reason::SockopsAttach, true),
         "single egress" => (Tier::Sockops, Reason::SkbAttach, true),
         "elsewhere" => (Tier::TcpInfo, Reason::SelfTest, true),
@@ -49,7 +49,15 @@ fn degraded_alone() {
         "off" => Mode::Off,
         _ => Mode::Auto,
     };
-    let observer = started(&Settings { mode, ..small() });
+    let clusters_max = match role.as_str() {
+        "memory limit" => LIMITED_CLUSTERS,
+        _ => small().clusters_max,
+    };
+    let observer = started(&Settings {
+        mode,
+        clusters_max,
+        ..small()
+    });
     let report = observer.report();
     assert_eq!(
         (report.tier, report.reason),
@@ -118,6 +126,7 @@ fn prepare(role: &str) {
             let is_long = condition(2, SeccompCmpOp::Gt, 20);
             refuse(vec![command(MAP_CREATE), is_long], libc::ENOMEM);
         }
+        "memory limit" => enter_limited(&limited(role, parent())),
         "load" => refuse(vec![command(PROG_LOAD)], libc::EACCES),
         "link" => refuse(vec![command(LINK_CREATE)], libc::EPERM),
         "single sockops" => Nested::under_a_program(role, SOCK_OPS),
@@ -125,6 +134,36 @@ fn prepare(role: &str) {
         "elsewhere" => Nested::seen_as_another(role),
         _ => {}
     }
+}
+
+/// Their histograms alone take 64 MiB.
+const LIMITED_CLUSTERS: u16 = 8_192;
+/// Enough for the process, too little for that.
+const LIMIT_BYTES: &str = "41943040";
+
+/// A memory cgroup of the child of the test process `of`, and the name of its limit.
+fn limited(role: &str, of: u32) -> (PathBuf, &'static str) {
+    let name = format!("culvert-test-{}-{of}", role.replace(' ', "-"));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let first = mounts.lines().find(|line| {
+        let (_, source) = line.split_once(" - ").unwrap_or_default();
+        source.starts_with("cgroup ") && source.split([' ', ',']).any(|it| it == "memory")
+    });
+    match first.and_then(|line| line.split(' ').nth(4)) {
+        Some(point) => (PathBuf::from(point).join(name), "memory.limit_in_bytes"),
+        None => {
+            let root = cgroup2().unwrap();
+            // Where it is on already, this changes nothing.
+            let _ = std::fs::write(root.join("cgroup.subtree_control"), "+memory");
+            (root.join(name), "memory.max")
+        }
+    }
+}
+
+fn enter_limited((dir, limit): &(PathBuf, &str)) {
+    std::fs::create_dir(dir).unwrap();
+    std::fs::write(dir.join(limit), LIMIT_BYTES).unwrap();
+    std::fs::write(dir.join("cgroup.procs"), "0").unwrap();
 }
 
 fn command(number: u64) -> SeccompCondition {
@@ -263,7 +302,10 @@ fn a_seccomp_filter_on_bpf_is_named() {
 
 #[test]
 fn maps_that_find_no_memory_are_named() {
-    degrades("maps_that_find_no_memory_are_named", "memory");
+    let (test, role) = ("maps_that_find_no_memory_are_named", "memory limit");
+    let _after = TakenAway(limited(role, std::process::id()).0);
+    degrades(test, role);
+    degrades(test, "memory");
 }
 
 #[test]
