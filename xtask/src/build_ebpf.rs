@@ -94,13 +94,18 @@ fn flags(tools: &linker::Tools) -> Result<Vec<String>> {
     let cargo_home = cargo_home.or_else(user_home);
     let cargo_home = cargo_home.context("neither CARGO_HOME nor HOME is set")?;
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    Ok(vec![
+    let mut flags = vec![
         format!("-Clinker={}", tools.linker.display()),
         "-Clink-arg=--btf".to_owned(),
         remap(&run::root(), "/culvert"),
-        remap(&cargo_home, "/cargo"),
         remap(&tools.sysroot, "/rustc"),
-    ])
+        remap(&cargo_home, "/cargo"),
+    ];
+    // The last that fits counts: which mirror the packages came from is nobody's business.
+    for registry in fs::read_dir(cargo_home.join("registry/src"))? {
+        flags.push(remap(&registry?.path(), "/cargo"));
+    }
+    Ok(flags)
 }
 
 fn write(committed: &Path, built: &Path) -> Result<()> {
