@@ -78,3 +78,29 @@ pub fn check(bytes: &[u8]) -> Result<(), ObjectError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_damaged_object_is_refused_or_read_and_never_a_panic(
+            at in 0..BUILT_IN.len(),
+            change in 1_u8..,
+            length in 0..BUILT_IN.len(),
+        ) {
+            let mut bytes = BUILT_IN.to_vec();
+            bytes[at] ^= change;
+            let _ = check(&bytes);
+            prop_assert!(check(&bytes[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn the_object_that_is_built_in_is_of_this_version() {
+        assert_eq!(check(BUILT_IN), Ok(()));
+    }
+}

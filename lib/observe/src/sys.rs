@@ -12,7 +12,7 @@ use rustix::io::Errno;
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
-const TYPE_ARRAY: u32 = 2;
+const TYPE_QUEUE: u32 = 22;
 
 /// The part of `union bpf_attr` for elements.
 #[repr(C)]
@@ -79,14 +79,15 @@ impl<const N: usize> BySocket<N> {
     }
 }
 
-/// Whether bpf(2) works at all: makes an array of one element and drops it.
+/// Whether bpf(2) works with `CAP_BPF`: makes a queue of one element and drops it. Queues are for
+/// those with the capability even where arrays are for everybody.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn probe() -> Result<(), Errno> {
     let map = NewMap {
-        kind: TYPE_ARRAY,
-        key_bytes: 4,
+        kind: TYPE_QUEUE,
+        key_bytes: 0,
         value_bytes: 8,
         entries: 1,
         flags: 0,

@@ -36,7 +36,7 @@ fn degraded_alone() {
         "off" => (Tier::TcpInfo, Reason::Disabled, false),
         "old" => (Tier::TcpInfo, Reason::KernelTooOld, false),
         "unmounted" => (Tier::TcpInfo, Reason::NoCgroup2, false),
-        "seccomp" => (Tier::TcpInfo, Reason::BpfDenied, true),
+        "seccomp" | "user namespace" => (Tier::TcpInfo, Reason::BpfDenied, true),
         "memory" | "memory limit" => (Tier::TcpInfo, Reason::MapCreate, true),
         "load" | "link" | "single sockops" => (Tier::TcpInfo, Reason::SockopsAttach, true),
         "single egress" => (Tier::Sockops, Reason::SkbAttach, true),
@@ -120,6 +120,7 @@ fn prepare(role: &str) {
                 rustix::mount::unmount(&point, UnmountFlags::DETACH).unwrap();
             }
         }
+        "user namespace" => unshare(UnshareFlags::NEWUSER),
         "seccomp" => refuse(Vec::new(), libc::EPERM),
         // The first, tiny map has a shorter attribute than those that aya makes.
         "memory" => {
@@ -188,9 +189,13 @@ fn refuse(conditions: Vec<SeccompCondition>, errno: libc::c_int) {
     seccompiler::apply_filter(&program).unwrap();
 }
 
-fn private_mounts() {
+fn unshare(what: UnshareFlags) {
     // SAFETY: this process has one thread, and shares no file descriptors with another.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    unsafe { rustix::thread::unshare_unsafe(what) }.unwrap();
+}
+
+fn private_mounts() {
+    unshare(UnshareFlags::NEWNS);
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
 }
@@ -298,6 +303,12 @@ fn without_cgroup2_there_is_nothing_to_link_to() {
 #[test]
 fn a_seccomp_filter_on_bpf_is_named() {
     degrades("a_seccomp_filter_on_bpf_is_named", "seccomp");
+}
+
+#[test]
+fn a_capability_in_a_user_namespace_is_none_for_bpf() {
+    let test = "a_capability_in_a_user_namespace_is_none_for_bpf";
+    degrades(test, "user namespace");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use culvert_observe::{
@@ -281,5 +282,87 @@ fn unread_ring_alone() {
 fn records_that_find_no_room_are_counted_and_nothing_stalls() {
     if is_root("records_that_find_no_room_are_counted_and_nothing_stalls") {
         in_a_child("told::unread_ring", "");
+    }
+}
+
+#[test]
+#[ignore = "run by the test below"]
+fn all_at_once() {
+    alone(all_at_once_alone);
+}
+
+fn all_at_once_alone() {
+    const THREADS: u64 = 4;
+    const RELAYS: u64 = 150;
+    let observer = observer();
+    let busy = AtomicBool::new(true);
+    let closed = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        let relays: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let observer = observer.clone();
+                threads.spawn(move || {
+                    let cluster = observer.cluster(&format!("thread {number}"));
+                    let mut rows = Rows::v4(&observer);
+                    for _ in 0..RELAYS {
+                        let mut row = rows.row(cluster);
+                        let slot = rows.join(&row, cluster, Default::default()).unwrap();
+                        row.pass_to_service(&[1; 700], Duration::ZERO);
+                        row.pass_to_client(&[2; 1_300], Duration::ZERO);
+                        drop((slot, row));
+                    }
+                })
+            })
+            .collect();
+        // A scrape, a drain, clusters that come and go.
+        threads.spawn(|| {
+            while busy.load(Ordering::Relaxed) {
+                let reading = observer.read();
+                let legs = reading.clusters().map(|it| it.legs().count());
+                std::hint::black_box(legs.sum::<usize>());
+                observer.sweep();
+            }
+        });
+        threads.spawn(|| {
+            while busy.load(Ordering::Relaxed) {
+                let drained = observer.closes().count() as u64;
+                closed.fetch_add(drained, Ordering::Relaxed);
+            }
+        });
+        threads.spawn(|| {
+            for number in (0_u64..).take_while(|_| busy.load(Ordering::Relaxed)) {
+                let name = format!("passing {}", number % 3);
+                observer.cluster(&name);
+                observer.forget_cluster(&name);
+            }
+        });
+        let done: Vec<_> = relays.into_iter().map(|it| it.join()).collect();
+        busy.store(false, Ordering::Relaxed);
+        assert!(done.iter().all(Result::is_ok));
+    });
+    until(|| {
+        let drained = observer.closes().count() as u64;
+        let sum = closed.fetch_add(drained, Ordering::Relaxed) + drained;
+        (sum == 2 * THREADS * RELAYS).then_some(())
+    });
+    let reading = observer.read();
+    for number in 0..THREADS {
+        let name = format!("thread {number}");
+        let own = reading.clusters().find(|it| it.name == name).unwrap();
+        let bytes: u64 = own.legs().map(|(_, cnt)| cnt.rx_bytes).sum();
+        assert_eq!(bytes, RELAYS * 2_000, "{name}");
+        for kind in [Kind::ToServiceEmpty, Kind::ToClientEmpty] {
+            assert_eq!(own.histogram(kind).unwrap().count(), RELAYS, "{name}");
+        }
+    }
+    let lost: u64 = reading.unsampled().iter().map(|(_, count)| count).sum();
+    assert_eq!(lost, 0, "{:?}", reading.unsampled());
+    assert_eq!(observer.tag_failures(), []);
+}
+
+#[test]
+fn threads_relay_scrape_and_drain_at_once_and_every_byte_is_counted() {
+    if is_root("threads_relay_scrape_and_drain_at_once_and_every_byte_is_counted") {
+        in_a_child("told::all_at_once", "");
     }
 }
