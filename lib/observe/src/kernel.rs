@@ -160,14 +160,20 @@ impl Kernel {
         is_held(0).then_some(read)
     }
 
-    /// Gives up samples that have been outstanding for too long.
-    pub fn sweep(&self, now_ns: u64) {
-        let now = ticks::of_ns(now_ns);
+    /// Gives up samples that have been outstanding for too long, by the clock `now_ns`.
+    pub fn sweep(&self, now_ns: impl Fn() -> u64) {
+        let begun = now_ns();
         let touched = self.slots.lock().touched();
         let cells = self.pairs.cells().iter();
         for pair in cells.take(maps::pair_entries(touched) as usize) {
             let word = pair.arm.load(Ordering::Relaxed);
-            if word == arm::FREE || ticks::since(now, arm::tick(word)) < STALE_TICKS {
+            let is_stale = |now_ns| {
+                let age = ticks::since(ticks::of_ns(now_ns), arm::tick(word));
+                word != arm::FREE && age >= STALE_TICKS
+            };
+            // One that came after the sweep began looks older than any: a second look, with the
+            // clock as it is now.
+            if !is_stale(begun) || !is_stale(now_ns()) {
                 continue;
             }
             let (done, failed) = (Ordering::Relaxed, Ordering::Relaxed);

@@ -312,7 +312,7 @@ impl Observer {
     /// Gives up samples that wait for a byte that will not come; every 10 s will do.
     pub fn sweep(&self) {
         if let Some(kernel) = &self.shared.kernel {
-            kernel.sweep(monotonic_ns());
+            kernel.sweep(monotonic_ns);
         }
     }
 }
@@ -429,11 +429,20 @@ mod tests {
         let then = 5_000_000_000;
         kernel.arm(id.slot, arm::pack(0, ticks::of_ns(then), 77));
         let stale = || observer.read().unsampled()[1];
-        kernel.sweep(then + 1_023_000_000_000);
+        kernel.sweep(|| then + 1_023_000_000_000);
         assert_eq!(stale(), (Unsampled::Stale, 0), "not yet");
-        kernel.sweep(then + 1_025_000_000_000);
+        kernel.sweep(|| then + 1_025_000_000_000);
         assert_eq!(stale(), (Unsampled::Stale, 1));
-        kernel.sweep(then + 2_000_000_000_000);
+        kernel.sweep(|| then + 2_000_000_000_000);
         assert_eq!(stale(), (Unsampled::Stale, 1), "once");
+
+        // A sample that comes while a sweep runs is young, not older than the clock can tell.
+        kernel.arm(
+            id.slot,
+            arm::pack(0, ticks::of_ns(then + 1_000_000_000), 77),
+        );
+        let looks = std::cell::Cell::new(0);
+        kernel.sweep(|| then + 2_000_000_000 * looks.replace(looks.get() + 1));
+        assert_eq!((stale().1, looks.get()), (1, 2));
     }
 }

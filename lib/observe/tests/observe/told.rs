@@ -268,7 +268,15 @@ fn unread_ring_alone() {
         let own = reading.clusters().find(|it| it.name == "churn").unwrap();
         own.legs().map(|(_, cnt)| cnt.closes).sum::<u64>()
     };
-    until(|| (closed() == 2 * CONNECTIONS).then_some(()));
+    let begun = std::time::Instant::now();
+    while closed() != 2 * CONNECTIONS {
+        std::thread::sleep(Duration::from_millis(5));
+        if begun.elapsed() > Duration::from_secs(10) {
+            let r = observer.read();
+            for c in r.clusters() { for (l, n) in c.legs() { println!("DBG {} {l:?} {n:?}", c.name); } }
+            panic!("DBG {} closes, {:?} statfailed {} lost {}", closed(), observer.tag_failures(), r.own(Own::StatFailed), r.own(Own::ClosesLost));
+        }
+    }
     let read = observer.closes().count() as u64;
     let lost = observer.read().own(Own::ClosesLost);
     println!("{read} records read, {lost} lost");
