@@ -6,6 +6,7 @@
     reason = "a task talks to a terminal"
 )]
 
+mod build_ebpf;
 mod codegen;
 mod docs;
 mod e2e;

@@ -12,6 +12,9 @@ const ENGINE_CONNECTIONS: u64 = 2_000;
 const PATTERN_BYTES: u64 = 16 << 30;
 const PATTERN_CONNECTIONS: u64 = 2_000;
 
+/// Bytes of one observed connection: two wraps of its sequence numbers.
+const WRAP_BYTES: u64 = 9 << 30;
+
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,11 +50,21 @@ pub fn run(args: &Args) -> Result<()> {
     engine.env("CULVERT_ENGINE_CHURN", args.churn.to_string());
     engine.env("CULVERT_ENGINE_CONNECTIONS", ENGINE_CONNECTIONS.to_string());
     run::wait(engine)?;
+    observer()?;
     routed(args.churn)?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
         only: String::new(),
     })
+}
+
+/// The programs of the eBPF observer: a stream past the wrap, and a million cases of the arithmetic.
+fn observer() -> Result<()> {
+    let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
+    tests.args(["--package", "culvert-abi", "--package", "culvert-ebpf"]);
+    tests.env("CULVERT_EBPF_WRAP_BYTES", WRAP_BYTES.to_string());
+    tests.env("PROPTEST_CASES", "1000000");
+    run::wait(tests)
 }
 
 /// The real binaries: every byte of [`PATTERN_BYTES`] over each datapath and through pairs, and churn.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{docs, fuzz, instructions, run, setup, tidy};
+use crate::{build_ebpf, docs, fuzz, instructions, run, setup, tidy};
 
 /// The slice of `cargo xtask soak` that each fuzz target gets.
 const FUZZ_SECONDS: u32 = 5;
@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         "--doc",
         "--quiet",
     ]))?;
+    build_ebpf::run(&build_ebpf::Args { check: true })?;
     instructions::run()?;
     fuzz::run(&fuzz::Args {
         seconds: FUZZ_SECONDS,

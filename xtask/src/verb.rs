@@ -2,7 +2,9 @@
 
 use clap::Parser;
 
-use crate::{codegen, docs, e2e, fuzz, instructions, perf, quickstart, soak, test, tidy};
+use crate::{
+    build_ebpf, codegen, docs, e2e, fuzz, instructions, perf, quickstart, soak, test, tidy,
+};
 
 /// Build, test and run Culvert.
 #[derive(Parser)]
@@ -26,6 +28,8 @@ pub enum Verb {
     Fuzz(fuzz::Args),
     /// Write the generated references in docs/, or check that they are current.
     Docs(docs::Args),
+    /// Build the observer's programs for the kernel, or check those that are committed.
+    BuildEbpf(build_ebpf::Args),
     /// Write the generated code of lib/rpc anew.
     Codegen,
 }
@@ -43,6 +47,7 @@ impl Verb {
             Self::Soak(args) => soak::run(&args),
             Self::Fuzz(args) => fuzz::run(&args),
             Self::Docs(args) => docs::run(&args),
+            Self::BuildEbpf(args) => build_ebpf::run(&args),
             Self::Codegen => codegen::run(),
         }
     }

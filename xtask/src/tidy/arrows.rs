@@ -7,6 +7,7 @@ use crate::run;
 
 /// Each local crate and the local crates it may use. Arrows go down only.
 const FLOORS: &[(&str, &[&str])] = &[
+    ("culvert-abi", &[]),
     ("culvert-mux", &[]),
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
@@ -19,6 +20,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-engine",
         &["culvert-net", "culvert-proto", "culvert-telemetry"],
     ),
+    ("culvert-observe", &["culvert-abi"]),
     ("culvert-pair", &["culvert-net", "culvert-proto"]),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (
@@ -38,6 +40,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "culvert-engine",
             "culvert-mux",
             "culvert-net",
+            "culvert-observe",
             "culvert-proto",
             "culvert-rpc",
             "culvert-telemetry",
@@ -63,6 +66,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-perf",
         &["culvert-engine", "culvert-mux", "culvert-proto"],
     ),
+    ("culvert-ebpf", &["culvert-abi"]),
     ("culvert-benches", &["culvert-engine"]),
     ("xtask", &["culvert-proto"]),
 ];
@@ -81,7 +85,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["culvert-telemetry"]),
     ("tokio-uring", &["culvert-dataplane"]),
     ("io-uring", &["culvert-engine"]),
-    ("aya", &["culvert-dataplane"]),
+    ("aya", &["culvert-observe"]),
+    ("aya-ebpf", &["culvert-ebpf"]),
     ("yamux", &[]),
 ];
 
