@@ -154,7 +154,8 @@ fn closed(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat, old: u32) 
         unacked,
         read!(ops, snd_nxt).wrapping_sub(read!(ops, snd_una))
     );
-    write!(record, old_state, old as u8);
+    // Fourteen states.
+    write!(record, old_state, (old & 0xff) as u8);
     // A reader that looks four times a second is woken only when the ring fills.
     let filled = CLOSE.query(u64::from(BPF_RB_AVAIL_DATA));
     let wakes = filled > u64::from(maps::CLOSE_BYTES / 4);
