@@ -20,6 +20,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-engine",
         &["culvert-net", "culvert-proto", "culvert-telemetry"],
     ),
+    ("culvert-observe", &["culvert-abi"]),
     ("culvert-pair", &["culvert-net", "culvert-proto"]),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (
@@ -39,6 +40,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "culvert-engine",
             "culvert-mux",
             "culvert-net",
+            "culvert-observe",
             "culvert-proto",
             "culvert-rpc",
             "culvert-telemetry",
@@ -83,7 +85,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["culvert-telemetry"]),
     ("tokio-uring", &["culvert-dataplane"]),
     ("io-uring", &["culvert-engine"]),
-    ("aya", &["culvert-dataplane"]),
+    ("aya", &["culvert-observe"]),
     ("aya-ebpf", &["culvert-ebpf"]),
     ("yamux", &[]),
 ];
