@@ -174,7 +174,7 @@ fn socat_tls(role: &str, at: SocketAddr, to: SocketAddr, [cert, key, ca]: &[Stri
     let listen = format!("{},fork,reuseaddr,backlog=4096", at.port());
     let (from, to) = if role == "broker" {
         // The certificates of a pair have no names.
-        let to = format!("OPENSSL:{to},{tls},commonname=");
+        let to = format!("OPENSSL:{to},{tls},commonname=,no-sni");
         (format!("TCP4-LISTEN:{listen},nodelay"), to)
     } else {
         let to = format!("TCP4:{to},nodelay");

@@ -15,7 +15,7 @@ use crate::mtls::Authority;
 use crate::watched::Watched;
 
 const ROUND_TRIP: Duration = Duration::from_millis(200);
-/// Ends of the long path: the relay's host, and the site.
+/// Ends of the long path: the hub, and the client.
 const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 8, 1));
 const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 8, 2));
 /// Where a bridge listens that is called directly.
@@ -49,7 +49,7 @@ fn the_first_byte_through_a_waiting_bridge_is_a_round_trip_later_than_directly()
         loss_percent: 0.0,
     };
     let bed = bed()?;
-    let _delayer = Delayer::start(&bed.hub, &bed.site, path)?;
+    let _delayer = Delayer::start(&bed.hub, &bed.client, path)?;
     let files = Files::make(&bed)?;
     let at_hub = echo::start_at(&bed.hub, Ipv4Addr::LOCALHOST.into())?;
     let relay = format!("--relay={FAR}:{RELAY}");
@@ -67,9 +67,9 @@ fn the_first_byte_through_a_waiting_bridge_is_a_round_trip_later_than_directly()
         let mut bridge = side("bridge", &bed.hub, &listen)?;
         wait_ready(&mut bridge, &bed.hub)?;
         let dial = ["--mode", "direct", "--dial", &meet, "--flow-per-pair"];
-        let mut broker = side("broker", &bed.site, &dial)?;
-        wait_ready(&mut broker, &bed.site)?;
-        round_trips("directly", &bed.site)?
+        let mut broker = side("broker", &bed.client, &dial)?;
+        wait_ready(&mut broker, &bed.client)?;
+        round_trips("directly", &bed.client)?
     };
     let authority = Authority::new()?;
     let relay_ca = authority.write(&bed.path("long-ca.pem"))?;
@@ -93,15 +93,15 @@ fn the_first_byte_through_a_waiting_bridge_is_a_round_trip_later_than_directly()
         )?;
         wait_ready(&mut bridge, &bed.hub)?;
         let each = [&trust[..], &[place, "--flow-per-pair"]].concat();
-        let mut broker = side("broker", &bed.site, &each)?;
-        wait_ready(&mut broker, &bed.site)?;
-        let counted = round_trips(what, &bed.site)?;
-        relay.terminate()?;
-        relay.wait_end(START_MAX)?;
+        let mut broker = side("broker", &bed.client, &each)?;
+        wait_ready(&mut broker, &bed.client)?;
+        let counted = round_trips(what, &bed.client)?;
+        // In this order, so that nobody misses the other.
+        drop((broker, bridge, relay));
         Ok(counted)
     };
     let beside_bridge = through("relay beside the bridge", &bed.hub, &near_relay)?;
-    let beside_broker = through("relay beside the broker", &bed.site, &relay)?;
+    let beside_broker = through("relay beside the broker", &bed.client, &relay)?;
     // Each leg counts as often as it is passed, so half-way between the two it is half of both.
     let halfway = (beside_bridge + beside_broker) / 2.0;
     println!("relay half-way: {halfway:.2}, directly {direct:.2}");
