@@ -61,10 +61,10 @@ impl Program {
         &self,
         client: &Arc<OuterClient>,
         role: Role,
-        credential: Credential,
+        credential: &Credential,
     ) -> TcpStream {
         let tcp = tokio::net::TcpStream::connect(self.public).await.unwrap();
-        let joined = introduce(tcp, client, "localhost", role, &credential, || {}).await;
+        let joined = introduce(tcp, client, "localhost", role, credential, || {}).await;
         let Link::Plain(tcp) = joined.unwrap() else {
             panic!("the outer TLS is left");
         };
@@ -93,8 +93,8 @@ async fn a_pair_meets_through_the_program_and_a_signal_ends_it() {
     let (bridge, broker) = (pair.credential(Role::Bridge), pair.credential(Role::Broker));
     let met = async {
         tokio::join!(
-            program.join(&client, Role::Bridge, bridge),
-            program.join(&client, Role::Broker, broker)
+            program.join(&client, Role::Bridge, &bridge),
+            program.join(&client, Role::Broker, &broker)
         )
     };
     let (mut bridge, mut broker) = soon("a pair", met).await;

@@ -235,8 +235,8 @@ impl Waiting {
 
     /// Changes the pairs of two sources, and with them the order of the couples that wait.
     fn count(&mut self, [one, other]: [Source; 2], change: impl Fn(usize) -> usize) {
-        for source in [Some(one), Some(other).filter(|it| *it != one)] {
-            let Some(source) = source else { continue };
+        let second = Some(other).filter(|it| *it != one);
+        for source in [Some(one), second].into_iter().flatten() {
             let pairs = change(self.pairs_of.remove(&source).unwrap_or(0));
             if pairs > 0 {
                 self.pairs_of.insert(source, pairs);
