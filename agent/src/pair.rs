@@ -18,6 +18,7 @@
 //! local socket and the pair. What is spliced is the middle: a relay joins two plain sockets, for
 //! the outer TLS has ended by then. With `--outer-tls keep` the relay copies too.
 
+mod aloud;
 mod boot;
 pub mod bridge;
 pub mod broker;

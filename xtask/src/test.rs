@@ -1,11 +1,16 @@
 //! `cargo xtask test`: everything CI holds, in the order that fails fastest.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{build_ebpf, docs, fuzz, instructions, run, setup, tidy};
 
 /// The slice of `cargo xtask soak` that each fuzz target gets.
 const FUZZ_SECONDS: u32 = 5;
+
+/// The build that is nothing but a relay: most it may have, stripped (contract B-02).
+const RELAY_BYTES_MAX: u64 = 6 << 20;
+/// The test that its binary has to pass.
+const RELAY_TEST: &str = "test(a_pair_meets_through_the_program_and_a_signal_ends_it)";
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -40,6 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
         tests.env("CULVERT_REQUIRE", "all");
     }
     run::wait(tests)?;
+    relay_alone()?;
     run::wait(run::cargo(&[
         "test",
         "--locked",
@@ -54,6 +60,26 @@ pub fn run(args: &Args) -> Result<()> {
         only: String::new(),
     })?;
     run::wait(run::cargo(&["xtask", "quickstart", "--check"]))
+}
+
+/// Builds the relay without the hub, looks at its size and lets a pair meet at it.
+fn relay_alone() -> Result<()> {
+    let mut build = run::cargo(&["build", "--locked", "--profile", "relay"]);
+    build.args(["--package", "culvert-dataplane", "--no-default-features"]);
+    build.args(["--features", "relay"]);
+    run::wait(build)?;
+    let relay = run::target_dir().join("relay/culvert-dataplane");
+    let bytes = std::fs::metadata(&relay)?.len();
+    println!("a relay alone: {bytes} bytes, at most {RELAY_BYTES_MAX}");
+    ensure!(
+        bytes <= RELAY_BYTES_MAX,
+        "the relay alone has {bytes} bytes, more than {RELAY_BYTES_MAX}: see what it pulls in, by cargo tree with the same flags"
+    );
+    // The same selection as the tests before: nothing is built again.
+    let mut test = run::cargo(&["nextest", "run", "--locked", "--workspace"]);
+    test.args(["-E", RELAY_TEST]);
+    test.env("CULVERT_RELAY_BIN", relay);
+    run::wait(test)
 }
 
 fn lint() -> Result<()> {

@@ -17,10 +17,20 @@ use super::{Joined, unix_s};
 
 /// What both ends derive from their TLS.
 const LABEL: &[u8] = b"EXPORTER-culvert-boot";
-/// Absolute deadline of the whole exchange.
+/// Deadline of the exchange, and once more for the broker to keep what it got.
 pub const BOOT_MAX: Duration = Duration::from_secs(10);
 /// Longest answer: two certificates of 2 KiB each as PEM.
 pub const CHAIN_BYTES_MAX: usize = 8 << 10;
+
+/// Longest wait for the bridge's end behind ours.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
+
+/// What a bridge handed out.
+pub(super) struct Issued {
+    pub(super) info_hash: RendezvousId,
+    /// Whether the broker said that it has kept it.
+    pub(super) is_kept: bool,
+}
 
 /// Why there is no first certificate.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +94,8 @@ impl From<Fault> for BootError {
     }
 }
 
-/// Broker: obtains a certificate for a key that is made here, from the bridge at the other end.
+/// Broker: obtains a certificate for a key that is made here, from the bridge at the other end. Its
+/// own end of `stream` is the sign that it is kept: see [`confirm`].
 ///
 /// # Errors
 /// Why there is none.
@@ -109,9 +120,18 @@ pub(super) async fn obtain(
         Ok(Identity::new(chain, key, Role::Broker, unix_s())?)
     };
     let done = timeout(BOOT_MAX, exchange).await;
-    let identity = done.unwrap_or(Err(BootError::Late))?;
-    let _ = timeout(BOOT_MAX, stream.shutdown()).await;
-    Ok(identity)
+    done.unwrap_or(Err(BootError::Late))
+}
+
+/// Broker: says that the certificate is kept. Until the bridge has heard that, the code is good for
+/// this broker once more.
+pub(super) async fn confirm(stream: &mut Joined) {
+    let said = async {
+        stream.shutdown().await?;
+        // The connection stays until the bridge has it.
+        stream.read(&mut [0]).await
+    };
+    let _ = timeout(CONFIRM_MAX, said).await;
 }
 
 /// Bridge: hands the broker at the other end what `redeem` makes of its key and its request.
@@ -122,7 +142,7 @@ pub(super) async fn issue<F>(
     stream: &mut Joined,
     code: &PairingCode,
     redeem: impl FnOnce([u8; 32], Vec<u8>) -> F,
-) -> Result<RendezvousId, BootError>
+) -> Result<Issued, BootError>
 where
     F: Future<Output = Result<Chain, RedeemError>>,
 {
@@ -134,13 +154,16 @@ where
         write_block(stream, chain.to_pem().as_bytes())
             .await
             .map_err(BootError::Left)?;
-        // The broker ends first, so that nothing overtakes the chain.
-        let _ = stream.read(&mut [0]).await;
-        let _ = stream.shutdown().await;
         Ok(chain.info_hash())
     };
     let done = timeout(BOOT_MAX, exchange).await;
-    done.unwrap_or(Err(BootError::Late))
+    let info_hash = done.unwrap_or(Err(BootError::Late))?;
+    // The broker ends first, so that nothing overtakes the chain, and cleanly if it has kept it.
+    let ended = timeout(BOOT_MAX, stream.read(&mut [0])).await;
+    Ok(Issued {
+        info_hash,
+        is_kept: matches!(ended, Ok(Ok(0))),
+    })
 }
 
 /// Both say their proof and hear the other's; a wrong one ends it without a further word.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::aloud::Aloud;
 use super::follow::Follow;
 use super::party::{Own, Party};
 use super::post::{Met, Post};
@@ -39,6 +40,7 @@ pub(super) struct Waiting {
     reach: Reach,
     metrics: Arc<AgentMetrics>,
     welcome: Arc<Welcome>,
+    aloud: Arc<Aloud>,
 }
 
 /// Runs until `shutdown` drains and the connections have ended, or their time.
@@ -79,6 +81,7 @@ pub async fn run(config: BridgeConfig, shutdown: &Shutdown) -> Result<(), PairEr
         reach,
         metrics,
         welcome: welcome.clone(),
+        aloud: Arc::default(),
     });
     let mut tasks = Waiting::start(&waiting, &own, acceptor);
     if let Some(store) = store {
@@ -170,6 +173,7 @@ impl Waiting {
             stagger: Duration::ZERO,
             resolver: Arc::new(SystemResolver),
             metrics: self.metrics.clone(),
+            aloud: self.aloud.clone(),
         };
         let (out, mut met) = mpsc::channel::<Met>(MET_MAX);
         let taking = async {

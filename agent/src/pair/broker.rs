@@ -8,26 +8,32 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_mux::Budget;
 use culvert_net::carrier::{Carrier, Stream};
+use culvert_net::crypto::random_bytes;
+use culvert_net::dial::{Backoff, Setback};
 use culvert_net::listen::Acceptor;
 use culvert_net::relay::{Early, arm};
 use culvert_net::tls::pair::{PairTlsError, Side};
 use culvert_proto::close::CloseReason;
 use culvert_proto::pair::{ALPN_PAIR, ALPN_PAIR_RAW, Role};
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::aloud::Aloud;
 use super::keep::{Keeper, STANDS_MAX};
 use super::open::{NotOpened, open};
 use super::party::{Own, Party};
 use super::pool::Pool;
-use super::post::{Post, STAGGER};
+use super::post::{Met, Post, STAGGER};
 use super::reach::Reach;
 use super::state::Holder;
-use super::{Joined, PairError, bind, relay};
+use super::{Joined, PairError, RETRY_MAX, bind, relay};
 use crate::config::{BrokerConfig, Way};
 use crate::flow::Mover;
 use crate::health::Health;
@@ -36,6 +42,17 @@ use crate::upstream::resolve::SystemResolver;
 
 const MUX: &[&[u8]] = &[ALPN_PAIR];
 const RAW: &[&[u8]] = &[ALPN_PAIR_RAW];
+
+/// A bridge that was met answers within this time, or another one is looked for too.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Bridges that were met and have not answered, for one pair.
+const HEDGED_MAX: usize = 3;
+
+/// From when on a client that waits for its pair is asked whether it is still there: making one takes
+/// less.
+const CLIENT_STAYS: Duration = Duration::from_secs(3);
+/// And how often.
+const CLIENT_LOOK: Duration = Duration::from_secs(1);
 
 /// Longest wait for the last words on the pair.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
@@ -61,11 +78,12 @@ struct Broker {
     /// The long-lived pair; absent where each connection gets its own.
     stands: Option<watch::Receiver<Option<Carrier>>>,
     used_up: Arc<Notify>,
+    aloud: Aloud,
 }
 
 impl Ways {
-    /// A pair, ended in TLS. In modes relay and direct one try; in mode reverse it goes on until
-    /// there is one.
+    /// A pair, ended in TLS. In modes relay and direct one try, [hedged](hedge); in mode reverse it
+    /// goes on until there is one.
     ///
     /// # Errors
     /// What was seen in the handshake.
@@ -75,6 +93,32 @@ impl Ways {
         self.join_as(&own).await
     }
 
+    /// As [`Ways::join`], again while that may help: a bridge that answers no more or is restarted
+    /// costs the client time, not its connection. Nothing of the client was sent yet.
+    ///
+    /// # Errors
+    /// What was seen, by then at the latest.
+    async fn join_by(&self, deadline: Instant) -> Result<Joined, String> {
+        let mut backoff = Backoff::new(RETRY_MAX);
+        let mut seen = format!(
+            "no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"
+        );
+        loop {
+            match timeout_at(deadline, self.join()).await {
+                Ok(Ok(joined)) => return Ok(joined),
+                Ok(Err(why @ (PairTlsError::Broken(_) | PairTlsError::Silent(_)))) => {
+                    seen = why.to_string();
+                }
+                Ok(Err(why)) => return Err(why.to_string()),
+                Err(_) => return Err(seen),
+            }
+            let wait = backoff.next(Setback::Ordinary, u64::from_ne_bytes(random_bytes()));
+            if timeout_at(deadline, sleep(wait)).await.is_err() {
+                return Err(seen);
+            }
+        }
+    }
+
     /// As [`Ways::join`], as somebody else than this broker is by now.
     ///
     /// # Errors
@@ -82,8 +126,7 @@ impl Ways {
     pub(super) async fn join_as(&self, own: &Arc<Party>) -> Result<Joined, PairTlsError> {
         match &self.way {
             WayIn::Out(post) => {
-                let met = post.first(|| own.clone()).await;
-                let joined = Box::pin(met.party.tls.handshake(met.link)).await;
+                let joined = Box::pin(hedge(|| post.first(|| own.clone()))).await;
                 joined.inspect_err(|_| self.metrics.pair().failed(PairStep::Handshake))
             }
             WayIn::In(pool) => {
@@ -97,6 +140,63 @@ impl Ways {
                 Ok(joined.await)
             }
         }
+    }
+}
+
+/// The first pair that comes of what `meet` finds. A bridge whose host is gone waits at its relay
+/// until that has noticed, and meeting it must not cost the time that a handshake may take: after
+/// [`ANSWER_MAX`] another one is looked for beside it.
+///
+/// # Errors
+/// What was seen, when nothing else is on its way.
+async fn hedge<F>(meet: impl Fn() -> F) -> Result<Joined, PairTlsError>
+where
+    F: Future<Output = Met>,
+{
+    let met = Notify::new();
+    let one = || async {
+        let Met { link, party } = meet().await;
+        met.notify_one();
+        party.tls.handshake(link).await
+    };
+    let mut tries = FuturesUnordered::from_iter([one()]);
+    let mut due = None;
+    loop {
+        let another = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(joined) = tries.next() => match joined {
+                Err(why) if !tries.is_empty() => {
+                    tracing::debug!(%why, "a bridge that was met does not answer");
+                }
+                joined => return joined,
+            },
+            () = met.notified() => {
+                due = (tries.len() < HEDGED_MAX).then(|| Instant::now() + ANSWER_MAX);
+            }
+            () = another => {
+                due = None;
+                tries.push(one());
+            }
+        }
+    }
+}
+
+/// Resolves when the client of `local` ended its connection, or its side of it, while it waits for a
+/// pair. So late that is no half of a conversation any more, and its pair would be missed by others.
+async fn left(local: &TcpStream) {
+    sleep(CLIENT_STAYS).await;
+    loop {
+        let mut fds = [PollFd::new(local, PollFlags::RDHUP)];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        if polled.is_err() || !fds[0].revents().is_empty() {
+            return;
+        }
+        sleep(CLIENT_LOOK).await;
     }
 }
 
@@ -143,6 +243,7 @@ pub async fn run(mut config: BrokerConfig, shutdown: &Shutdown) -> Result<(), Pa
         metrics,
         stands: (!each).then_some(seen),
         used_up,
+        aloud: Aloud::default(),
     });
     let opening = accept(&broker, clients, config.pair.streams_max, shutdown).await;
     drain(&broker, opening, config.pair.drain_grace, shutdown).await;
@@ -199,6 +300,7 @@ fn ways(
         stagger: STAGGER,
         resolver: Arc::new(SystemResolver),
         metrics: metrics.clone(),
+        aloud: Arc::default(),
     };
     let way = WayIn::Out(post);
     let metrics = metrics.clone();
@@ -270,12 +372,15 @@ impl Broker {
         }
         let deadline = Instant::now() + STANDS_MAX;
         let unserved = match &self.stands {
-            None => match timeout_at(deadline, self.ways.join()).await {
-                Ok(Ok(joined)) => return self.raw(local, joined).await,
-                Ok(Err(why)) => why.to_string(),
-                Err(_) => format!(
-                    "no bridge came to meet within {STANDS_MAX:?}; look at the bridge and at the relays"
-                ),
+            None => tokio::select! {
+                joined = self.ways.join_by(deadline) => match joined {
+                    Ok(joined) => return self.raw(local, joined).await,
+                    Err(why) => why,
+                },
+                () = left(&local) => {
+                    tracing::debug!(client = %from, "a client left before there was a pair for it");
+                    return;
+                }
             },
             Some(stands) => match self.mux(stands.clone(), from, deadline).await {
                 Ok((stream, first)) => {
@@ -292,7 +397,13 @@ impl Broker {
             },
         };
         self.metrics.pair().unserved.inc();
-        tracing::warn!(client = %from, seen = unserved, "a connection was not served");
+        let seen = unserved;
+        match self.aloud.now("client", &seen) {
+            Some(kept_back) => {
+                tracing::warn!(client = %from, seen, kept_back, "a connection was not served");
+            }
+            None => tracing::debug!(client = %from, seen, "a connection was not served"),
+        }
     }
 
     async fn raw(&self, local: TcpStream, joined: Joined) {

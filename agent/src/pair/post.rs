@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::aloud::Aloud;
 use super::party::Party;
 use super::reach::{Failed, Reach};
 use super::{CONNECT_MAX, RETRY_MAX};
@@ -51,6 +52,7 @@ pub(super) struct Post {
     pub(super) stagger: Duration,
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) metrics: Arc<AgentMetrics>,
+    pub(super) aloud: Arc<Aloud>,
 }
 
 /// One address.
@@ -232,7 +234,9 @@ impl Post {
     fn note(&self, place: &Target, addr: SocketAddr, why: &Failed, gate: &Gate) {
         self.metrics.pair().failed(why.step);
         let (place, retry_in_ms) = (place.address(), gate.delay.as_millis());
-        if why.loud && gate.backoff.failures() <= 1 {
+        let is_news = why.loud && gate.backoff.failures() <= 1;
+        let whom = || format!("{place} {addr}");
+        if is_news && self.aloud.now(&whom(), &why.text).is_some() {
             tracing::warn!(place, %addr, seen = why.text, retry_in_ms, "cannot wait for the other side here");
         } else {
             tracing::debug!(place, %addr, seen = why.text, retry_in_ms, "cannot wait for the other side here");

@@ -7,11 +7,13 @@ use std::time::Duration;
 use culvert_net::crypto::random_bytes;
 use culvert_net::dial::{Backoff, Setback};
 use culvert_net::tls::pair::Side;
-use culvert_pair::{BrokerState, Identity, PairingCode, RENEW_BEFORE_S, Revision, Store as _};
+use culvert_pair::{
+    BrokerState, Identity, PairingCode, RENEW_BEFORE_S, Revision, Store as _, StoreError,
+};
 use culvert_proto::pair::{RendezvousId, Role};
 use tokio::time::{sleep, timeout};
 
-use super::boot::{BootError, obtain};
+use super::boot::{BootError, confirm, obtain};
 use super::broker::Ways;
 use super::party::{Own, Party};
 use super::{PairError, unix_s};
@@ -60,7 +62,7 @@ impl Holder {
         if !boot.state.keeps {
             state.set_identity(None);
         }
-        let holder = Holder {
+        let mut holder = Holder {
             boot,
             info_hash,
             state,
@@ -70,6 +72,12 @@ impl Holder {
         let expired = |join: &culvert_pair::PairJoin| join.is_expired(unix_s());
         if holder.identity().is_none() && holder.boot.join.as_ref().is_some_and(expired) {
             return Err(PairError::Expired);
+        }
+        if holder.revision.is_none()
+            && let Some(store) = &holder.boot.state.store
+        {
+            // The code is good for the key that used it, also after a kill in between.
+            holder.revision = Some(store.save_broker(&holder.state, None).await?);
         }
         Ok(holder)
     }
@@ -146,21 +154,22 @@ impl Holder {
         let identity = Box::pin(obtain(&mut joined, &code, self.info_hash)).await?;
         tracing::info!(info_hash = %identity.info_hash(), "the bridge gave this broker its certificate");
         self.state.set_identity(Some(identity));
-        self.keep().await;
+        match self.keep().await {
+            Ok(()) => confirm(&mut joined).await,
+            Err(why) => {
+                joined.hangup().demand();
+                tracing::error!(%why, "the certificate is not kept: it serves until this process ends; the pairing code stays good for this broker within its day");
+            }
+        }
         Ok(())
     }
 
-    /// The code is used: what cannot be written down is gone with this process.
-    async fn keep(&mut self) {
+    async fn keep(&mut self) -> Result<(), StoreError> {
         let (Some(store), true) = (&self.boot.state.store, self.boot.state.keeps) else {
-            return;
+            return Ok(());
         };
-        match store.save_broker(&self.state, self.revision.as_ref()).await {
-            Ok(revision) => self.revision = Some(revision),
-            Err(why) => tracing::error!(
-                %why,
-                "the certificate is not kept: it serves until this process ends, then the broker has to be registered again"
-            ),
-        }
+        let saved = store.save_broker(&self.state, self.revision.as_ref());
+        self.revision = Some(saved.await?);
+        Ok(())
     }
 }

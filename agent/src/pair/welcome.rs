@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::aloud::Aloud;
 use super::party::Party;
 use super::{Joined, SERVICE, grant};
 use crate::flow::{Flows, dial_code};
@@ -46,6 +47,7 @@ pub(super) struct Welcome {
     slots: Arc<Semaphore>,
     handshakes: Semaphore,
     pairs: Arc<Semaphore>,
+    aloud: Aloud,
     running: TaskTracker,
     retire: CancellationToken,
 }
@@ -60,6 +62,7 @@ impl Welcome {
             slots: Arc::new(Semaphore::new(streams_max as usize)),
             handshakes: Semaphore::new(HANDSHAKES_MAX),
             pairs: Arc::new(Semaphore::new(PAIRS_MAX)),
+            aloud: Aloud::default(),
             running: TaskTracker::new(),
             retire: CancellationToken::new(),
         }
@@ -131,7 +134,7 @@ impl Welcome {
             why,
             PairTlsError::Refused(_) | PairTlsError::RefusedByPeer(_)
         );
-        if known && matters {
+        if known && matters && self.aloud.now("broker", &why.to_string()).is_some() {
             tracing::warn!(%why, "a broker was not let in");
         } else {
             tracing::debug!(%why, "a broker was not let in");
@@ -148,6 +151,10 @@ impl Welcome {
         }
         let Ok(_slot) = self.slots.try_acquire() else {
             metrics.stream_refused(CloseReason::TooManyStreams);
+            let most = self.streams_max;
+            self.unserved(&format!(
+                "the bridge serves {most} connections already (--max-conns)"
+            ));
             return;
         };
         let header = StreamHeader {
@@ -165,7 +172,15 @@ impl Welcome {
                     .copy(Datapath::Copy, stream, service, Early::default())
                     .await;
             }
-            Err(answer) => tracing::warn!(seen = answer.reason, "a connection was not served"),
+            Err(answer) => self.unserved(&answer.reason),
+        }
+    }
+
+    /// Where a connection is a pair, this is the only place that can say why there was none.
+    fn unserved(&self, seen: &str) {
+        match self.aloud.now("service", seen) {
+            Some(kept_back) => tracing::warn!(seen, kept_back, "a connection was not served"),
+            None => tracing::debug!(seen, "a connection was not served"),
         }
     }
 

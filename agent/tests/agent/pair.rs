@@ -288,6 +288,12 @@ impl Process {
         Self { child, lines }
     }
 
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     pub async fn line_with(&mut self, word: &str) -> String {
         within(async {
             loop {

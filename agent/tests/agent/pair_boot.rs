@@ -300,6 +300,63 @@ async fn change(broker: TcpStream, bridge: TcpStream, at: usize, changed: Arc<At
     }
 }
 
+/// More than the bridge says before the certificate (its key share for X25519MLKEM768 is half of it),
+/// and less than it says with it.
+const BEFORE_THE_CHAIN: u64 = 2_700;
+
+#[tokio::test]
+async fn a_certificate_that_is_lost_on_the_way_is_given_again_to_the_same_broker() {
+    let mut site = Direct::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let between = listener.local_addr().unwrap();
+    let (to, losing) = (site.at, Arc::new(AtomicUsize::new(1)));
+    let loses = losing.clone();
+    tokio::spawn(async move {
+        while let Ok((mut broker, _)) = listener.accept().await {
+            let mut bridge = TcpStream::connect(to).await.unwrap();
+            let loses = loses.load(Ordering::SeqCst) > 0;
+            tokio::spawn(async move {
+                if !loses {
+                    return drop(copy_bidirectional(&mut broker, &mut bridge).await);
+                }
+                let (mut said, mut to_broker) = broker.split();
+                let (answers, mut to_bridge) = bridge.split();
+                let mut answers = answers.take(BEFORE_THE_CHAIN);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut said, &mut to_bridge) => {}
+                    // Then both break.
+                    _ = tokio::io::copy(&mut answers, &mut to_broker) => {}
+                }
+            });
+        }
+    });
+    let listen = free();
+    let mut args = site.broker(between, &site.code, listen);
+    let mut broker = Process::start(&args);
+    site.bridge.line_with("did not say that it is kept").await;
+    broker.line_with("msg=\"no certificate\"").await;
+    // It dies there and then, and comes back with the key that it had.
+    drop(broker);
+    // Who has the code alone gets nothing: it was used.
+    let state = args.iter().position(|arg| arg == "--state").unwrap() + 1;
+    let kept = std::mem::replace(&mut args[state], "memory".to_owned());
+    let mut stranger = Process::start(&args);
+    losing.store(0, Ordering::SeqCst);
+    stranger.line_with("msg=\"no certificate\"").await;
+    site.bridge
+        .line_with("the pairing code has been used")
+        .await;
+    drop(stranger);
+    args[state] = kept;
+    let _broker = run(&args);
+    let (client, served) = (connect(listen).await, site.service.accept().await);
+    whole_conversation(client, served).await;
+    site.bridge.line_with("the pairing code is used").await;
+    let store = FileStore::new(site.dir.path().join("store"));
+    let kept = store.list().await.unwrap().kept;
+    assert!(kept[0].registration.code(now_s()).is_none(), "it is over");
+}
+
 #[tokio::test]
 async fn whoever_ends_the_tls_in_the_middle_is_found_out_by_both() {
     let mut site = Direct::start().await;

@@ -6,7 +6,7 @@ use culvert_net::introduction::OuterServer;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::flow::{Service, expect, whole_conversation};
-use crate::pair::{BACK_MAX, Certs, Role, connect, free, run};
+use crate::pair::{BACK_MAX, Certs, Process, Role, connect, free, run};
 use crate::relay::{Relay, outer_tls};
 use crate::support::within;
 
@@ -138,4 +138,74 @@ async fn a_bridge_keeps_spares_at_every_relay_and_any_one_is_enough() {
     })
     .await;
     assert!(two.pairs() >= 1);
+}
+
+async fn waits(relay: &Relay, count: usize) {
+    within(async {
+        while relay.waiting() != count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Both ways to use a pair: one for all, one for each.
+const USES: [&[&str]; 2] = [&[], &["--flow-per-pair"]];
+
+#[tokio::test]
+async fn bridges_that_are_met_and_do_not_answer_cost_a_client_no_connection() {
+    for each in USES {
+        let (certs, service) = (Certs::new(), Service::start().await);
+        let relay = Relay::start("127.0.0.1:0".parse().unwrap(), OuterServer::Plain).await;
+        let (place, to) = (relay.addr.to_string(), service.addr.to_string());
+        let mut args = ["bridge", "--relay", &place, "--to", &to]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(["--relay-plain", "--health-addr", "127.0.0.1:0"].map(str::to_owned));
+        args.extend(certs.of("bridge"));
+        let frozen = Process::start(&args);
+        waits(&relay, 2).await;
+        // Its kernel goes on to answer, so nobody can see that it is of no use.
+        frozen.signal(rustix::process::Signal::STOP);
+        let _alive = role("bridge", &certs, &place, &["--relay-plain", "--to", &to]);
+        waits(&relay, 4).await;
+        let listen = free();
+        let local = listen.to_string();
+        let flags = [&["--relay-plain", "--listen", &local], each].concat();
+        let _broker = role("broker", &certs, &place, &flags);
+        let began = Instant::now();
+        let (client, served) = (connect(listen).await, service.accept().await);
+        // Both connections of the frozen one were met first.
+        assert!(relay.pairs() >= 3, "{each:?}");
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "{each:?}: {:?}",
+            began.elapsed()
+        );
+        whole_conversation(client, served).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_uses_up_no_pair() {
+    let (certs, service) = (Certs::new(), Service::start().await);
+    let relay = Relay::start("127.0.0.1:0".parse().unwrap(), OuterServer::Plain).await;
+    let (place, listen) = (relay.addr.to_string(), free());
+    let local = listen.to_string();
+    let flags = ["--relay-plain", "--listen", &local, "--flow-per-pair"];
+    let _broker = role("broker", &certs, &place, &flags);
+    let mut ended = connect(listen).await;
+    ended.write_all(b"never mind").await.unwrap();
+    let broken = connect(listen).await;
+    let mut stays = connect(listen).await;
+    waits(&relay, 3).await;
+    drop(ended);
+    crate::flow::reset(broken);
+    waits(&relay, 1).await;
+    let to = service.addr.to_string();
+    let _bridge = role("bridge", &certs, &place, &["--relay-plain", "--to", &to]);
+    let mut served = service.accept().await;
+    stays.write_all(b"question").await.unwrap();
+    expect(&mut served, b"question").await;
+    assert_eq!(relay.pairs(), 1);
 }

@@ -12,6 +12,7 @@ mod config;
 mod control;
 mod drain;
 mod etcd;
+mod flood;
 mod go;
 mod heads;
 mod heavy;

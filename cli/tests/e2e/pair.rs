@@ -6,11 +6,13 @@ mod bytes;
 mod drain;
 pub mod echo;
 mod etcd;
+mod first_byte;
 mod idle;
 mod kills;
 mod postgres;
 mod relays;
 mod ssh;
+mod unit;
 mod walk;
 mod web;
 

@@ -122,7 +122,7 @@ const SETTINGS: &[Setting] = &[
         "pairs-max",
         Holds::Text,
         "1000",
-        "Pairs at once, 100 to 10000; further ones wait",
+        "Pairs at once, 100 to 10000; further ones wait, and so do those of a source that has as many pairs as places are free",
     ),
     row(
         "waiters-max",

@@ -46,7 +46,20 @@ pub struct Seat {
 }
 
 /// A pair's place among all that there may be. Dropped, it is the next one's.
-pub struct PairPlace(Arc<Desk>);
+pub struct PairPlace {
+    desk: Arc<Desk>,
+    sources: [Source; 2],
+}
+
+/// Who is here.
+pub struct Count {
+    /// Sides that wait.
+    pub waiting: usize,
+    /// Of those, the ones that have met and wait for a place.
+    pub held_back: usize,
+    /// Pairs.
+    pub pairs: usize,
+}
 
 /// There is no seat.
 #[derive(Debug)]
@@ -94,7 +107,7 @@ impl Desk {
         {
             sent.push((seat, Order::End(full())));
         }
-        self.orders_of(&mut state, entered.matched, &mut sent);
+        self.meet(&mut state, &mut sent);
         drop(state);
         send(sent);
         let desk = self.clone();
@@ -118,34 +131,40 @@ impl Desk {
         );
     }
 
-    /// Waiters and pairs now.
-    pub fn count(&self) -> (usize, usize) {
-        let state = self.state.lock();
-        (state.waiting.len(), state.waiting.pairs())
+    /// Who is here now.
+    pub fn count(&self) -> Count {
+        let waiting = &self.state.lock().waiting;
+        Count {
+            waiting: waiting.len(),
+            held_back: waiting.held_back(),
+            pairs: waiting.pairs(),
+        }
     }
 
-    fn orders_of(
-        self: &Arc<Self>,
-        state: &mut State,
-        matched: Option<Matched>,
-        sent: &mut Vec<Sent>,
-    ) {
-        let Some(matched) = matched else { return };
-        let (give, take) = oneshot::channel();
-        let lead = Order::Lead(take, PairPlace(self.clone()));
-        let orders = [(matched.bridge, Order::Give(give)), (matched.broker, lead)];
-        for (id, order) in orders {
-            if let Some(seat) = state.orders.remove(&id) {
-                sent.push((seat, order));
+    /// Orders for all who meet by a change.
+    fn meet(self: &Arc<Self>, state: &mut State, sent: &mut Vec<Sent>) {
+        while let Some(matched) = state.waiting.next_pair() {
+            let Matched {
+                bridge,
+                broker,
+                sources,
+            } = matched;
+            let (give, take) = oneshot::channel();
+            let desk = self.clone();
+            let lead = Order::Lead(take, PairPlace { desk, sources });
+            for (id, order) in [(bridge, Order::Give(give)), (broker, lead)] {
+                if let Some(seat) = state.orders.remove(&id) {
+                    sent.push((seat, order));
+                }
             }
         }
     }
 
-    fn pair_ended(self: &Arc<Self>) {
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
         let mut sent = Vec::new();
         let mut state = self.state.lock();
-        let matched = state.waiting.pair_ended();
-        self.orders_of(&mut state, matched, &mut sent);
+        change(&mut state);
+        self.meet(&mut state, &mut sent);
         drop(state);
         send(sent);
     }
@@ -166,15 +185,17 @@ fn full() -> Reply {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut state = self.desk.state.lock();
-        state.waiting.leave(self.id);
-        state.orders.remove(&self.id);
+        self.desk.change(|state| {
+            state.waiting.leave(self.id);
+            state.orders.remove(&self.id);
+        });
     }
 }
 
 impl Drop for PairPlace {
     fn drop(&mut self) {
-        self.0.pair_ended();
+        self.desk
+            .change(|state| state.waiting.pair_ended(self.sources));
     }
 }
 

@@ -16,24 +16,27 @@ const POLL: Duration = Duration::from_millis(10);
 pub async fn run(hall: &Arc<Hall>) {
     hall.shutdown.reached(Phase::Draining).await;
     let grace = hall.config.drain_grace;
-    let (waiting, pairs) = hall.desk.count();
+    let count = hall.desk.count();
     tracing::info!(
         grace_s = grace.as_secs(),
-        waiting,
-        pairs,
+        waiting = count.waiting,
+        pairs = count.pairs,
         "draining: waiters are told to go"
     );
     hall.metrics.draining.set(1);
     hall.desk.close(Hall::farewell());
     let finished = hall.shutdown.drain(grace, idle(hall)).await;
-    let (_, pairs) = hall.desk.count();
-    tracing::info!(finished, pairs, "closing what is left");
+    tracing::info!(
+        finished,
+        pairs = hall.desk.count().pairs,
+        "closing what is left"
+    );
     let _ = tokio::time::timeout(FAREWELL_MAX, told(hall)).await;
     hall.exit();
 }
 
 async fn idle(hall: &Hall) {
-    while hall.desk.count().1 > 0 {
+    while hall.desk.count().pairs > 0 {
         tokio::time::sleep(POLL).await;
     }
 }

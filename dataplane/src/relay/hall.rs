@@ -119,8 +119,7 @@ impl Hall {
 
     /// Fills what is only known at scrape time.
     pub fn refresh_metrics(&self) {
-        let (waiting, pairs) = self.desk.count();
-        self.metrics.refresh(&self.engine, waiting, pairs);
+        self.metrics.refresh(&self.engine, &self.desk.count());
     }
 }
 

@@ -6,6 +6,7 @@ use culvert_telemetry::metrics::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics as Registry,
 };
 
+use super::desk::Count;
 use crate::engine::gauge;
 
 /// All of them.
@@ -25,6 +26,7 @@ pub struct Metrics {
     /// `culvert_config_last_reload_successful`
     pub reload_ok: IntGauge,
     waiting: IntGauge,
+    held_back: IntGauge,
     pairs: IntGauge,
     refused: IntCounterVec,
     closed: IntCounterVec,
@@ -59,6 +61,10 @@ impl Metrics {
                 "1 when the last reload of certificates worked.",
             ),
             waiting: r.gauge("culvert_pair_waiting", "Sides that wait for the other."),
+            held_back: r.gauge(
+                "culvert_pair_held_back",
+                "Sides that have met and wait for a place: fewer are free than one of their sources has pairs.",
+            ),
             pairs: r.gauge("culvert_pair_live", "Pairs now."),
             refused: r.counter_vec(
                 "culvert_pair_refused_total",
@@ -100,9 +106,10 @@ impl Metrics {
     }
 
     /// Fills what is only known at scrape time.
-    pub fn refresh(&self, engine: &Engine, waiting: usize, pairs: usize) {
-        self.waiting.set(gauge(waiting as u64));
-        self.pairs.set(gauge(pairs as u64));
+    pub fn refresh(&self, engine: &Engine, count: &Count) {
+        self.waiting.set(gauge(count.waiting as u64));
+        self.held_back.set(gauge(count.held_back as u64));
+        self.pairs.set(gauge(count.pairs as u64));
         self.engine.follow(engine.gauges());
         let paused = culvert_net::listen::accept_paused().as_secs();
         let counted = self.accept_paused.get();

@@ -1,8 +1,9 @@
 //! What one source may do to a relay, and what happens when it is full.
 
-use culvert_net::introduction::Credential;
+use culvert_net::introduction::{Credential, Link};
 use culvert_proto::pair::{ReplyCode, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::rig::{PairCa, Rig, refusal, soon};
 
@@ -27,8 +28,10 @@ async fn more_connections_a_minute_than_allowed_are_told_so_then_dropped() {
     for _ in 0..9 {
         drop(rig.dial_from(1).await);
     }
-    let mut dropped = rig.dial_from(1).await;
-    let end = soon("a reset", dropped.read(&mut [0])).await;
+    let end = match rig.try_dial_from(1).await {
+        Ok(mut dropped) => soon("a reset", dropped.read(&mut [0])).await,
+        reset => reset.map(|_| 0),
+    };
     assert!(end.is_err(), "{end:?}");
     // Another source is none the worse for it.
     let waiter = rig.waiter(2, Role::Bridge, key(1)).await;
@@ -89,21 +92,27 @@ async fn a_full_relay_gives_the_place_of_a_greedy_source_to_another() {
     let _pair = (broker.unwrap(), modest.link().await);
 }
 
+/// A pair of two sources, which are let in at once.
+async fn met(rig: &Rig, from: [u8; 2], number: usize) -> (Link<TcpStream>, Link<TcpStream>) {
+    let bridge = rig.waiter(from[0], Role::Bridge, key(number)).await;
+    let broker = rig.dial_from(from[1]).await;
+    let broker = rig.introduce(broker, Role::Broker, &key(number)).await;
+    (bridge.link().await, broker.unwrap())
+}
+
 #[tokio::test]
 async fn pairs_beyond_the_limit_wait_and_go_on_when_one_ends() {
     let rig = Rig::plain(&["--connections-per-minute=1000", "--pairs-max=100"]);
     let mut pairs = Vec::new();
     for number in 0..100 {
-        let bridge = rig.waiter(1, Role::Bridge, key(number)).await;
-        let broker = rig
-            .introduce(rig.dial_from(2).await, Role::Broker, &key(number))
-            .await;
-        pairs.push((bridge.link().await, broker.unwrap()));
+        let from = 1 + number as u8;
+        pairs.push(met(&rig, [from, 100 + from], number).await);
     }
     let mut late = Vec::new();
     for number in 1_000..1_003 {
-        let bridge = rig.waiter(3, Role::Bridge, key(number)).await;
-        let broker = rig.waiter(4, Role::Broker, key(number)).await;
+        let from = 201 + 2 * (number - 1_000) as u8;
+        let bridge = rig.waiter(from, Role::Bridge, key(number)).await;
+        let broker = rig.waiter(from + 1, Role::Broker, key(number)).await;
         assert!(
             bridge.waits && broker.waits,
             "they wait, and are not refused"
@@ -112,6 +121,7 @@ async fn pairs_beyond_the_limit_wait_and_go_on_when_one_ends() {
     }
     rig.until("culvert_pair_live", 100.0).await;
     rig.until("culvert_pair_waiting", 6.0).await;
+    rig.until("culvert_pair_held_back", 6.0).await;
     for (bridge, broker) in late {
         assert!(!bridge.task.is_finished() && !broker.task.is_finished());
         drop(pairs.pop());
@@ -125,9 +135,42 @@ async fn pairs_beyond_the_limit_wait_and_go_on_when_one_ends() {
     rig.until("culvert_pair_waiting", 0.0).await;
 }
 
+/// One source whose sides meet each other as often as they can, against the pair of two others.
+#[tokio::test]
+async fn a_source_that_fills_its_share_waits_and_another_pair_forms_at_once() {
+    let rig = Rig::plain(&["--connections-per-minute=1000", "--pairs-max=100"]);
+    let mut pairs = Vec::new();
+    for number in 0..50 {
+        pairs.push(met(&rig, [1, 1], number).await);
+    }
+    let bridge = rig.waiter(1, Role::Bridge, key(50)).await;
+    let broker = rig.waiter(1, Role::Broker, key(50)).await;
+    assert!(
+        bridge.waits && broker.waits,
+        "half of the places are its own"
+    );
+    rig.until("culvert_pair_held_back", 2.0).await;
+    // Others pass it by, also with a side of theirs that came later.
+    let other = met(&rig, [2, 3], 100).await;
+    rig.until("culvert_pair_live", 51.0).await;
+    assert!(!bridge.task.is_finished() && !broker.task.is_finished());
+    // Its turn comes when more places are free than it has pairs.
+    drop((other, pairs.pop()));
+    let (mut bridge, mut broker) = (bridge.link().await, broker.link().await);
+    bridge.write_all(b"its turn").await.unwrap();
+    let mut heard = [0; 8];
+    soon("bytes", broker.read_exact(&mut heard)).await.unwrap();
+    rig.until("culvert_pair_held_back", 0.0).await;
+}
+
 #[tokio::test]
 async fn a_thousand_waiters_all_meet() {
-    let rig = Rig::plain(&["--connections-per-minute=1000", "--source-waiters-max=320"]);
+    let flags = [
+        "--connections-per-minute=1000",
+        "--source-waiters-max=320",
+        "--pairs-max=2000",
+    ];
+    let rig = Rig::plain(&flags);
     let mut waiters = Vec::new();
     for number in 0..1_000 {
         let source = 1 + (number / 300) as u8;

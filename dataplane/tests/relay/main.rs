@@ -10,5 +10,6 @@ mod drain;
 mod hostile;
 mod limits;
 mod pairs;
+mod program;
 mod rig;
 mod vanished;

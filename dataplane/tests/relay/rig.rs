@@ -97,11 +97,16 @@ impl Rig {
 
     /// From another address of this host.
     pub async fn dial_from(&self, last: u8) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
+        self.try_dial_from(last).await.unwrap()
+    }
+
+    /// As [`Rig::dial_from`], where the relay may reset it before this has seen that it stands.
+    pub async fn try_dial_from(&self, last: u8) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
         let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
-        socket.bind(from).unwrap();
-        socket.connect(self.at.public).await.unwrap()
+        socket.bind(from)?;
+        socket.connect(self.at.public).await
     }
 
     pub async fn introduce(

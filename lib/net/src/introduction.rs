@@ -18,11 +18,11 @@ use std::time::Duration;
 
 pub use client::{IntroduceError, Outer, OuterClient, introduce};
 pub use credential::{Credential, CredentialError};
-pub use link::Link;
+pub use link::{Link, Matched, Settled};
 pub use proof::{ProofError, verify};
 pub use records::Records;
 pub use server::{Door, Guest, NotLetIn, OuterServer, receive};
-pub use waiter::{Disturbance, Settled, Waiter};
+pub use waiter::{Disturbance, Waiter};
 
 /// Whoever is refused is read this long, so that the refusal is not overtaken by a reset.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(1);

@@ -46,7 +46,7 @@ pub struct Registration {
 
 /// A pairing code that was handed out.
 struct Issue {
-    /// Forgotten when it was used for the last time.
+    /// Forgotten when its broker has confirmed, unless that may come again.
     code: Option<PairingCode>,
     /// Whether the code is the hash of the broker's bootstrap key.
     is_bound: bool,
@@ -203,7 +203,7 @@ impl Registration {
     }
 
     /// The broker whose bootstrap key has this hash uses the pairing code. Save the registration
-    /// before anything is handed out; without `reissue` the code is forgotten with that.
+    /// before anything is handed out.
     ///
     /// # Errors
     /// When it may not: then nothing has changed.
@@ -215,11 +215,20 @@ impl Registration {
         {
             return Err(Refused::OtherKey);
         }
-        let used = issue.voucher.redeem(spki_sha256, now_unix_s)?;
-        if !issue.voucher.reissue {
+        issue.voucher.redeem(spki_sha256, now_unix_s)
+    }
+
+    /// The broker holds its certificate: without `reissue` the code is forgotten. Says whether
+    /// anything has changed.
+    pub fn confirm(&mut self) -> bool {
+        let Some(issue) = self.issue.as_mut() else {
+            return false;
+        };
+        let is_news = issue.voucher.confirm();
+        if is_news && !issue.voucher.reissue {
             issue.code = None;
         }
-        Ok(used)
+        is_news
     }
 
     /// Makes a new certificate for the bridge when a third of its life is left; says whether.

@@ -148,7 +148,7 @@ pub trait Store: Send + Sync {
 
     /// Certifies the broker that proved the pairing code of `id` with the bootstrap key of this
     /// hash. The use is on record before the certificate is handed out, so of two that come at
-    /// once one gets it.
+    /// once one gets it; that one gets another, until it [confirms](Store::confirm).
     fn redeem(
         &self,
         id: &PairId,
@@ -179,6 +179,28 @@ pub trait Store: Send + Sync {
                 name: id.to_string(),
             }
             .into())
+        }
+    }
+
+    /// The broker of `id` holds its certificate: its code is good no more.
+    fn confirm(&self, id: &PairId) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async move {
+            for _ in 0..REDEEM_TRIES_MAX {
+                let Some(mut kept) = self.load(id).await? else {
+                    return Ok(());
+                };
+                if !kept.registration.confirm() {
+                    return Ok(());
+                }
+                match self.save(&kept.registration, Some(&kept.revision)).await {
+                    Err(StoreError::Conflict { .. }) => {}
+                    saved => return saved.map(drop),
+                }
+            }
+            Err(StoreError::Conflict {
+                place: self.place(),
+                name: id.to_string(),
+            })
         }
     }
 

@@ -5,9 +5,10 @@ pub const CODE_LIFE_S: u64 = 86_400;
 
 /// The use of one pairing code.
 ///
-/// Issued, it is good for the first bootstrap key that comes before it expires. Then it is
-/// consumed: good for nobody, or, with `reissue`, for that same key for ever (a broker that keeps
-/// its certificate in memory only comes back with every start).
+/// Issued, it is good for the first bootstrap key that comes before it expires, and after that for
+/// no other. For that key it is good until it expires or the broker has confirmed that it holds its
+/// certificate, so a bootstrap that breaks off is done again; with `reissue` it is for ever (a broker
+/// that keeps its certificate in memory only comes back with every start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Voucher {
     /// Whether the key that used it may use it again.
@@ -16,6 +17,8 @@ pub struct Voucher {
     pub expires_unix_s: u64,
     /// SHA-256 of the public key that used it.
     pub consumed_by: Option<[u8; 32]>,
+    /// Whether that broker has said that it holds its certificate.
+    pub is_confirmed: bool,
 }
 
 /// What a use was.
@@ -55,6 +58,7 @@ impl Voucher {
             reissue,
             expires_unix_s: now_unix_s.saturating_add(CODE_LIFE_S),
             consumed_by: None,
+            is_confirmed: false,
         }
     }
 
@@ -62,8 +66,9 @@ impl Voucher {
     #[must_use]
     pub fn is_usable(&self, now_unix_s: u64) -> bool {
         match self.consumed_by {
-            Some(_) => self.reissue,
-            None => now_unix_s < self.expires_unix_s,
+            Some(_) if self.reissue => true,
+            Some(_) if self.is_confirmed => false,
+            _ => now_unix_s < self.expires_unix_s,
         }
     }
 
@@ -73,9 +78,9 @@ impl Voucher {
     /// When it may not: then nothing has changed.
     pub fn redeem(&mut self, spki_sha256: &[u8; 32], now_unix_s: u64) -> Result<Use, Refused> {
         match &self.consumed_by {
-            Some(_) if !self.reissue => Err(Refused::Consumed),
-            Some(by) if by == spki_sha256 => Ok(Use::Again),
-            Some(_) => Err(Refused::OtherKey),
+            Some(by) if by == spki_sha256 && self.is_usable(now_unix_s) => Ok(Use::Again),
+            Some(_) if self.reissue => Err(Refused::OtherKey),
+            Some(_) => Err(Refused::Consumed),
             None if now_unix_s >= self.expires_unix_s => Err(Refused::Expired {
                 expires_unix_s: self.expires_unix_s,
             }),
@@ -84,6 +89,13 @@ impl Voucher {
                 Ok(Use::First)
             }
         }
+    }
+
+    /// The broker that used it holds its certificate; says whether that is news.
+    pub fn confirm(&mut self) -> bool {
+        let is_news = self.consumed_by.is_some() && !self.is_confirmed;
+        self.is_confirmed |= is_news;
+        is_news
     }
 }
 
@@ -100,9 +112,23 @@ mod tests {
         let late = voucher.redeem(&[1; 32], 1_000 + CODE_LIFE_S);
         assert!(matches!(late, Err(Refused::Expired { .. })));
         assert_eq!(voucher.redeem(&[1; 32], 1_001), Ok(Use::First));
+        assert!(voucher.confirm() && !voucher.confirm());
         assert_eq!(voucher.redeem(&[1; 32], 1_002), Err(Refused::Consumed));
         assert_eq!(voucher.redeem(&[2; 32], 1_002), Err(Refused::Consumed));
         assert!(!voucher.is_usable(1_002));
+    }
+
+    #[test]
+    fn until_it_is_confirmed_the_same_key_may_come_again_within_the_day_and_no_other() {
+        let mut voucher = Voucher::issue(false, 1_000);
+        assert!(!voucher.confirm(), "nobody used it");
+        assert_eq!(voucher.redeem(&[1; 32], 1_001), Ok(Use::First));
+        assert_eq!(voucher.redeem(&[1; 32], 1_002), Ok(Use::Again));
+        assert_eq!(voucher.redeem(&[2; 32], 1_002), Err(Refused::Consumed));
+        let end = 1_000 + CODE_LIFE_S;
+        assert_eq!(voucher.redeem(&[1; 32], end - 1), Ok(Use::Again));
+        assert_eq!(voucher.redeem(&[1; 32], end), Err(Refused::Consumed));
+        assert!(voucher.is_usable(end - 1) && !voucher.is_usable(end));
     }
 
     #[test]
@@ -119,6 +145,7 @@ mod tests {
     enum Step {
         Load(usize),
         RedeemAndSave(usize, u8),
+        ConfirmAndSave(usize),
         Wait(u64),
     }
 
@@ -126,6 +153,7 @@ mod tests {
         let step = prop_oneof![
             (0..3usize).prop_map(Step::Load),
             (0..3usize, 0..3u8).prop_map(|(bridge, key)| Step::RedeemAndSave(bridge, key)),
+            (0..3usize).prop_map(Step::ConfirmAndSave),
             (0..CODE_LIFE_S).prop_map(Step::Wait),
         ];
         prop::collection::vec(step, 1..60)
@@ -137,11 +165,19 @@ mod tests {
         fn of_any_number_of_bridges_and_keys_one_key_wins(reissue: bool, steps in steps()) {
             let (mut revision, mut kept) = (0, Voucher::issue(reissue, 0));
             let mut copies = [(revision, kept); 3];
-            let (mut now, mut winners) = (0, Vec::new());
+            let (mut now, mut winners, mut confirmed) = (0, Vec::new(), None);
             for step in steps {
                 match step {
                     Step::Wait(seconds) => now += seconds,
                     Step::Load(bridge) => copies[bridge] = (revision, kept),
+                    Step::ConfirmAndSave(bridge) => {
+                        let (seen, mut copy) = copies[bridge];
+                        if copy.confirm() && seen == revision {
+                            revision += 1;
+                            kept = copy;
+                            confirmed = Some(winners.len());
+                        }
+                    }
                     Step::RedeemAndSave(bridge, key) => {
                         let (seen, mut copy) = copies[bridge];
                         match copy.redeem(&[key; 32], now) {
@@ -162,7 +198,9 @@ mod tests {
                 prop_assert!(winners.iter().all(|(key, _)| key == first), "two keys won");
                 prop_assert_eq!(kept.consumed_by, Some([*first; 32]));
             }
-            prop_assert!(reissue || winners.len() <= 1, "used twice");
+            prop_assert!(reissue || winners.iter().all(|(_, at)| *at < CODE_LIFE_S));
+            // A copy from before the confirmation hands out to the same key once more.
+            prop_assert!(confirmed.is_none_or(|seen| seen > 0), "confirmed before it was used");
         }
     }
 }

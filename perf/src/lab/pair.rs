@@ -1,4 +1,6 @@
-//! Two agents that meet at a relay; the relay is the hub that is counted.
+//! Two agents that meet at a relay; the relay is the hub that is counted. Beside them what others have
+//! for it: the same end-to-end TLS made by stunnel or socat, with a socat in the middle. That cannot
+//! let two sides meet that only dial out, so it dials the site; the bytes go the same way.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ const RELAY_PORT: u16 = 9201;
 const BRIDGE_HEALTH: u16 = 9203;
 const BROKER_HEALTH: u16 = 9204;
 const RELAY_ADMIN: u16 = 9205;
+/// Where the far end of a rival listens for its middle.
+const RIVAL_SITE: u16 = 9206;
 
 /// What becomes of the outer TLS when a pair is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +77,110 @@ pub(super) fn start(lab: &Lab, outer: Outer) -> Result<Running> {
         groups,
         ..Running::default()
     })
+}
+
+/// What makes the end-to-end TLS of a rival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// A thread for each connection.
+    Stunnel,
+    /// A process for each connection.
+    Socat,
+}
+
+/// TLS 1.3 from end to end, certificates on both sides, and socat between.
+pub(super) fn rival(lab: &Lab, ends: Ends) -> Result<Running> {
+    let files = certificates(lab)?;
+    lab.await_free_entry()?;
+    let groups = [Cgroup::new()?, Cgroup::new()?];
+    let entry = SocketAddr::from((LOCAL, ENTRY_PORT));
+    let far = SocketAddr::from((lab.address(Host::Site, Host::Hub), RIVAL_SITE));
+    let middle = SocketAddr::from((lab.address(Host::Hub, Host::Client), RELAY_PORT));
+    let service = lab.service(Host::Site);
+    let end = |role: &str, at: SocketAddr, to: SocketAddr| {
+        let file = |what: &str| files.join(what).to_string_lossy().into_owned();
+        let keys = [&format!("{role}.crt"), &format!("{role}.key"), "ca.crt"].map(file);
+        let spawn = match ends {
+            Ends::Stunnel => stunnel(lab, role, at, to, &keys)?,
+            Ends::Socat => socat_tls(role, at, to, &keys),
+        };
+        anyhow::Ok(spawn.counted_by(groups[1].as_ref()).cpu(RELAY_CPU))
+    };
+    let directory = lab.directory();
+    let mut bridge =
+        end("bridge", far, service)?.start_in(directory, lab.at(Host::Site), "bridge")?;
+    bridge.wait_port(lab.at(Host::Hub), far, START_MAX)?;
+    let listen = format!("TCP4-LISTEN:{RELAY_PORT},fork,reuseaddr,nodelay,backlog=4096");
+    let mut relay = Spawn::new("socat")
+        .args([
+            "-b65536",
+            "-t",
+            "3600",
+            &listen,
+            &format!("TCP4:{far},nodelay"),
+        ])
+        .counted_by(groups[0].as_ref())
+        .cpu(RELAY_CPU)
+        .start_in(directory, lab.at(Host::Hub), "relay")?;
+    relay.wait_port(lab.at(Host::Client), middle, START_MAX)?;
+    let mut broker =
+        end("broker", entry, middle)?.start_in(directory, lab.at(Host::Client), "broker")?;
+    broker.wait_port(lab.at(Host::Client), entry, START_MAX)?;
+    Ok(Running {
+        entry: Some(entry),
+        hub: vec![relay],
+        agent: vec![bridge, broker],
+        groups,
+        ..Running::default()
+    })
+}
+
+fn stunnel(
+    lab: &Lab,
+    role: &str,
+    at: SocketAddr,
+    to: SocketAddr,
+    [cert, key, ca]: &[String; 3],
+) -> Result<Spawn> {
+    let is_client = if role == "broker" { "yes" } else { "no" };
+    let config = lab.path(&format!("stunnel-{role}.conf"));
+    std::fs::write(
+        &config,
+        format!(
+            "foreground = yes
+pid =
+debug = err
+socket = l:TCP_NODELAY=1
+socket = r:TCP_NODELAY=1
+[{role}]
+client = {is_client}
+accept = {at}
+connect = {to}
+sslVersion = TLSv1.3
+cert = {cert}
+key = {key}
+CAfile = {ca}
+verifyChain = yes
+"
+        ),
+    )?;
+    Ok(Spawn::new("stunnel").args([config]))
+}
+
+fn socat_tls(role: &str, at: SocketAddr, to: SocketAddr, [cert, key, ca]: &[String; 3]) -> Spawn {
+    let tls = format!(
+        "nodelay,cert={cert},key={key},cafile={ca},verify=1,openssl-min-proto-version=TLS1.3"
+    );
+    let listen = format!("{},fork,reuseaddr,backlog=4096", at.port());
+    let (from, to) = if role == "broker" {
+        // The certificates of a pair have no names.
+        let to = format!("OPENSSL:{to},{tls},commonname=,no-sni");
+        (format!("TCP4-LISTEN:{listen},nodelay"), to)
+    } else {
+        let to = format!("TCP4:{to},nodelay");
+        (format!("OPENSSL-LISTEN:{listen},{tls}"), to)
+    };
+    Spawn::new("socat").args(["-b65536", "-t", "3600", &from, &to])
 }
 
 /// The pair's certificates, as `culvert pair connect` makes them.

@@ -56,6 +56,10 @@ pub enum Variant {
     Pair,
     /// tunnel: the same with the outer TLS kept.
     PairKeep,
+    /// tunnel: stunnel at both ends of the same end-to-end TLS, socat in the middle.
+    PairStunnel,
+    /// tunnel: socat at both ends and in the middle.
+    PairSocat,
     /// tunnel: rathole, in the clear.
     Rathole,
     /// tunnel: rathole with noise in its default cipher.
@@ -95,6 +99,8 @@ impl Variant {
             Variant::Sealed => "culvert sealed",
             Variant::Pair => "culvert pair",
             Variant::PairKeep => "culvert pair, outer TLS kept",
+            Variant::PairStunnel => "stunnel, socat between",
+            Variant::PairSocat => "socat with TLS, socat between",
             Variant::Rathole => "rathole",
             Variant::RatholeNoise => "rathole noise",
             Variant::RatholeNoiseAes => "rathole noise AES",
@@ -105,7 +111,10 @@ impl Variant {
 
     /// Whether its processes start others: their time is then counted by group.
     pub fn forks(self) -> bool {
-        matches!(self, Variant::Socat | Variant::SshR)
+        matches!(
+            self,
+            Variant::Socat | Variant::SshR | Variant::PairStunnel | Variant::PairSocat
+        )
     }
 
     /// What keeps it from running here, if anything.
@@ -150,6 +159,8 @@ impl Variant {
             Variant::Sealed => culvert::tcp(lab, culvert::Leg::Sealed),
             Variant::Pair => pair::start(lab, pair::Outer::End),
             Variant::PairKeep => pair::start(lab, pair::Outer::Keep),
+            Variant::PairStunnel => pair::rival(lab, pair::Ends::Stunnel),
+            Variant::PairSocat => pair::rival(lab, pair::Ends::Socat),
             Variant::Rathole => tunnel::rathole(lab, None),
             Variant::RatholeNoise => tunnel::rathole(lab, Some(Noise::Default)),
             Variant::RatholeNoiseAes => tunnel::rathole(lab, Some(Noise::Aes)),

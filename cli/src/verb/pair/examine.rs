@@ -164,6 +164,10 @@ impl Report {
             let what = format!("{what}: pairing code");
             self.checks.push(match voucher.consumed_by {
                 Some(_) if voucher.reissue => Check::good(&what, "used, and good for that broker"),
+                Some(_) if voucher.is_usable(now) => Check::good(
+                    &what,
+                    "used, and good for that broker until it says that it has its certificate",
+                ),
                 Some(_) => Check::good(&what, "used"),
                 None if voucher.is_usable(now) => {
                     let left = voucher.expires_unix_s.saturating_sub(now) / 60;

@@ -1,5 +1,6 @@
 //! What the relay's operator can find: neither in what passes the relay's interfaces nor in the
-//! relay's memory is there plaintext, a private key of the pair or its pairing code.
+//! relay's memory nor in a core dump of it is there plaintext, a private key of the pair or its
+//! pairing code. The relay is as it runs everywhere: it writes no core itself, so root takes one.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -78,6 +79,17 @@ impl Needles {
         std::mem::take(&mut self.found)
     }
 
+    /// What of it stands in a core dump of a process, of all that it has mapped; and its size.
+    fn in_core(&mut self, bed: &Testbed, pid: u32) -> Result<(BTreeSet<String>, usize)> {
+        let (pid, prefix) = (pid.to_string(), bed.path("core"));
+        let prefix = prefix.to_string_lossy();
+        bed.hub.output("gcore", &["-a", "-o", &prefix, &pid])?;
+        let path = format!("{prefix}.{pid}");
+        let core = std::fs::read(&path)?;
+        std::fs::remove_file(path)?;
+        Ok((self.in_bytes(&core), core.len()))
+    }
+
     /// What of it stands in the memory of a process.
     fn in_memory(&mut self, pid: u32) -> Result<BTreeSet<String>> {
         each_region(pid, |region| {
@@ -117,7 +129,7 @@ struct Joined {
     word: String,
 }
 
-fn join(bed: &Testbed, files: &Files, service: SocketAddr) -> Result<Joined> {
+fn join(bed: &Testbed, files: &Files, service: SocketAddr, each: &[&str]) -> Result<Joined> {
     let culvert = binary("culvert")?.to_string_lossy().into_owned();
     let store = format!("file:{}", bed.path("store").display());
     let state = format!("file:{}", bed.path("state").display());
@@ -137,7 +149,8 @@ fn join(bed: &Testbed, files: &Files, service: SocketAddr) -> Result<Joined> {
     let mut bridge = Watched::start(bridge, bed, &bed.site, "bridge")?;
     let broker = agent("broker")?
         .args(["--relay", &format!("{HUB_FOR_CLIENT}:{RELAY}")])
-        .args(["--join-file", &file.to_string_lossy(), "--state", &state]);
+        .args(["--join-file", &file.to_string_lossy(), "--state", &state])
+        .args(each);
     let mut broker = Watched::start(broker, bed, &bed.client, "broker")?;
     wait_ready(&mut bridge, &bed.site)?;
     wait_ready(&mut broker, &bed.client)?;
@@ -200,13 +213,22 @@ fn copy_back(stream: &mut TcpStream) {
 
 #[test]
 fn the_relay_holds_no_plaintext_key_or_code() -> Result<()> {
-    if !ready("the_relay_holds_no_plaintext_key_or_code", &["tcpdump"]) {
+    blind("the_relay_holds_no_plaintext_key_or_code", &[])
+}
+
+#[test]
+fn the_relay_holds_none_of_a_connection_with_its_own_pair() -> Result<()> {
+    let name = "the_relay_holds_none_of_a_connection_with_its_own_pair";
+    blind(name, &["--flow-per-pair"])
+}
+
+fn blind(name: &str, each: &[&str]) -> Result<()> {
+    if !ready(name, &["tcpdump", "gcore"]) {
         return Ok(());
     }
     let bed = bed()?;
     let files = Files::make(&bed)?;
-    let mut relay = files.relay(&bed, "relay", &["--debuggable"])?;
-    relay.expect(&["--debuggable: core dumps and debuggers may read secrets"]);
+    let relay = files.relay(&bed, "relay", &[])?;
     let capture = bed.path("relay.pcap");
     let mut tcpdump = Spawn::new("tcpdump")
         .args(["-i", "any", "-s", "0", "-U", "-Z", "root", "-w"])
@@ -218,7 +240,7 @@ fn the_relay_holds_no_plaintext_key_or_code() -> Result<()> {
     let open = SocketAddr::from((HUB_FOR_CLIENT, 5_001));
     echo(bed.hub.run(|| TcpListener::bind(open))?);
 
-    let joined = join(&bed, &files, service)?;
+    let joined = join(&bed, &files, service, each)?;
     let (mut needles, info_hash) = secrets(&bed, &joined.word)?;
     let count = needles.texts.len();
     needles.add("info hash", &info_hash);
@@ -229,6 +251,7 @@ fn the_relay_holds_no_plaintext_key_or_code() -> Result<()> {
 
     // While the conversation stands: the memory of the relay, and of those who may know.
     let at_relay = needles.in_memory(relay.pid())?;
+    let (in_core, core_bytes) = needles.in_core(&bed, relay.pid())?;
     let at_bridge = needles.in_memory(joined.bridge.pid())?;
     let at_broker = needles.in_memory(joined.broker.pid())?;
     drop(sealed);
@@ -237,14 +260,16 @@ fn the_relay_holds_no_plaintext_key_or_code() -> Result<()> {
     let captured = std::fs::read(&capture)?;
     let on_the_wire = needles.in_bytes(&captured);
     println!(
-        "{count} secrets; relay {at_relay:?}; wire ({} bytes) {on_the_wire:?}\n\
+        "{count} secrets; relay {at_relay:?}; core ({core_bytes} bytes) {in_core:?}; \
+         wire ({} bytes) {on_the_wire:?}\n\
          bridge {at_bridge:?}\nbroker {at_broker:?}",
         captured.len()
     );
 
     // The searches find what is there.
     let holds = |set: &BTreeSet<String>, what: &str| set.iter().any(|it| it.starts_with(what));
-    assert!(holds(&at_relay, "info hash"));
+    assert!(holds(&in_core, "info hash") && holds(&in_core, "alpn"));
+    assert!(core_bytes > 1 << 20);
     for (side, own) in [
         (&at_bridge, "the bridge's key"),
         (&at_broker, "the broker's key"),
@@ -261,6 +286,7 @@ fn the_relay_holds_no_plaintext_key_or_code() -> Result<()> {
         secret.cloned().collect()
     };
     assert_eq!(leaked(&at_relay), Vec::<String>::new(), "in memory");
+    assert_eq!(leaked(&in_core), Vec::<String>::new(), "in a core dump");
     assert_eq!(leaked(&on_the_wire), Vec::<String>::new(), "on the wire");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A service that says everything back, and clients that ask it through the broker.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,12 @@ pub const RELAY_GONE: &[&str] = &["cannot wait for the other side here"];
 
 /// Starts the service; it lives as long as the test.
 pub fn start(site: &Namespace) -> Result<SocketAddr> {
-    let listener = site.run(|| TcpListener::bind((SITE, 0)))?;
+    start_at(site, SITE)
+}
+
+/// As [`start`], at this address.
+pub fn start_at(site: &Namespace, address: IpAddr) -> Result<SocketAddr> {
+    let listener = site.run(|| TcpListener::bind((address, 0)))?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {

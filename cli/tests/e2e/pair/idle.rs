@@ -19,6 +19,8 @@ const IDLE: Duration = Duration::from_secs(FORGETS_S + 8);
 const FOUND_MAX: Duration = Duration::from_secs(15);
 /// From there to the next pair.
 const PAIRED_MAX: Duration = Duration::from_secs(5);
+/// What a client waits for at most while the relay has two dead waiters before it: 2 s for each.
+const FOUND_BESIDE_MAX: Duration = Duration::from_secs(8);
 /// Waiters hear a word every 15 s; after this silence they come again.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
@@ -228,4 +230,49 @@ fn waiters_that_are_cut_in_silence_come_again() -> Result<()> {
     ensure!(took < PAIRED_MAX, "{took:?}");
     drop((broker, bridge, relay));
     Ok(())
+}
+
+/// The host of a bridge is gone without a word, and its connections wait at the relay before those of
+/// the bridge that took its place.
+fn vanished(name: &str, for_broker: &[&str]) -> Result<()> {
+    if !ready(name, &["ss"]) {
+        return Ok(());
+    }
+    let bed = bed()?;
+    let files = Files::make(&bed)?;
+    let to = echo::start(&bed.site)?;
+    let relay = files.relay(&bed, "relay", &[])?;
+    let mut gone = files.bridge(&bed, to, &[])?;
+    wait_ready(&mut gone, &bed.site)?;
+    let old = wait_for("the waiters", Duration::from_secs(20), || {
+        ports(&bed.site).ok().filter(|ports| ports.len() == 2)
+    })?;
+    cut(&bed.hub, &old)?;
+    gone.kill_9()?;
+    let start = Instant::now();
+    let mut bridge = files.bridge(&bed, to, &[])?;
+    wait_ready(&mut bridge, &bed.site)?;
+    wait_for("all waiters", Duration::from_secs(20), || {
+        let held = ports_of(&bed.hub, 1).ok()?;
+        (held.len() == 4 && old.is_subset(&held)).then_some(())
+    })?;
+    let mut broker = files.broker(&bed, for_broker)?;
+    broker.wait_log("broker starts", crate::hub::START_MAX)?;
+    let asked = Instant::now();
+    ask(&bed.client, Duration::from_secs(20)).context("a client beside dead waiters")?;
+    println!(
+        "{for_broker:?}: served {:?} after it asked, {:?} after the host was gone",
+        asked.elapsed(),
+        start.elapsed()
+    );
+    ensure!(asked.elapsed() < FOUND_BESIDE_MAX, "{:?}", asked.elapsed());
+    drop((broker, bridge, relay));
+    Ok(())
+}
+
+#[test]
+fn a_vanished_bridge_costs_a_client_no_connection() -> Result<()> {
+    let name = "a_vanished_bridge_costs_a_client_no_connection";
+    vanished(name, &[])?;
+    vanished(name, &["--flow-per-pair"])
 }

@@ -13,6 +13,7 @@ use culvert_perf::testbed::{SITE, wait_for};
 
 use super::echo::{PAIR_GONE, descriptors};
 use super::{BROKER, Paired, bed, wait_ready};
+use crate::flood::{end_of, serve};
 use crate::hub::ready;
 use crate::watched::Watched;
 
@@ -23,8 +24,6 @@ const BRIDGE_SAYS: &[&str] = &[
     "a connection was not served",
 ];
 const SOON: Duration = Duration::from_secs(20);
-/// By then a writer has heard of what its reader was told.
-const WRITER_HEARS: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
@@ -49,52 +48,6 @@ const STAGES: [Stage; 4] = [Stage::Waiting, Stage::Idle, Stage::Bulk, Stage::Hal
 
 fn service() -> SocketAddr {
     (SITE, SERVICE).into()
-}
-
-/// What the service does for its only client: floods, and tells how its own reading ended.
-fn serve(listener: &TcpListener, floods: bool, tell: &mpsc::Sender<std::io::Result<()>>) {
-    let (mut stream, _) = listener.accept().expect("a listener accepts");
-    let mut reader = stream.try_clone().expect("a second handle");
-    let flood = std::thread::spawn(move || -> std::io::Result<()> {
-        let piece = vec![9; 32 << 10];
-        if !floods {
-            return Ok(());
-        }
-        loop {
-            stream.write_all(&piece)?;
-        }
-    });
-    let mut piece = [0; 1024];
-    let ended = loop {
-        match reader.read(&mut piece) {
-            Ok(0) => break Ok(()),
-            Ok(_) => {}
-            Err(why) => break Err(why),
-        }
-    };
-    // The kernel tells of a reset once: if the writer heard it, the reader sees an end.
-    let _ = wait_for("the writer", WRITER_HEARS, || {
-        flood.is_finished().then_some(())
-    });
-    if ended.is_ok() && flood.is_finished() {
-        let _ = tell.send(flood.join().expect("the flood does not panic"));
-        return;
-    }
-    let _ = tell.send(ended);
-    let _ = flood.join();
-}
-
-/// How the client's reading ends; it never may be FIN here.
-fn end_of(stream: &mut TcpStream) -> std::io::Result<u64> {
-    stream.set_read_timeout(Some(SOON))?;
-    let mut piece = vec![0; 64 << 10];
-    let mut bytes = 0;
-    loop {
-        match stream.read(&mut piece)? {
-            0 => return Ok(bytes),
-            got => bytes += got as u64,
-        }
-    }
 }
 
 /// The three, how they are started again, and how often that was.
@@ -249,7 +202,10 @@ impl Rig {
         let listener = bed.site.run(|| TcpListener::bind(service()))?;
         let (tell, told) = mpsc::channel();
         let floods = stage != Stage::Idle;
-        let serving = std::thread::spawn(move || serve(&listener, floods, &tell));
+        let serving = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a listener accepts");
+            serve(stream, floods, &tell);
+        });
         let mut stream = bed.client.run(|| TcpStream::connect(BROKER))?;
         stream.write_all(b"hello")?;
         wait_for("the flow", SOON, || {

@@ -1,17 +1,14 @@
 //! A side that waits at a relay, and what it becomes.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use culvert_proto::pair::{Reply, ReplyCode};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::FAREWELL_MAX;
+use super::link::Settled;
 use super::seal::Sealer;
-use crate::relay::End;
 use crate::tls::ServerStream;
 
 /// A connection that waits. With TLS that is left at MATCHED it holds no TLS connection, only
@@ -23,14 +20,6 @@ pub struct Waiter<IO> {
 pub(super) enum Wire<IO> {
     Plain(IO),
     Sealed(IO, Box<Sealer>),
-    Kept(Box<ServerStream<IO>>),
-}
-
-/// A connection whose bytes are the other side's.
-pub enum Settled<IO> {
-    /// The socket itself.
-    Plain(IO),
-    /// Still inside TLS.
     Kept(Box<ServerStream<IO>>),
 }
 
@@ -117,53 +106,4 @@ where
         io::Result::Ok(())
     })
     .await;
-}
-
-impl<IO: End> End for Settled<IO> {
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Settled::Plain(io) => io.socket(),
-            Settled::Kept(stream) => stream.socket(),
-        }
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Settled<IO> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Settled::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Settled::Kept(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Settled<IO> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Settled::Plain(io) => Pin::new(io).poll_write(cx, data),
-            Settled::Kept(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Settled::Plain(io) => Pin::new(io).poll_flush(cx),
-            Settled::Kept(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Settled::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Settled::Kept(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

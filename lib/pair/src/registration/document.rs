@@ -39,6 +39,9 @@ struct Pairing {
     expires_unix_s: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     consumed_by: Option<String>,
+    /// Before this was written down, a code was forgotten with its use.
+    #[serde(default)]
+    is_confirmed: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +77,7 @@ pub(super) fn write(registration: &Registration) -> Zeroizing<Vec<u8>> {
             reissue: issue.voucher.reissue,
             expires_unix_s: issue.voucher.expires_unix_s,
             consumed_by: issue.voucher.consumed_by.as_ref().map(hex),
+            is_confirmed: Some(issue.voucher.is_confirmed),
         }),
     };
     let mut bytes = Zeroizing::new(Vec::with_capacity(ROOM_BYTES));
@@ -154,6 +158,7 @@ fn read_pairing(pairing: &Pairing) -> Result<Issue, RegistrationError> {
             reissue: pairing.reissue,
             expires_unix_s: pairing.expires_unix_s,
             consumed_by,
+            is_confirmed: pairing.is_confirmed.unwrap_or(consumed_by.is_some()),
         },
     })
 }

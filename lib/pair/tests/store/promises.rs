@@ -109,16 +109,25 @@ pub async fn certifies_one_of_many(store: Arc<impl Store + 'static>, reissue: bo
     };
     let kept = store.load(&id).await.unwrap().unwrap().registration;
     assert_eq!(kept.voucher().unwrap().consumed_by, Some([winner; 32]));
+    assert!(kept.code(now()).is_some(), "nobody has confirmed");
+    let csr = LeafKey::generate().unwrap().request().unwrap();
+    let again = store.redeem(&id, &[winner; 32], &csr, now()).await;
+    assert!(
+        again.is_ok(),
+        "its certificate may have been lost on the way"
+    );
+    store.confirm(&id).await.unwrap();
+    store.confirm(&id).await.unwrap();
+    let kept = store.load(&id).await.unwrap().unwrap().registration;
     assert_eq!(
         kept.code(now()).is_some(),
         reissue,
         "the code is forgotten unless needed"
     );
-    let csr = LeafKey::generate().unwrap().request().unwrap();
-    let again = store
-        .redeem(&id, &[winner; 32], &csr, now() + CODE_LIFE_S)
-        .await;
-    assert_eq!(again.is_ok(), reissue, "the winner comes back");
+    for late in [now(), now() + CODE_LIFE_S] {
+        let again = store.redeem(&id, &[winner; 32], &csr, late).await;
+        assert_eq!(again.is_ok(), reissue, "the winner comes back");
+    }
 }
 
 pub async fn keeps_a_code_through_a_bad_request(store: &impl Store) {
@@ -155,6 +164,7 @@ pub async fn certifies_the_key_that_the_code_stands_for(store: &impl Store) {
         Err(RedeemError::Refused(Refused::OtherKey))
     ));
     assert!(store.redeem(&id, &spki, &csr, now()).await.is_ok());
+    store.confirm(&id).await.unwrap();
     let twice = store.redeem(&id, &spki, &csr, now()).await;
     assert!(matches!(
         twice,

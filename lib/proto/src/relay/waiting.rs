@@ -1,10 +1,13 @@
 //! Who waits at a relay, and who meets whom.
 //!
 //! Two sides meet when kind of proof and id are equal and roles differ, the oldest
-//! first. A couple that finds the pairs at their limit waits for a place, in
-//! the order of meeting. All operations cost the logarithm of what waits.
+//! first. A couple becomes a pair while more places are free than its sources have pairs
+//! each: however many sources fill a relay, one that has few finds a place. Until then it waits,
+//! and is passed by who has fewer. All operations cost the logarithm of what waits, those that
+//! change how many pairs a source has that for each of its waiters.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::{PAIRS_DEFAULT, SOURCE_WAITERS_DEFAULT, Source, WAITERS_DEFAULT};
 use crate::pair::{ProofKind, RendezvousId, Role};
@@ -40,6 +43,8 @@ pub struct Matched {
     pub bridge: WaiterId,
     /// Has the listener.
     pub broker: WaiterId,
+    /// Whom the pair counts for, bridge first.
+    pub sources: [Source; 2],
 }
 
 /// What became of who came.
@@ -47,8 +52,6 @@ pub struct Matched {
 pub struct Entered {
     /// Its number.
     pub id: WaiterId,
-    /// It is joined at once, and waits no more.
-    pub matched: Option<Matched>,
     /// Made room, and has to be sent away.
     pub displaced: Option<WaiterId>,
 }
@@ -64,17 +67,21 @@ pub enum Full {
     All(usize),
 }
 
-/// Everybody who waits.
+/// Everybody who waits. After a change, [`Waiting::next_pair`] has to be asked until there is none.
 #[derive(Default)]
 pub struct Waiting {
     limits: Limits,
     next: u64,
     pairs: usize,
+    /// Pairs in which a source has a side, or both.
+    pairs_of: BTreeMap<Source, usize>,
     waiters: BTreeMap<WaiterId, Waiter>,
     /// Alone, by role: one of the two sets of a place is empty.
     alone: BTreeMap<Place, [BTreeSet<WaiterId>; 2]>,
-    /// Met, and waits for the end of a pair; by the order of meeting.
-    couples: BTreeMap<u64, Matched>,
+    /// Met, and waits for a place; by the order of meeting.
+    couples: BTreeMap<u64, Couple>,
+    /// The same by what their sources have: first comes who has least.
+    next_up: BTreeSet<(usize, u64)>,
     by_source: BTreeMap<Source, BTreeSet<WaiterId>>,
     /// Sources by how many of theirs wait.
     by_count: BTreeSet<(usize, Source)>,
@@ -87,6 +94,12 @@ struct Waiter {
     place: Place,
     role: Role,
     couple: Option<u64>,
+}
+
+struct Couple {
+    matched: Matched,
+    /// Pairs of that source of the two which has more.
+    has: usize,
 }
 
 impl Place {
@@ -140,13 +153,20 @@ impl Waiting {
         self.pairs
     }
 
+    /// Of the sides that wait, those that have met and wait for a place.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        self.couples.len() * 2
+    }
+
     /// Somebody of `source` comes to `place`, with its proof checked.
     ///
     /// # Errors
     /// When it cannot be joined at once and may not wait.
     pub fn enter(&mut self, source: Source, place: Place, role: Role) -> Result<Entered, Full> {
         let other = self.oldest_alone(place, role.other());
-        let joins_now = other.is_some() && self.pairs < self.limits.pairs_max;
+        let other = other.and_then(|other| self.waiters.get(&other));
+        let joins_now = other.is_some_and(|other| self.has([source, other.source]) < self.free());
         let displaced = match joins_now {
             true => None,
             false => self.make_room(source, place)?,
@@ -159,15 +179,10 @@ impl Waiting {
         if let Some(other) = other {
             self.couple(id, other);
         }
-        let matched = self.next_pair();
-        Ok(Entered {
-            id,
-            matched,
-            displaced,
-        })
+        Ok(Entered { id, displaced })
     }
 
-    /// A waiter went away by itself, or was sent. Another pair may meet by that.
+    /// A waiter went away by itself, or was sent. Its partner may meet another by that.
     /// Nothing happens when it had been matched.
     pub fn leave(&mut self, id: WaiterId) -> bool {
         let Some(waiter) = self.waiters.get(&id).copied() else {
@@ -177,19 +192,74 @@ impl Waiting {
         if let Some(order) = waiter.couple
             && let Some(couple) = self.couples.remove(&order)
         {
+            self.next_up.remove(&(couple.has, order));
             self.alone_again(match waiter.role {
-                Role::Bridge => couple.broker,
-                Role::Broker => couple.bridge,
+                Role::Bridge => couple.matched.broker,
+                Role::Broker => couple.matched.bridge,
             });
         }
         true
     }
 
-    /// A pair ended, or did not come to be. The couple that has waited longest
-    /// takes its place.
-    pub fn pair_ended(&mut self) -> Option<Matched> {
+    /// A pair of these sources ended, or did not come to be.
+    pub fn pair_ended(&mut self, sources: [Source; 2]) {
         self.pairs = self.pairs.saturating_sub(1);
-        self.next_pair()
+        self.count(sources, |pairs| pairs.saturating_sub(1));
+    }
+
+    /// The next couple that may become a pair: of those whose sources have least, the one that
+    /// met first.
+    pub fn next_pair(&mut self) -> Option<Matched> {
+        let (has, order) = self.next_up.first().copied()?;
+        if has >= self.free() {
+            return None;
+        }
+        self.next_up.remove(&(has, order));
+        let matched = self.couples.remove(&order)?.matched;
+        self.remove(matched.bridge);
+        self.remove(matched.broker);
+        self.pairs += 1;
+        self.count(matched.sources, |pairs| pairs + 1);
+        Some(matched)
+    }
+
+    fn free(&self) -> usize {
+        self.limits.pairs_max.saturating_sub(self.pairs)
+    }
+
+    /// Pairs of that source of the two which has more.
+    fn has(&self, sources: [Source; 2]) -> usize {
+        let of = |source| self.pairs_of.get(source).copied().unwrap_or(0);
+        sources.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Changes the pairs of two sources, and with them the order of the couples that wait.
+    fn count(&mut self, [one, other]: [Source; 2], change: impl Fn(usize) -> usize) {
+        let second = Some(other).filter(|it| *it != one);
+        for source in [Some(one), second].into_iter().flatten() {
+            let pairs = change(self.pairs_of.remove(&source).unwrap_or(0));
+            if pairs > 0 {
+                self.pairs_of.insert(source, pairs);
+            }
+            let own = self.by_source.get(&source).into_iter().flatten();
+            let own = own.filter_map(|id| self.waiters.get(id)?.couple);
+            for order in own.collect::<Vec<_>>() {
+                self.rank(order);
+            }
+        }
+    }
+
+    /// Puts a couple where it belongs by what its sources have now.
+    fn rank(&mut self, order: u64) {
+        let Some(couple) = self.couples.get(&order) else {
+            return;
+        };
+        let has = self.has(couple.matched.sources);
+        if let Some(couple) = self.couples.get_mut(&order) {
+            self.next_up.remove(&(couple.has, order));
+            couple.has = has;
+            self.next_up.insert((has, order));
+        }
     }
 
     fn oldest_alone(&self, place: Place, role: Role) -> Option<WaiterId> {
@@ -289,10 +359,7 @@ impl Waiting {
     fn couple(&mut self, one: WaiterId, other: WaiterId) {
         let order = self.next;
         self.next += 1;
-        let mut couple = Matched {
-            bridge: one,
-            broker: other,
-        };
+        let mut sides = [None; 2];
         for id in [one, other] {
             let Some(waiter) = self.waiters.get_mut(&id) else {
                 return;
@@ -300,23 +367,18 @@ impl Waiting {
             waiter.couple = Some(order);
             let waiter = *waiter;
             self.not_alone(id, &waiter);
-            match waiter.role {
-                Role::Bridge => couple.bridge = id,
-                Role::Broker => couple.broker = id,
-            }
+            sides[index(waiter.role)] = Some((id, waiter.source));
         }
-        self.couples.insert(order, couple);
-    }
-
-    fn next_pair(&mut self) -> Option<Matched> {
-        if self.pairs >= self.limits.pairs_max {
-            return None;
-        }
-        let (_, couple) = self.couples.pop_first()?;
-        self.remove(couple.bridge);
-        self.remove(couple.broker);
-        self.pairs += 1;
-        Some(couple)
+        let [Some(bridge), Some(broker)] = sides else {
+            return;
+        };
+        let matched = Matched {
+            bridge: bridge.0,
+            broker: broker.0,
+            sources: [bridge.1, broker.1],
+        };
+        self.couples.insert(order, Couple { matched, has: 0 });
+        self.rank(order);
     }
 }
 

@@ -27,7 +27,8 @@ fn open(id: u8) -> Place {
 /// The naive way: one list, oldest first, searched from the front.
 struct Model {
     limits: Limits,
-    pairs: usize,
+    /// The two sources of each.
+    pairs: Vec<[u64; 2]>,
     here: Vec<Here>,
     met: Vec<[WaiterId; 2]>,
 }
@@ -95,37 +96,76 @@ impl Model {
         }
     }
 
+    fn pairs_of(&self, from: u64) -> usize {
+        self.pairs.iter().filter(|it| it.contains(&from)).count()
+    }
+
+    fn sources(&self, couple: [WaiterId; 2]) -> [u64; 2] {
+        let from = |id| {
+            self.here
+                .iter()
+                .find(|here| here.id == Some(id))
+                .unwrap()
+                .from
+        };
+        couple.map(from)
+    }
+
+    /// Pairs of that source of the two which has more.
+    fn has(&self, sources: [u64; 2]) -> usize {
+        sources
+            .map(|from| self.pairs_of(from))
+            .into_iter()
+            .max()
+            .unwrap()
+    }
+
+    fn free(&self) -> usize {
+        self.limits.pairs_max - self.pairs.len()
+    }
+
     fn next_pair(&mut self) -> Option<[WaiterId; 2]> {
-        if self.pairs >= self.limits.pairs_max || self.met.is_empty() {
+        let has = |at: &usize| self.has(self.sources(self.met[*at]));
+        // Of equals the first.
+        let next = (0..self.met.len()).min_by_key(has)?;
+        if has(&next) >= self.free() {
             return None;
         }
-        let couple = self.met.remove(0);
+        let couple = self.met.remove(next);
+        self.pairs.push(self.sources(couple));
         self.here.retain(|here| !couple.contains(&here.id.unwrap()));
-        self.pairs += 1;
         Some(couple)
     }
 }
 
-fn couple(matched: Option<Matched>) -> Option<[WaiterId; 2]> {
-    let mut couple = matched.map(|it| [it.bridge, it.broker]);
-    if let Some(couple) = &mut couple {
-        couple.sort_unstable();
-    }
+fn sorted(mut couple: [WaiterId; 2]) -> [WaiterId; 2] {
+    couple.sort_unstable();
     couple
 }
 
-fn sorted(couple: Option<[WaiterId; 2]>) -> Option<[WaiterId; 2]> {
-    couple.map(|mut it| {
-        it.sort_unstable();
-        it
-    })
+/// All that meet now, in their order.
+fn meet_all(waiting: &mut Waiting, model: &mut Model) -> Result<(), TestCaseError> {
+    loop {
+        let got = waiting.next_pair();
+        let couple = model.next_pair();
+        let ids = got.map(|it| sorted([it.bridge, it.broker]));
+        prop_assert_eq!(ids, couple.map(sorted));
+        let (Some(got), Some(pair)) = (got, model.pairs.last()) else {
+            return Ok(());
+        };
+        let mut sources = pair.map(source);
+        if got.sources != sources {
+            sources.reverse();
+        }
+        prop_assert_eq!(got.sources, sources);
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     Enter(u64, ProofKind, u8, bool),
     Leave(usize),
-    PairEnds,
+    PairEnds(usize),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -134,7 +174,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (0u64..4, kind, 0u8..2, any::<bool>())
             .prop_map(|(from, kind, id, bridge)| Step::Enter(from, kind, id, bridge)),
         2 => any::<usize>().prop_map(Step::Leave),
-        2 => Just(Step::PairEnds),
+        2 => any::<usize>().prop_map(Step::PairEnds),
     ]
 }
 
@@ -146,18 +186,20 @@ proptest! {
         steps in proptest::collection::vec(any_step(), 0..120),
         waiters_max in 1usize..10,
         source_waiters_max in 1usize..5,
-        pairs_max in 1usize..4,
+        pairs_max in 1usize..9,
     ) {
         let limits = Limits { waiters_max, source_waiters_max, pairs_max };
         let mut waiting = Waiting::new(limits);
-        let mut model = Model { limits, pairs: 0, here: Vec::new(), met: Vec::new() };
+        let mut model = Model { limits, pairs: Vec::new(), here: Vec::new(), met: Vec::new() };
         for step in steps {
             match step {
                 Step::Enter(from, kind, id, bridge) => {
                     let role = if bridge { Role::Bridge } else { Role::Broker };
                     let at = (kind, id);
                     let got = waiting.enter(source(from), place(kind, id), role);
-                    let joins = model.partner(at, role).is_some() && model.pairs < pairs_max;
+                    let joins = model.partner(at, role).is_some_and(|other| {
+                        model.has([from, model.here[other].from]) < model.free()
+                    });
                     let mut out = None;
                     if !joins {
                         let own = model.count(from);
@@ -178,7 +220,6 @@ proptest! {
                     prop_assert_eq!(entered.displaced, out);
                     model.here.push(Here { id: Some(entered.id), from, at, role, alone: true });
                     model.meet(model.here.len() - 1);
-                    prop_assert_eq!(couple(entered.matched), sorted(model.next_pair()));
                 }
                 Step::Leave(which) => {
                     if model.here.is_empty() {
@@ -189,17 +230,25 @@ proptest! {
                     prop_assert!(waiting.leave(id));
                     prop_assert!(!waiting.leave(id), "only once");
                 }
-                Step::PairEnds => {
-                    if model.pairs == 0 {
+                Step::PairEnds(which) => {
+                    if model.pairs.is_empty() {
                         continue;
                     }
-                    model.pairs -= 1;
-                    prop_assert_eq!(couple(waiting.pair_ended()), sorted(model.next_pair()));
+                    let ended = model.pairs.remove(which % model.pairs.len());
+                    waiting.pair_ended(ended.map(source));
                 }
             }
-            prop_assert_eq!((waiting.len(), waiting.pairs()), (model.here.len(), model.pairs));
+            meet_all(&mut waiting, &mut model)?;
+            prop_assert_eq!(
+                (waiting.len(), waiting.pairs(), waiting.held_back()),
+                (model.here.len(), model.pairs.len(), model.met.len() * 2)
+            );
             prop_assert!(waiting.len() <= waiters_max && waiting.pairs() <= pairs_max);
-            prop_assert!(model.met.is_empty() || waiting.pairs() == pairs_max);
+            let idle = model.met.iter().find(|it| model.has(model.sources(**it)) < model.free());
+            prop_assert_eq!(idle, None, "a place is free for it");
+            // No source has more than half of the places.
+            let most = (0..4).map(|from| model.pairs_of(from)).max().unwrap();
+            prop_assert!(most == 0 || most <= pairs_max - most + 1);
         }
     }
 }
@@ -298,13 +347,9 @@ fn the_last_place_is_given_and_one_more_is_refused() {
     let late = waiting.enter(source(3), proven(1), Role::Bridge);
     assert_eq!(late, Err(Full::All(3)));
     // Whoever is joined at once needs no place.
-    assert!(
-        waiting
-            .enter(source(3), proven(1), Role::Broker)
-            .unwrap()
-            .matched
-            .is_some()
-    );
+    assert!(waiting.enter(source(3), proven(1), Role::Broker).is_ok());
+    assert!(waiting.next_pair().is_some());
+    assert_eq!(waiting.len(), 2);
 }
 
 #[test]
@@ -318,7 +363,7 @@ fn waiters_of_one_source_do_not_starve_the_pair_of_another() {
     });
     assert_eq!(let_in.count(), 32);
     let bridge = waiting.enter(source(2), proven(7), Role::Bridge).unwrap();
-    assert_eq!((bridge.matched, bridge.displaced), (None, None));
+    assert_eq!((waiting.next_pair(), bridge.displaced), (None, None));
 }
 
 /// 10,000 who know the id, from as many sources, and a pair that can prove it.
@@ -333,29 +378,19 @@ fn squatters_in_an_open_join_never_meet_a_proof_nor_keep_it_out() {
     let bridge = waiting
         .enter(source(20_000), proven(1), Role::Bridge)
         .unwrap();
-    assert_eq!(bridge.matched, None);
+    assert_eq!(waiting.next_pair(), None);
     assert!(bridge.displaced.is_some());
     let broker = waiting
         .enter(source(20_001), proven(1), Role::Broker)
         .unwrap();
-    let matched = broker.matched.unwrap();
+    let matched = waiting.next_pair().unwrap();
     assert_eq!((matched.bridge, matched.broker), (bridge.id, broker.id));
     // A key proves another thing than a certificate.
     let keyed = place(ProofKind::Key, 1);
-    assert_eq!(
-        waiting
-            .enter(source(3), keyed, Role::Broker)
-            .unwrap()
-            .matched,
-        None
-    );
-    assert_eq!(
-        waiting
-            .enter(source(4), proven(1), Role::Bridge)
-            .unwrap()
-            .matched,
-        None
-    );
+    waiting.enter(source(3), keyed, Role::Broker).unwrap();
+    assert_eq!(waiting.next_pair(), None);
+    waiting.enter(source(4), proven(1), Role::Bridge).unwrap();
+    assert_eq!(waiting.next_pair(), None);
 }
 
 #[test]
@@ -363,38 +398,91 @@ fn the_oldest_waiter_goes_first_and_like_never_meets_like() {
     let mut waiting = Waiting::new(Limits::default());
     let first = waiting.enter(source(1), proven(1), Role::Bridge).unwrap();
     let second = waiting.enter(source(2), proven(1), Role::Bridge).unwrap();
-    assert_eq!(second.matched, None);
+    assert_eq!(waiting.next_pair(), None);
     let bridge_of = |waiting: &mut Waiting| {
-        let broker = waiting.enter(source(3), proven(1), Role::Broker).unwrap();
-        broker.matched.map(|it| it.bridge)
+        waiting.enter(source(3), proven(1), Role::Broker).unwrap();
+        waiting.next_pair().map(|it| it.bridge)
     };
     assert_eq!(bridge_of(&mut waiting), Some(first.id));
     assert_eq!(bridge_of(&mut waiting), Some(second.id));
     assert_eq!(bridge_of(&mut waiting), None);
 }
 
+/// Two sides at a place; the broker, and the pair if they may be one now.
+fn pair(waiting: &mut Waiting, [bridge, broker]: [u64; 2], id: u8) -> (WaiterId, Option<Matched>) {
+    let at = proven(id);
+    waiting.enter(source(bridge), at, Role::Bridge).unwrap();
+    let broker = waiting.enter(source(broker), at, Role::Broker).unwrap();
+    (broker.id, waiting.next_pair())
+}
+
 #[test]
 fn pairs_beyond_the_limit_wait_and_go_on_in_order() {
-    let limits = Limits {
-        pairs_max: 1_000,
-        source_waiters_max: 320,
-        ..Limits::default()
-    };
-    let mut waiting = Waiting::new(limits);
-    let mut pair = |id: u8| {
-        waiting.enter(source(1), proven(id), Role::Bridge).unwrap();
-        waiting.enter(source(2), proven(id), Role::Broker).unwrap()
-    };
-    for _ in 0..1_000 {
-        assert!(pair(0).matched.is_some());
-    }
-    let late: Vec<WaiterId> = (1..=3).map(|id| pair(id).id).collect();
+    let mut waiting = Waiting::new(Limits::default());
+    let pairs: Vec<Matched> = (0..1_000)
+        .map(|number| pair(&mut waiting, [number, 1_000 + number], 0).1.unwrap())
+        .collect();
+    let late = [1u8, 2, 3].map(|id| {
+        let number = 2_000 + u64::from(id);
+        let (broker, pair) = pair(&mut waiting, [number, 1_000 + number], id);
+        assert_eq!(pair, None);
+        broker
+    });
     assert_eq!((waiting.pairs(), waiting.len()), (1_000, 6));
     // The second couple loses a side: its place in the order goes to the third.
     assert!(waiting.leave(late[1]));
-    let broker = |matched: Option<Matched>| matched.map(|it| it.broker);
-    assert_eq!(broker(waiting.pair_ended()), Some(late[0]));
-    assert_eq!(broker(waiting.pair_ended()), Some(late[2]));
-    assert_eq!(waiting.pair_ended(), None);
+    let mut next = |ended: usize| {
+        waiting.pair_ended(pairs[ended].sources);
+        waiting.next_pair().map(|it| it.broker)
+    };
+    assert_eq!(next(0), Some(late[0]));
+    assert_eq!(next(1), Some(late[2]));
+    assert_eq!(next(2), None);
     assert_eq!((waiting.pairs(), waiting.len()), (999, 1));
+}
+
+/// However many meet themselves as often as they can, the next one finds a place.
+#[test]
+fn sources_that_match_with_themselves_leave_places_for_others() {
+    for greedy in [1, 3, 20, 200] {
+        let mut waiting = Waiting::new(Limits::default());
+        let mut trying: Vec<u64> = (0..greedy).collect();
+        while !trying.is_empty() {
+            trying.retain(|from| pair(&mut waiting, [*from, *from], 0).1.is_some());
+        }
+        let free = 1_000 - waiting.pairs() as u64;
+        assert!(free >= 1_000 / (greedy + 1), "{greedy} leave {free} free");
+        let (_, pair) = pair(&mut waiting, [7_000, 8_000], 1);
+        assert!(pair.is_some(), "{greedy} keep out another");
+    }
+}
+
+#[test]
+fn a_source_beyond_its_share_waits_and_is_passed_by() {
+    let limits = Limits {
+        pairs_max: 10,
+        ..Limits::default()
+    };
+    let mut waiting = Waiting::new(limits);
+    let mut of_one = Vec::new();
+    while let (_, Some(pair)) = pair(&mut waiting, [1, 2], 0) {
+        of_one.push(pair);
+    }
+    // A half, and the couple that found it taken.
+    assert_eq!((of_one.len(), waiting.held_back()), (5, 2));
+    // Others come later and go first, down to the last place.
+    for number in 3..=7 {
+        assert!(pair(&mut waiting, [number, 10 + number], 0).1.is_some());
+    }
+    let (last, none) = pair(&mut waiting, [8, 18], 0);
+    assert_eq!((none, waiting.held_back()), (None, 4));
+    // A place that gets free is theirs too, and the greedy wait until more are free than they have.
+    waiting.pair_ended(of_one[0].sources);
+    assert_eq!(waiting.next_pair().map(|it| it.broker), Some(last));
+    for ended in &of_one[1..3] {
+        waiting.pair_ended(ended.sources);
+        assert_eq!(waiting.next_pair(), None);
+    }
+    waiting.pair_ended(of_one[3].sources);
+    assert_eq!(waiting.next_pair().map(|it| it.sources[0]), Some(source(1)));
 }
