@@ -4,6 +4,7 @@ mod agent;
 mod cluster;
 mod follow;
 mod join;
+mod license;
 mod pair;
 mod personal;
 mod route;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Route(verb) => route::run(&global, &Api::new(&global)?, verb).await,
         Verb::PersonalToken(verb) => personal::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
+        Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),

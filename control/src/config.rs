@@ -2,6 +2,7 @@
 //! configuration file. Everything is checked here, and all problems are listed
 //! at once, before anything is bound or written.
 
+mod license;
 mod settings;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::audit::Retention;
+use crate::license::LicenseConfig;
 use crate::store::Dsn;
 
 pub use settings::PROGRAM;
@@ -47,6 +49,8 @@ pub struct Config {
     pub retention: Retention,
     /// Longest life of a person's token, in seconds.
     pub personal_life_seconds: u64,
+    /// The licence.
+    pub license: LicenseConfig,
     /// Log filter.
     pub log_level: String,
     /// Log lines.
@@ -72,7 +76,8 @@ impl Config {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
-        Self::build(Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?)
+        let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
+        Self::build(layers, &env)
     }
 
     /// Reads the command line and environment of this process.
@@ -83,7 +88,7 @@ impl Config {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
 
-    fn build(layers: Layers) -> Result<Self, Refused> {
+    fn build(layers: Layers, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut checks = Checks {
             layers,
             problems: Vec::new(),
@@ -94,6 +99,7 @@ impl Config {
             checks.say("state-dir", "is not an absolute path");
         }
         let dsn = checks.parsed("db-dsn", Dsn::parse);
+        let outbound = checks.outbound(env);
         let config = Self {
             dsn: dsn.unwrap_or_else(|| Dsn::at(&state_dir)),
             clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),
@@ -112,6 +118,7 @@ impl Config {
             personal_life_seconds: checks
                 .parsed("personal-token-days", life_days)
                 .unwrap_or_default(),
+            license: checks.license(&outbound),
             log_level: checks
                 .parsed("log-level", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),

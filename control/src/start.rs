@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Context};
 use crate::config::Config;
 use crate::hub::{Hub, HubError};
+use crate::license::{self, Licensing};
 use crate::metrics::Metrics;
 use crate::registry::file::{FileError, Listing};
 use crate::store::{Store, StoreError};
@@ -114,6 +115,12 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     };
     let (store, loaded) = Store::open(&config.dsn, unix_ms()).await?;
     let metrics = Arc::new(Metrics::new());
+    let licensing = Arc::new(Licensing::start(
+        config.license.clone(),
+        loaded.license.clone(),
+        metrics.clone(),
+        unix_ms(),
+    ));
     let hub = Arc::new(Hub::new(
         store,
         loaded,
@@ -131,6 +138,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     let context = Arc::new(Context {
         hub: hub.clone(),
         metrics: metrics.clone(),
+        licensing: licensing.clone(),
         admin: admin_token,
         hosts: bound
             .api_tcp
@@ -143,7 +151,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     });
     let mut tasks = JoinSet::new();
     bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
-    let mut background = background(config, &hub);
+    let mut background = background(config, &hub, licensing);
 
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };
@@ -157,12 +165,14 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
 }
 
 /// What runs beside the listeners, until it is aborted.
-fn background(config: Config, hub: &Arc<Hub>) -> JoinSet<()> {
+fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let kept = hub.clone();
     tasks.spawn(async move { kept.upkeep().await });
     let kept = hub.clone();
     tasks.spawn(async move { kept.keep_audit(config.retention).await });
+    let kept = hub.clone();
+    tasks.spawn(async move { licensing.run(&kept, license::schedule).await });
     if let Some(path) = config.clusters {
         let kept = hub.clone();
         tasks.spawn(async move { kept.follow_file(&path).await });

@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 mod error;
+mod license;
 mod lock;
 mod rows;
 
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
+use crate::license::LicenseRecord;
 
 pub use error::StoreError;
 
@@ -64,6 +66,8 @@ pub struct Loaded {
     pub generation: Generation,
     /// Every cluster, by id.
     pub clusters: Vec<Cluster>,
+    /// What is kept of the licence.
+    pub license: LicenseRecord,
 }
 
 /// When a credential or a cluster was last used, for [`Store::touch`].
@@ -245,6 +249,18 @@ impl Store {
     /// [`StoreError`].
     pub async fn touch(&self, touched: &[Touch]) -> Result<(), StoreError> {
         self.bounded(rows::touch(&self.pool, touched)).await
+    }
+
+    /// Records what is kept of the licence, with the row that says why.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save_license(
+        &self,
+        record: &LicenseRecord,
+        entry: Option<&Entry>,
+    ) -> Result<(), StoreError> {
+        self.bounded(license::save(&self.pool, record, entry)).await
     }
 
     /// Closes the file; what was recorded is on disk already.

@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Transaction};
 
-use super::{Loaded, Step, StoreError, Touch, access, audit};
+use super::{Loaded, Step, StoreError, Touch, access, audit, license};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 
@@ -107,6 +107,7 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     )
     .fetch_all(&mut *transaction)
     .await?;
+    let license = license::load(&mut transaction).await?;
     transaction.commit().await?;
     lease.keep();
     let clusters = rows
@@ -125,6 +126,7 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
         hub_id,
         generation: Generation(unsigned(generation)?),
         clusters,
+        license,
     })
 }
 
