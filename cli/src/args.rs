@@ -2,6 +2,7 @@
 
 pub mod license;
 pub mod pair;
+pub mod store;
 
 use std::path::PathBuf;
 
@@ -79,6 +80,9 @@ pub enum Verb {
     /// The licence: its standing, and what its server is told.
     #[command(subcommand, alias = "licence")]
     License(license::License),
+    /// Control's store.
+    #[command(subcommand)]
+    Store(store::Store),
     /// What the hub is doing.
     Status,
     /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.

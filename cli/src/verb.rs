@@ -9,6 +9,7 @@ mod pair;
 mod personal;
 mod route;
 mod status;
+mod store;
 mod systemd;
 mod token;
 mod version;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
         Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
+        Verb::Store(verb) => store::run(&global, verb),
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {

@@ -3,6 +3,7 @@
 //! at once, before anything is bound or written.
 
 mod license;
+mod migrate;
 mod settings;
 
 use std::ffi::OsString;
@@ -27,6 +28,8 @@ const SOCKET_BYTES_MAX: usize = 103;
 pub struct Config {
     /// Where the store is.
     pub dsn: Dsn,
+    /// A store to copy into that one, in place of serving.
+    pub migrate_from: Option<Dsn>,
     /// Directory of keys.
     pub state_dir: PathBuf,
     /// Registry file.
@@ -100,8 +103,12 @@ impl Config {
         }
         let dsn = checks.parsed("db-dsn", Dsn::parse);
         let outbound = checks.outbound(env);
+        let mut warnings = std::mem::take(&mut checks.layers.warnings);
+        warnings.extend(dsn.as_ref().and_then(Dsn::warning));
+        let dsn = dsn.unwrap_or_else(|| Dsn::at(&state_dir));
         let config = Self {
-            dsn: dsn.unwrap_or_else(|| Dsn::at(&state_dir)),
+            migrate_from: checks.migrate_from(&dsn, Dsn::at(&state_dir)),
+            dsn,
             clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),
             socket: checks.socket("socket", &state_dir, "api.sock"),
             state_socket: checks.socket("state-socket", &state_dir, "state.sock"),
@@ -123,7 +130,7 @@ impl Config {
                 .parsed("log-level", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
             log_format: checks.parsed("log-format", log_format).unwrap_or_default(),
-            warnings: std::mem::take(&mut checks.layers.warnings),
+            warnings,
             state_dir,
         };
         if config.socket == config.state_socket {
@@ -325,7 +332,7 @@ mod tests {
     #[test]
     fn defaults_stand_in_the_state_directory() {
         let config = load(&["--state-dir", "/s"], &[]).unwrap();
-        assert_eq!(config.dsn.path(), Path::new("/s/control.db"));
+        assert_eq!(config.dsn.place(), "/s/control.db");
         assert_eq!(config.socket, Path::new("/s/api.sock"));
         assert_eq!(config.admin_addr.to_string(), "127.0.0.1:9900");
         assert!(config.listen.is_none() && config.state_tls.is_none());
@@ -345,15 +352,7 @@ mod tests {
         let config = ("CULVERT_CONFIG", file.to_str().unwrap());
         let alias = ("HUB_DB_DSN", "/alias.db");
         let own = ("CULVERT_DB_DSN", "/own.db");
-        let path = |argv: &[&str], env: &[(&str, &str)]| {
-            load(argv, env)
-                .unwrap()
-                .dsn
-                .path()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let path = |argv: &[&str], env: &[(&str, &str)]| load(argv, env).unwrap().dsn.place();
         assert_eq!(
             path(&["-db-dsn=/flag.db"], &[config, alias, own]),
             "/flag.db"
@@ -378,7 +377,7 @@ mod tests {
         let file = dir.path().join("dsn");
         std::fs::write(&file, "sqlite:/x.db\n").unwrap();
         let config = load(&[], &[("HUB_DB_DSN_FILE", file.to_str().unwrap())]).unwrap();
-        assert_eq!(config.dsn.path(), Path::new("/x.db"));
+        assert_eq!(config.dsn.place(), "/x.db");
     }
 
     #[test]

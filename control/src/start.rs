@@ -20,6 +20,7 @@ use crate::hub::{Hub, HubError};
 use crate::license::{self, Licensing};
 use crate::metrics::Metrics;
 use crate::registry::file::{FileError, Listing};
+use crate::store::migrate::{MigrateError, migrate};
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -42,6 +43,9 @@ pub enum StartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store cannot be copied.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// The registry file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -102,6 +106,19 @@ pub fn run_process(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(from) = &config.migrate_from {
+        let copied = migrate(from, &config.dsn, unix_ms()).await?;
+        tracing::info!(
+            from = from.place(),
+            to = config.dsn.place(),
+            hub_id = copied.hub_id,
+            generation = copied.generation,
+            clusters = copied.clusters,
+            audit_rows = copied.audit_rows,
+            "store copied; start culvert-control with this --db-dsn and the same --state-dir"
+        );
+        return Ok(());
     }
     state_dir(&config.state_dir)?;
     let key = SigningKey::load_or_generate(&config.state_dir.join("signing.key"))?;
@@ -169,6 +186,10 @@ fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> Join
     let mut tasks = JoinSet::new();
     let kept = hub.clone();
     tasks.spawn(async move { kept.upkeep().await });
+    if hub.is_shared() {
+        let kept = hub.clone();
+        tasks.spawn(async move { kept.follow_store().await });
+    }
     let kept = hub.clone();
     tasks.spawn(async move { kept.keep_audit(config.retention).await });
     let kept = hub.clone();
@@ -309,7 +330,7 @@ fn started(config: &Config, hub: &Hub, bound: &Bound) {
         hub_id = hub.id(),
         generation = hub.generation().0,
         clusters = hub.clusters().len(),
-        store = %config.dsn.path().display(),
+        store = config.dsn.place(),
         socket = %config.socket.display(),
         state_socket = %config.state_socket.display(),
         "culvert-control serves"

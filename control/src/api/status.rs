@@ -79,7 +79,7 @@ pub(super) async fn show(State(context): State<Shared>) -> Answer<Status> {
         agents,
         dataplanes,
         public_url: context.public_url.clone(),
-        store: "sqlite",
+        store: hub.store_kind(),
         license: view.standing.as_str(),
         banner: banner(&view),
         started_at: rfc3339(hub.started_unix_ms()),

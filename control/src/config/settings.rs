@@ -20,7 +20,7 @@ pub const PROGRAM: Program = Program {
             crate::api::document().to_pretty_json().unwrap_or_default()
         }),
     ],
-    verbs: |command| command,
+    verbs: super::migrate::verb,
 };
 
 const SETTINGS: &[Setting] = &[
@@ -30,7 +30,7 @@ const SETTINGS: &[Setting] = &[
             "db-dsn",
             Guarded,
             "",
-            "Store: sqlite:PATH or PATH; default: control.db in --state-dir",
+            "Store: sqlite:PATH, PATH, or the URL or key=value form of libpq for PostgreSQL; default: control.db in --state-dir",
         )
     },
     Setting {

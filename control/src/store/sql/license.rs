@@ -1,16 +1,15 @@
 //! The row of the licence.
 
-use culvert_licence::Ladder;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-
 use super::audit;
+use super::db::{Connection, Pool};
 use super::rows::{Lease, Result, signed, unsigned};
 use crate::audit::Entry;
 use crate::license::LicenseRecord;
+use culvert_licence::Ladder;
 
 type Row = (Option<String>, i64, i64, Option<i64>);
 
-pub(super) async fn load(connection: &mut SqliteConnection) -> Result<LicenseRecord> {
+pub(super) async fn load(connection: &mut Connection) -> Result<LicenseRecord> {
     let row: Option<Row> =
         sqlx::query_as("SELECT token, seen_unix_ms, without_ms, last_success_unix_ms FROM license")
             .fetch_optional(connection)
@@ -29,11 +28,7 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<LicenseRec
 }
 
 /// Writes the row, and the row of the audit log that says why.
-pub(super) async fn save(
-    pool: &SqlitePool,
-    record: &LicenseRecord,
-    entry: Option<&Entry>,
-) -> Result<()> {
+pub(super) async fn save(pool: &Pool, record: &LicenseRecord, entry: Option<&Entry>) -> Result<()> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     sqlx::query(
