@@ -1,6 +1,8 @@
 //! Flags and verbs; the only place that reads them or the environment.
 
+pub mod license;
 pub mod pair;
+pub mod store;
 
 use std::path::PathBuf;
 
@@ -75,6 +77,12 @@ pub enum Verb {
     /// Pairs: two sides that only dial out, joined at a relay or directly.
     #[command(subcommand, aliases = ["target", "source"])]
     Pair(pair::Pair),
+    /// The licence: its standing, and what its server is told.
+    #[command(subcommand, alias = "licence")]
+    License(license::License),
+    /// Control's store.
+    #[command(subcommand)]
+    Store(store::Store),
     /// What the hub is doing.
     Status,
     /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.

@@ -15,6 +15,7 @@ use crate::api::Api;
 use crate::args::Quickstart;
 use crate::error::{CliError, Result};
 use child::Child;
+pub use child::find;
 use state::State;
 
 const CLUSTER: &str = "demo";

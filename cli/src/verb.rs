@@ -4,10 +4,12 @@ mod agent;
 mod cluster;
 mod follow;
 mod join;
+mod license;
 mod pair;
 mod personal;
 mod route;
 mod status;
+mod store;
 mod systemd;
 mod token;
 mod version;
@@ -34,7 +36,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Route(verb) => route::run(&global, &Api::new(&global)?, verb).await,
         Verb::PersonalToken(verb) => personal::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
+        Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
+        Verb::Store(verb) => store::run(&global, verb),
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {

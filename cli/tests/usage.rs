@@ -25,6 +25,53 @@ fn culvert(argv: &[&str]) -> Said {
 }
 
 #[test]
+fn a_test_licence_is_issued_and_verified_offline() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("test.key");
+    let issue = ["license", "issue", "--test-key", key.to_str().unwrap()];
+    let terms = ["--org", "Acme", "--max-clusters", "3", "-o", "json"];
+    let said = culvert(&[&issue[..], &terms[..]].concat());
+    assert_eq!(said.code, 0, "{}", said.err);
+    let made: Value = serde_json::from_str(&said.out).unwrap();
+    let file = dir.path().join("license");
+    std::fs::write(&file, made["license"].as_str().unwrap()).unwrap();
+    let verify = ["license", "verify", file.to_str().unwrap(), "-o", "json"];
+    let known = ["--public-key", made["public_key"].as_str().unwrap()];
+    let said = culvert(&[&verify[..], &known[..]].concat());
+    assert_eq!(said.code, 0, "{}", said.err);
+    let terms: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(
+        (&terms["state"], &terms["org"]),
+        (&"valid".into(), &"Acme".into())
+    );
+    // No build believes it by itself.
+    let said = culvert(&verify);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("license_invalid"), "{}", said.err);
+    // One that is past its end says so; the same key signs again.
+    let old = culvert(&[&issue[..], &terms_of("0s")].concat());
+    std::fs::write(&file, old.out.trim()).unwrap();
+    let said = culvert(&[&verify[..], &known[..]].concat());
+    let terms: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(terms["state"], "expired");
+    std::fs::write(dir.path().join("noise"), "noise").unwrap();
+    let noise = dir.path().join("noise");
+    let said = culvert(&[
+        "license",
+        "issue",
+        "--org",
+        "x",
+        "--test-key",
+        noise.to_str().unwrap(),
+    ]);
+    assert_eq!(said.code, 2, "{}", said.err);
+}
+
+fn terms_of(ttl: &'static str) -> [&'static str; 4] {
+    ["--org", "Acme", "--ttl", ttl]
+}
+
+#[test]
 fn wrong_command_lines_end_with_2_and_name_what_is_wrong() {
     let all: [(&[&str], &str); 15] = [
         (&["route", "add", "a", "pg"], "--tcp"),

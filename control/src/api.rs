@@ -14,6 +14,7 @@ mod body;
 mod clusters;
 mod companion;
 mod kind;
+mod license;
 mod page;
 mod personal;
 mod problem;
@@ -34,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::hub::Hub;
+use crate::license::Licensing;
 use crate::metrics::Metrics;
 
 pub use access::Caller;
@@ -49,6 +51,8 @@ pub struct Context {
     pub hub: Arc<Hub>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The licence's standing.
+    pub licensing: Arc<Licensing>,
     /// The admin token; without one TCP callers get no further than the open routes.
     pub admin: Option<Digest>,
     /// `Host` values that TCP callers may send.
@@ -124,4 +128,6 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(audit::list))
         .routes(routes!(status::dataplanes))
         .routes(routes!(status::show))
+        .routes(routes!(license::show))
+        .routes(routes!(license::heartbeat))
 }

@@ -47,6 +47,8 @@ words! {
         PersonalTokenMint = "personal_token_mint",
         /// A person's token was taken; rows as above.
         PersonalTokenRevoke = "personal_token_revoke",
+        /// The license server renewed the licence.
+        LicenseChange = "license_change",
     }
 }
 
@@ -65,7 +67,7 @@ words! {
 /// Who did it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// `admin-token`, `uid:1000`, `registry-file`, `unknown`.
+    /// `admin-token`, `uid:1000`, `registry-file`, `license-server`, `unknown`.
     pub sub: String,
     /// Empty where there is none.
     pub email: String,
@@ -82,7 +84,7 @@ pub struct Cause {
     pub request_id: String,
     /// Method and pattern of the route, for example `POST /api/clusters`.
     pub route: String,
-    /// How it came in: `unix`, `tcp`, `file`.
+    /// How it came in: `unix`, `tcp`, `file`, `https`.
     pub transport: &'static str,
 }
 
@@ -175,6 +177,7 @@ impl Verb {
             Self::ClusterCreate | Self::ClusterUpdate | Self::ClusterDelete => "clusters",
             Self::RouteCreate | Self::RouteDelete => "routes",
             Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
+            Self::LicenseChange => "license",
         }
     }
 }

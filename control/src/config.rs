@@ -2,6 +2,8 @@
 //! configuration file. Everything is checked here, and all problems are listed
 //! at once, before anything is bound or written.
 
+mod license;
+mod migrate;
 mod settings;
 
 use std::ffi::OsString;
@@ -14,6 +16,7 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::audit::Retention;
+use crate::license::LicenseConfig;
 use crate::store::Dsn;
 
 pub use settings::PROGRAM;
@@ -25,6 +28,8 @@ const SOCKET_BYTES_MAX: usize = 103;
 pub struct Config {
     /// Where the store is.
     pub dsn: Dsn,
+    /// A store to copy into that one, in place of serving.
+    pub migrate_from: Option<Dsn>,
     /// Directory of keys.
     pub state_dir: PathBuf,
     /// Registry file.
@@ -47,6 +52,8 @@ pub struct Config {
     pub retention: Retention,
     /// Longest life of a person's token, in seconds.
     pub personal_life_seconds: u64,
+    /// The licence.
+    pub license: LicenseConfig,
     /// Log filter.
     pub log_level: String,
     /// Log lines.
@@ -72,7 +79,8 @@ impl Config {
         argv: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refused> {
-        Self::build(Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?)
+        let layers = Layers::read(&PROGRAM, argv, &env).map_err(Refused::Usage)?;
+        Self::build(layers, &env)
     }
 
     /// Reads the command line and environment of this process.
@@ -83,7 +91,7 @@ impl Config {
         Self::load(std::env::args_os(), |name| std::env::var(name).ok())
     }
 
-    fn build(layers: Layers) -> Result<Self, Refused> {
+    fn build(layers: Layers, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut checks = Checks {
             layers,
             problems: Vec::new(),
@@ -94,8 +102,13 @@ impl Config {
             checks.say("state-dir", "is not an absolute path");
         }
         let dsn = checks.parsed("db-dsn", Dsn::parse);
+        let outbound = checks.outbound(env);
+        let mut warnings = std::mem::take(&mut checks.layers.warnings);
+        warnings.extend(dsn.as_ref().and_then(Dsn::warning));
+        let dsn = dsn.unwrap_or_else(|| Dsn::at(&state_dir));
         let config = Self {
-            dsn: dsn.unwrap_or_else(|| Dsn::at(&state_dir)),
+            migrate_from: checks.migrate_from(&dsn, Dsn::at(&state_dir)),
+            dsn,
             clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),
             socket: checks.socket("socket", &state_dir, "api.sock"),
             state_socket: checks.socket("state-socket", &state_dir, "state.sock"),
@@ -112,11 +125,12 @@ impl Config {
             personal_life_seconds: checks
                 .parsed("personal-token-days", life_days)
                 .unwrap_or_default(),
+            license: checks.license(&outbound),
             log_level: checks
                 .parsed("log-level", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
             log_format: checks.parsed("log-format", log_format).unwrap_or_default(),
-            warnings: std::mem::take(&mut checks.layers.warnings),
+            warnings,
             state_dir,
         };
         if config.socket == config.state_socket {
@@ -318,7 +332,7 @@ mod tests {
     #[test]
     fn defaults_stand_in_the_state_directory() {
         let config = load(&["--state-dir", "/s"], &[]).unwrap();
-        assert_eq!(config.dsn.path(), Path::new("/s/control.db"));
+        assert_eq!(config.dsn.place(), "/s/control.db");
         assert_eq!(config.socket, Path::new("/s/api.sock"));
         assert_eq!(config.admin_addr.to_string(), "127.0.0.1:9900");
         assert!(config.listen.is_none() && config.state_tls.is_none());
@@ -338,15 +352,7 @@ mod tests {
         let config = ("CULVERT_CONFIG", file.to_str().unwrap());
         let alias = ("HUB_DB_DSN", "/alias.db");
         let own = ("CULVERT_DB_DSN", "/own.db");
-        let path = |argv: &[&str], env: &[(&str, &str)]| {
-            load(argv, env)
-                .unwrap()
-                .dsn
-                .path()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let path = |argv: &[&str], env: &[(&str, &str)]| load(argv, env).unwrap().dsn.place();
         assert_eq!(
             path(&["-db-dsn=/flag.db"], &[config, alias, own]),
             "/flag.db"
@@ -371,7 +377,7 @@ mod tests {
         let file = dir.path().join("dsn");
         std::fs::write(&file, "sqlite:/x.db\n").unwrap();
         let config = load(&[], &[("HUB_DB_DSN_FILE", file.to_str().unwrap())]).unwrap();
-        assert_eq!(config.dsn.path(), Path::new("/x.db"));
+        assert_eq!(config.dsn.place(), "/x.db");
     }
 
     #[test]

@@ -131,6 +131,18 @@ impl Hub {
         &self.id
     }
 
+    /// Which kind of store it has: `sqlite` or `postgres`.
+    #[must_use]
+    pub fn store_kind(&self) -> &'static str {
+        self.store.kind()
+    }
+
+    /// Whether other processes may record in the same store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     /// When this process started, milliseconds since 1970.
     #[must_use]
     pub fn started_unix_ms(&self) -> u64 {

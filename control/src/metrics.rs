@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use culvert_licence::Standing;
 use culvert_telemetry::metrics::{
-    HistogramVec, IntCounterVec, IntGauge, Metrics as Registry, SECONDS,
+    HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Metrics as Registry, SECONDS,
 };
 
 use crate::audit::Entry;
@@ -23,6 +24,9 @@ pub struct Metrics {
     store_seconds: HistogramVec,
     store_errors: IntCounterVec,
     audit_rows: IntCounterVec,
+    licence_standing: IntGaugeVec,
+    licence_expiry: IntGauge,
+    heartbeats: IntCounterVec,
 }
 
 impl Metrics {
@@ -64,6 +68,20 @@ impl Metrics {
                 "Rows of the audit log.",
                 &["verb", "outcome"],
             ),
+            licence_standing: registry.gauge_vec(
+                "culvert_licence_standing",
+                "1 for the licence's standing, 0 for the others.",
+                &["standing"],
+            ),
+            licence_expiry: registry.gauge(
+                "culvert_licence_expiry_timestamp_seconds",
+                "End of the licence, seconds since 1970; 0 without one that is believed.",
+            ),
+            heartbeats: registry.counter_vec(
+                "culvert_licence_heartbeats_total",
+                "Heartbeats to the license server.",
+                &["result"],
+            ),
             registry,
         }
     }
@@ -83,6 +101,24 @@ impl Metrics {
         self.audit_rows
             .with_label_values(&[entry.verb.as_str(), entry.outcome.as_str()])
             .inc();
+    }
+
+    /// What the licence is.
+    pub fn license(&self, standing: Standing, expires_unix_s: Option<u64>) {
+        for one in Standing::ALL {
+            let is_it = i64::from(one == standing);
+            self.licence_standing
+                .with_label_values(&[one.as_str()])
+                .set(is_it);
+        }
+        let expiry = i64::try_from(expires_unix_s.unwrap_or_default());
+        self.licence_expiry.set(expiry.unwrap_or(i64::MAX));
+    }
+
+    /// One heartbeat.
+    pub fn heartbeat(&self, succeeded: bool) {
+        let result = if succeeded { "success" } else { "failure" };
+        self.heartbeats.with_label_values(&[result]).inc();
     }
 
     /// One call of the store.

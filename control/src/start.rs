@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 use crate::api::{self, Context};
 use crate::config::Config;
 use crate::hub::{Hub, HubError};
+use crate::license::{self, Licensing};
 use crate::metrics::Metrics;
 use crate::registry::file::{FileError, Listing};
+use crate::store::migrate::{MigrateError, migrate};
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -41,6 +43,9 @@ pub enum StartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store cannot be copied.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// The registry file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -102,6 +107,19 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(from) = &config.migrate_from {
+        let copied = migrate(from, &config.dsn, unix_ms()).await?;
+        tracing::info!(
+            from = from.place(),
+            to = config.dsn.place(),
+            hub_id = copied.hub_id,
+            generation = copied.generation,
+            clusters = copied.clusters,
+            audit_rows = copied.audit_rows,
+            "store copied; start culvert-control with this --db-dsn and the same --state-dir"
+        );
+        return Ok(());
+    }
     state_dir(&config.state_dir)?;
     let key = SigningKey::load_or_generate(&config.state_dir.join("signing.key"))?;
     let admin_token = match config.listen {
@@ -114,6 +132,12 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     };
     let (store, loaded) = Store::open(&config.dsn, unix_ms()).await?;
     let metrics = Arc::new(Metrics::new());
+    let licensing = Arc::new(Licensing::start(
+        config.license.clone(),
+        loaded.license.clone(),
+        metrics.clone(),
+        unix_ms(),
+    ));
     let hub = Arc::new(Hub::new(
         store,
         loaded,
@@ -131,6 +155,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     let context = Arc::new(Context {
         hub: hub.clone(),
         metrics: metrics.clone(),
+        licensing: licensing.clone(),
         admin: admin_token,
         hosts: bound
             .api_tcp
@@ -143,7 +168,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     });
     let mut tasks = JoinSet::new();
     bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
-    let mut background = background(config, &hub);
+    let mut background = background(config, &hub, licensing);
 
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };
@@ -157,12 +182,18 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
 }
 
 /// What runs beside the listeners, until it is aborted.
-fn background(config: Config, hub: &Arc<Hub>) -> JoinSet<()> {
+fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let kept = hub.clone();
     tasks.spawn(async move { kept.upkeep().await });
+    if hub.is_shared() {
+        let kept = hub.clone();
+        tasks.spawn(async move { kept.follow_store().await });
+    }
     let kept = hub.clone();
     tasks.spawn(async move { kept.keep_audit(config.retention).await });
+    let kept = hub.clone();
+    tasks.spawn(async move { licensing.run(&kept, license::schedule).await });
     if let Some(path) = config.clusters {
         let kept = hub.clone();
         tasks.spawn(async move { kept.follow_file(&path).await });
@@ -299,7 +330,7 @@ fn started(config: &Config, hub: &Hub, bound: &Bound) {
         hub_id = hub.id(),
         generation = hub.generation().0,
         clusters = hub.clusters().len(),
-        store = %config.dsn.path().display(),
+        store = config.dsn.place(),
         socket = %config.socket.display(),
         state_socket = %config.state_socket.display(),
         "culvert-control serves"

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use culvert_control::api::{self, Context};
 use culvert_control::hub::Hub;
+use culvert_control::license::{LicenseConfig, LicenseRecord, Licensing};
 use culvert_control::metrics::Metrics;
 use culvert_control::store::{Dsn, Store};
 use culvert_control::token;
+use culvert_licence::KeySet;
 use culvert_net::crypto::SigningKey;
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_rpc::{PeerCheck, bind_unix};
@@ -45,7 +47,18 @@ impl Api {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default());
         let listener = listener.unwrap().start().unwrap();
         let tcp = listener.local_addr().unwrap();
+        let unlicensed = LicenseConfig {
+            text: None,
+            files: Vec::new(),
+            keys: KeySet::embedded(),
+            mode: "self-hosted".to_owned(),
+            org_name: "Default".to_owned(),
+            heartbeat: None,
+        };
+        let record = LicenseRecord::default();
+        let licensing = Licensing::start(unlicensed, record, metrics.clone(), NOW);
         let context = Context {
+            licensing: Arc::new(licensing),
             hub,
             metrics,
             admin: Some(token::admin_token(&dir.path().join("admin-token")).unwrap()),
@@ -590,7 +603,7 @@ async fn the_document_names_every_route_once() {
     ids.sort_unstable();
     let all = ids.len();
     ids.dedup();
-    assert_eq!((ids.len(), all), (21, 21), "{ids:?}");
+    assert_eq!((ids.len(), all), (23, 23), "{ids:?}");
     assert!(paths.contains_key("/api/v1/clusters/{id}/rotate-token"));
 }
 

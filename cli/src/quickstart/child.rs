@@ -179,7 +179,11 @@ pub async fn wait(children: [&mut Child; 3]) -> Result<()> {
 }
 
 /// Beside this binary, else on the PATH.
-fn find(name: &str) -> Result<PathBuf> {
+/// The path of one of our binaries.
+///
+/// # Errors
+/// When it stands neither beside this one nor on the PATH.
+pub fn find(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()
         .ok()
         .and_then(|exe| exe.parent().map(Path::to_owned));

@@ -14,6 +14,7 @@ const HUB: &[Column] = &[
     ("AGENTS", "agents"),
     ("DATA PLANES", "dataplanes"),
     ("STORE", "store"),
+    ("LICENCE", "license"),
     ("STARTED", "started_at"),
 ];
 
@@ -32,6 +33,10 @@ pub async fn run(global: &Global, api: &Api) -> Result<()> {
     if global.output == Format::Json {
         output::json(&json!({"hub": status, "dataplanes": dataplanes["items"]}));
         return Ok(());
+    }
+    if let Some(text) = status["banner"]["text"].as_str() {
+        let level = status["banner"]["level"].as_str().unwrap_or_default();
+        eprintln!("{level}: {}", text.escape_debug());
     }
     output::show(Format::Table, &status, HUB);
     println!();

@@ -55,6 +55,8 @@ kinds! {
         "no agent can take the token over its tunnel";
     TOO_MANY_DELIVERIES = CONFLICT, "too_many_deliveries", "client",
         "too many tokens wait for delivery";
+    OVERTAKEN = CONFLICT, "overtaken", "control",
+        "another control process changed the registry at the same time";
     OWNED_BY_FILE = CONFLICT, "owned_by_file", "client",
         "the registry file says otherwise, and wins";
     BAD_FILE = CONFLICT, "bad_file", "client", "the registry file cannot be used";
@@ -76,6 +78,10 @@ kinds! {
         "another process holds the store; nothing changed";
     STORE_DAMAGED = SERVICE_UNAVAILABLE, "store_damaged", "control",
         "the store is damaged; nothing changed";
+    STORE_UNREACHABLE = SERVICE_UNAVAILABLE, "store_unreachable", "control",
+        "the store's server cannot be reached; nothing changed";
+    STORE_TAKEN = SERVICE_UNAVAILABLE, "store_taken", "control",
+        "the database holds another hub; nothing changed";
     STORE_SLOW = SERVICE_UNAVAILABLE, "store_slow", "control",
         "the store does not answer; the change may or may not be made";
     STORE_ERROR = SERVICE_UNAVAILABLE, "store_error", "control",
@@ -119,11 +125,19 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), KINDS.len());
-        let path = std::path::PathBuf::new();
+        let path: Box<str> = Box::default();
         for error in [
             StoreError::Full { path: path.clone() },
             StoreError::NoDirectory { path: path.clone() },
             StoreError::InUse { path: path.clone() },
+            StoreError::Unreachable {
+                path: path.clone(),
+                why: String::new(),
+            },
+            StoreError::Taken {
+                path: path.clone(),
+                why: String::new(),
+            },
             StoreError::Slow { path },
         ] {
             assert_eq!(of_store(error.code()).code, error.code());

@@ -5,6 +5,7 @@ use axum::http::header;
 use axum::response::{Html, IntoResponse};
 
 use super::Shared;
+use super::license::banner;
 use crate::fleet::Presence;
 
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -24,10 +25,16 @@ pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
                 .count(),
         )
     });
+    let banner = banner(&context.licensing.view(hub.now_ms()));
+    let banner = banner.map_or_else(String::new, |banner| {
+        let (level, text) = (banner.level, escaped(&banner.text));
+        format!("<p class=\"{level}\" role=\"status\">{text}</p>")
+    });
     let page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Culvert</title>\
-         <style>body{{font:16px sans-serif;margin:3em}}td{{padding:.2em 1em .2em 0}}</style>\
-         <h1>Culvert {}</h1><table>\
+         <style>body{{font:16px sans-serif;margin:3em}}td{{padding:.2em 1em .2em 0}}\
+         .yellow{{background:#fe9;padding:.5em}}.red{{background:#c22;color:#fff;padding:.5em}}</style>\
+         {banner}<h1>Culvert {}</h1><table>\
          <tr><td>Clusters<td>{}<tr><td>Agents connected<td>{agents}\
          <tr><td>Data planes connected<td>{dataplanes}<tr><td>Generation<td>{}</table>\
          <p>API: /api/v1/openapi.json</html>\n",
@@ -36,4 +43,11 @@ pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
         hub.generation().0,
     );
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
+}
+
+/// Text that stays text.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

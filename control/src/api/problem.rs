@@ -162,6 +162,7 @@ impl From<HubError> for Problem {
                 let fix = format!("culvert cluster show {id}, or choose another id");
                 Self::new(&kind::CLUSTER_EXISTS, seen, fix)
             }
+            HubError::Overtaken => Self::new(&kind::OVERTAKEN, seen, "try again"),
             HubError::TooManyClusters => {
                 Self::new(&kind::TOO_MANY_CLUSTERS, seen, "remove unused clusters")
             }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::{Page, PageParams, Params};
+use super::license::{BannerView, banner};
 use super::problem::ProblemBody;
 use super::times::rfc3339;
 use super::{Problem, Shared};
@@ -25,6 +26,10 @@ pub(super) struct Status {
     dataplanes: usize,
     public_url: Option<String>,
     store: &'static str,
+    /// The licence's standing.
+    license: &'static str,
+    /// The licence's banner; null when there is nothing to say.
+    banner: Option<BannerView>,
     started_at: String,
 }
 
@@ -65,6 +70,7 @@ pub(super) async fn show(State(context): State<Shared>) -> Answer<Status> {
                 .count(),
         )
     });
+    let view = context.licensing.view(hub.now_ms());
     Answer(Status {
         version: env!("CARGO_PKG_VERSION"),
         hub_id: hub.id().to_owned(),
@@ -73,7 +79,9 @@ pub(super) async fn show(State(context): State<Shared>) -> Answer<Status> {
         agents,
         dataplanes,
         public_url: context.public_url.clone(),
-        store: "sqlite",
+        store: hub.store_kind(),
+        license: view.standing.as_str(),
+        banner: banner(&view),
         started_at: rfc3339(hub.started_unix_ms()),
     })
 }

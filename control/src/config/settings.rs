@@ -1,7 +1,8 @@
 //! The one table of everything that can be set.
 
-use culvert_config::Holds::{Guarded, Text};
+use culvert_config::Holds::{Guarded, Secret, Switch, Text};
 use culvert_config::{Program, Setting, row};
+use culvert_licence::vendor;
 
 /// Control's command line, environment and file.
 pub const PROGRAM: Program = Program {
@@ -19,7 +20,7 @@ pub const PROGRAM: Program = Program {
             crate::api::document().to_pretty_json().unwrap_or_default()
         }),
     ],
-    verbs: |command| command,
+    verbs: super::migrate::verb,
 };
 
 const SETTINGS: &[Setting] = &[
@@ -29,7 +30,7 @@ const SETTINGS: &[Setting] = &[
             "db-dsn",
             Guarded,
             "",
-            "Store: sqlite:PATH or PATH; default: control.db in --state-dir",
+            "Store: sqlite:PATH, PATH, or the URL or key=value form of libpq for PostgreSQL; default: control.db in --state-dir",
         )
     },
     Setting {
@@ -151,6 +152,63 @@ const SETTINGS: &[Setting] = &[
         Text,
         "90",
         "Longest life of a person's token in days, 1 to 3650; also the life of one that names none",
+    ),
+    Setting {
+        env_aliases: &[vendor::MODE_ENV],
+        ..row(
+            "mode",
+            Text,
+            vendor::SELF_HOSTED,
+            "How this hub is run; self-hosted wants a licence, and says so when it has none",
+        )
+    },
+    Setting {
+        env_aliases: &[vendor::ORG_ENV],
+        ..row(
+            "org-name",
+            Text,
+            "Default",
+            "Name of the organisation, as the license server is told",
+        )
+    },
+    Setting {
+        env_aliases: &[vendor::KEY_ENV],
+        ..row(
+            "license-key",
+            Secret,
+            "",
+            "The licence, a signed text; nothing is ever blocked without one",
+        )
+    },
+    row(
+        "license-file",
+        Text,
+        "",
+        "File with the licence; default: the first of /etc/radar-hub/license, /etc/culvert/license",
+    ),
+    row(
+        "license-heartbeat",
+        Switch,
+        "true",
+        "Tell the license server the seven fields of `culvert license heartbeat --print` every 6 h",
+    ),
+    row(
+        "license-server",
+        Text,
+        vendor::HEARTBEAT_URL,
+        "Where heartbeats go, https only",
+    ),
+    row(
+        "proxy",
+        Text,
+        "",
+        "Proxy towards the license server and identity providers; default: HTTPS_PROXY and its kin",
+    ),
+    row(
+        "outbound-ca",
+        Text,
+        "",
+        "Further CA certificates of the license server, identity providers and proxies, PEM",
     ),
     row("log-level", Text, "info", "error, warn, info, debug, trace"),
     row("log-format", Text, "auto", "auto, logfmt, json"),

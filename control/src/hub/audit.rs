@@ -4,6 +4,7 @@ use tokio::time::sleep;
 
 use super::{Hub, HubError};
 use crate::audit::{Entry, Filter, Recorded, Retention};
+use crate::license::LicenseRecord;
 
 /// Rows of refused changes that wait for a store that cannot write.
 pub const WAITING_MAX: usize = 1_024;
@@ -29,6 +30,34 @@ impl Hub {
     /// When the store cannot be read in time.
     pub async fn audit(&self, filter: &Filter) -> Result<(Vec<Recorded>, u64), HubError> {
         Ok(self.store.audit(filter).await?)
+    }
+
+    /// How many rows the log got since then.
+    ///
+    /// # Errors
+    /// When the store cannot be read in time.
+    pub async fn audit_rows_since(&self, since_unix_ms: u64) -> Result<u64, HubError> {
+        let filter = Filter {
+            from_unix_ms: Some(since_unix_ms),
+            ..Filter::default()
+        };
+        Ok(self.store.audit(&filter).await?.1)
+    }
+
+    /// Records what is kept of the licence; `entry` says why.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn save_license(
+        &self,
+        record: &LicenseRecord,
+        entry: Option<&Entry>,
+    ) -> Result<(), HubError> {
+        self.store.save_license(record, entry).await?;
+        if let Some(entry) = entry {
+            self.metrics.audited(entry);
+        }
+        Ok(())
     }
 
     /// Holds the log within `retention`, now and then again. Runs until dropped.

@@ -1,21 +1,32 @@
 //! From a decision to its record and its publication.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use culvert_proto::id::Generation;
 use culvert_proto::token::TokenIndex;
 use culvert_proto::update::{Change, Update};
+use tokio::sync::MutexGuard;
+use tokio::time::sleep;
 
 use super::{Clusters, Hub, HubError};
 use crate::audit::Entry;
-use crate::store::{Step, StoreError};
+use crate::store::{Claim, News, Step, StoreError};
+
+/// What other processes recorded is looked for this often, heard of or not.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Held by the one decision that is being made.
 pub(super) struct Writer {
     generation: Generation,
-    /// A change whose recording was not seen to its end: it may or may not be on disk.
+    /// A change whose recording was not seen to its end: it may or may not be on record.
     uncertain: Option<Vec<Step>>,
+}
+
+/// The right to decide; other processes wait for it too.
+pub(super) struct Held<'a> {
+    writer: MutexGuard<'a, Writer>,
+    claim: Option<Claim>,
 }
 
 impl Writer {
@@ -28,31 +39,81 @@ impl Writer {
 }
 
 impl Hub {
-    /// The right to decide, once memory and disk are known to agree.
-    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Writer>, HubError> {
+    /// The right to decide, once memory and store are known to agree.
+    pub(super) async fn turn(&self) -> Result<Held<'_>, HubError> {
         let mut writer = self.writer.lock().await;
-        if let Some(steps) = writer.uncertain.clone() {
-            let on_disk = self.store.generation().await?;
-            if on_disk.0 == writer.generation.0 + 1 {
-                self.publish(&mut writer, steps);
+        let (claim, news) = self.store.claim(writer.generation).await?;
+        match news {
+            News::Alone => {
+                if let Some(steps) = writer.uncertain.clone() {
+                    let recorded = self.store.generation().await?;
+                    if recorded.0 == writer.generation.0 + 1 {
+                        self.publish(&mut writer, recorded, steps);
+                    }
+                }
             }
-            writer.uncertain = None;
+            News::Changed(newest, steps) => self.follow(&mut writer, newest, steps),
+            News::All(newest, clusters) => {
+                let held = self.clusters.load();
+                let gone = held.keys().filter(|id| {
+                    let found = clusters.binary_search_by(|cluster| cluster.id.cmp(id));
+                    found.is_err()
+                });
+                let gone: Vec<Step> = gone.cloned().map(Step::Remove).collect();
+                let put = clusters.into_iter().map(|it| Step::Put(Arc::new(it)));
+                let steps = gone.into_iter().chain(put).collect();
+                self.follow(&mut writer, newest, steps);
+            }
         }
-        Ok(writer)
+        writer.uncertain = None;
+        Ok(Held {
+            writer,
+            claim: Some(claim),
+        })
+    }
+
+    /// Follows what other processes record in the same store. Runs until dropped.
+    pub async fn follow_store(&self) {
+        let told = async {
+            loop {
+                let newest = self.store.changed().await;
+                if newest.is_none_or(|newest| newest > self.generation()) {
+                    self.look().await;
+                }
+            }
+        };
+        let by_itself = async {
+            loop {
+                sleep(LOOK).await;
+                self.look().await;
+            }
+        };
+        let ((), ()) = tokio::join!(told, by_itself);
+    }
+
+    async fn look(&self) {
+        if let Err(error) = self.turn().await {
+            tracing::warn!(%error, "what other control processes recorded cannot be read; trying again");
+        }
     }
 
     /// Records the steps and the rows that say who made them as one, and publishes them.
     pub(super) async fn commit(
         &self,
-        writer: &mut Writer,
+        held: &mut Held<'_>,
         steps: Vec<Step>,
         entries: Vec<Entry>,
     ) -> Result<(), HubError> {
+        let claim = match held.claim.take() {
+            Some(claim) => claim,
+            None => self.claim_again(held.writer.generation).await?,
+        };
+        let writer = &mut *held.writer;
         let next = Generation(writer.generation.0 + 1);
         let started = Instant::now();
-        // A caller that goes away drops this future at the wait: the next turn asks the disk.
+        // A caller that goes away drops this future at the wait: the next turn asks the store.
         writer.uncertain = Some(steps.clone());
-        let recorded = self.store.record(&steps, next, &entries).await;
+        let recorded = self.store.record(claim, &steps, next, &entries).await;
         self.metrics
             .store("record", recorded.is_ok(), started.elapsed());
         if !matches!(recorded, Err(StoreError::Slow { .. })) {
@@ -62,13 +123,35 @@ impl Hub {
         for entry in &entries {
             self.metrics.audited(entry);
         }
-        self.publish(writer, steps);
+        self.publish(writer, next, steps);
         Ok(())
     }
 
-    fn publish(&self, writer: &mut Writer, steps: Vec<Step>) {
+    /// For a further change of the same decision: nobody may have come between.
+    async fn claim_again(&self, held: Generation) -> Result<Claim, HubError> {
+        match self.store.claim(held).await? {
+            (claim, News::Alone) => Ok(claim),
+            (claim, News::Changed(newest, _)) if newest == held => Ok(claim),
+            _ => Err(HubError::Overtaken),
+        }
+    }
+
+    /// Takes over what other processes recorded.
+    fn follow(&self, writer: &mut Writer, newest: Generation, steps: Vec<Step>) {
+        if newest <= writer.generation {
+            return;
+        }
+        for step in &steps {
+            if let Step::Remove(id) = step {
+                self.end_delivery(id);
+                self.fleet.lock().remove(id);
+            }
+        }
+        self.publish(writer, newest, steps);
+    }
+
+    fn publish(&self, writer: &mut Writer, generation: Generation, steps: Vec<Step>) {
         let now_ms = self.now_ms();
-        let generation = Generation(writer.generation.0 + 1);
         let mut clusters = Clusters::clone(&self.clusters.load());
         let changes = steps.into_iter().map(|step| match step {
             Step::Put(cluster) => {
@@ -87,9 +170,12 @@ impl Hub {
             issued_unix_ms: now_ms,
             changes,
         };
-        self.feed
-            .publish(&update)
-            .expect("one writer raises the generation by one");
+        let published = if generation.0 == writer.generation.0 + 1 {
+            self.feed.publish(&update)
+        } else {
+            self.feed.leap(&update)
+        };
+        published.expect("whoever holds the turn raises the generation");
         self.metrics.generation.set(gauge(generation.0));
         self.metrics.clusters.set(gauge(clusters.len() as u64));
         self.tokens.store(Arc::new(index(&clusters)));

@@ -38,6 +38,9 @@ pub enum HubError {
     /// It cannot be recorded; nothing changed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another control process decided in the midst of this.
+    #[error("another control process changed the registry at the same time")]
+    Overtaken,
     /// No agent that could take a token over its tunnel is connected.
     #[error("no connected agent of cluster {0} can take a token over its tunnel")]
     NobodyToDeliverTo(ClusterId),

@@ -68,7 +68,7 @@ impl Hub {
             match applied {
                 Ok(0) => {}
                 Ok(changes) => tracing::info!(changes, "registry file applied"),
-                Err(HubError::Store(error)) => {
+                Err(error @ (HubError::Store(_) | HubError::Overtaken)) => {
                     tracing::warn!(%error, "registry file cannot be recorded; trying again");
                     continue;
                 }

@@ -20,7 +20,10 @@ const RECORD: Duration = Duration::from_secs(30);
 impl Hub {
     /// Keeps the state true to the clock and to what agents acknowledge. Runs until dropped.
     pub async fn upkeep(&self) {
-        self.abandon_all().await;
+        // Beside other processes these may be theirs; then they end with their time.
+        if !self.is_shared() {
+            self.abandon_all().await;
+        }
         let mut record_at = Instant::now() + RECORD;
         let mut rest = ROUND;
         loop {

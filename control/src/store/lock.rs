@@ -23,13 +23,16 @@ impl Lock {
             .write(true)
             .mode(0o600)
             .open(&name)
-            .map_err(|why| StoreError::from_io(store, &why))?;
+            .map_err(|why| StoreError::from_io(&store.display().to_string(), &why))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
-                path: store.to_owned(),
+                path: store.display().to_string().into(),
             }),
-            Err(why) => Err(StoreError::from_io(store, &why.into())),
+            Err(why) => {
+                let place = store.display().to_string();
+                Err(StoreError::from_io(&place, &why.into()))
+            }
         }
     }
 }

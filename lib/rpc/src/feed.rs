@@ -89,6 +89,29 @@ impl Feed {
         Ok(())
     }
 
+    /// As [`Feed::publish`], from however far behind: for a state that other processes
+    /// recorded. Subscribers get a snapshot.
+    ///
+    /// # Errors
+    /// When it is not ahead of the present generation; then nothing changed.
+    pub fn leap(&self, update: &Update) -> Result<(), ApplyError> {
+        let mut history = self.history.lock();
+        let held = history.state.generation;
+        if update.generation > held {
+            history.state.generation = Generation(update.generation.0 - 1);
+        }
+        if let Err(why) = history.state.apply(update) {
+            history.state.generation = held;
+            return Err(why);
+        }
+        history.snapshot = snapshot(&self.key, &history.state);
+        history.updates.clear();
+        history.bytes = 0;
+        drop(history);
+        self.announce();
+        Ok(())
+    }
+
     /// Offers a token to the agents of its cluster, in place of an earlier one.
     /// Subscribers that come later get it too, until it is withdrawn.
     ///

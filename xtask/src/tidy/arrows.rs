@@ -12,6 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
     ("culvert-config", &["culvert-proto"]),
+    ("culvert-licence", &[]),
     (
         "culvert-net",
         &["culvert-mux", "culvert-proto", "culvert-telemetry"],
@@ -27,6 +28,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-control",
         &[
             "culvert-config",
+            "culvert-licence",
             "culvert-net",
             "culvert-proto",
             "culvert-rpc",
@@ -60,7 +62,12 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "culvert-cli",
-        &["culvert-net", "culvert-pair", "culvert-proto"],
+        &[
+            "culvert-licence",
+            "culvert-net",
+            "culvert-pair",
+            "culvert-proto",
+        ],
     ),
     (
         "culvert-perf",
@@ -81,6 +88,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("socket2", &["culvert-net", "culvert-perf"]),
     ("tonic", &["culvert-rpc"]),
     ("sqlx", &["culvert-control"]),
+    ("jsonwebtoken", &["culvert-licence"]),
     ("prometheus", &["culvert-telemetry"]),
     ("tracing-subscriber", &["culvert-telemetry"]),
     ("tokio-uring", &["culvert-dataplane"]),

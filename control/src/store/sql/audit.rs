@@ -1,9 +1,9 @@
 //! Rows of the audit log.
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
-
-use super::rows::{Lease, Result, RowError, signed};
+use super::db::{self, Connection, Pool};
+use super::rows::{Lease, Result, signed};
 use crate::audit::{Entry, Filter, Recorded};
+use crate::store::error::RowError;
 
 /// Rows that one transaction prunes: decisions wait no longer than that.
 const CHUNK: i64 = 1_000;
@@ -12,11 +12,11 @@ macro_rules! filtered {
     ($select:literal, $tail:literal) => {
         concat!(
             $select,
-            " FROM audit WHERE (?1 IS NULL OR actor_sub = ?1 OR actor_email = ?1)
-              AND (?2 IS NULL OR verb = ?2) AND (?3 IS NULL OR outcome = ?3)
-              AND (?4 IS NULL OR cluster = ?4) AND (?5 IS NULL OR namespace = ?5)
-              AND (?6 IS NULL OR name = ?6) AND (?7 IS NULL OR request_id = ?7)
-              AND time_unix_ms >= ?8 AND time_unix_ms < ?9 ",
+            " FROM audit WHERE ($1 IS NULL OR actor_sub = $1 OR actor_email = $1)
+              AND ($2 IS NULL OR verb = $2) AND ($3 IS NULL OR outcome = $3)
+              AND ($4 IS NULL OR cluster = $4) AND ($5 IS NULL OR namespace = $5)
+              AND ($6 IS NULL OR name = $6) AND ($7 IS NULL OR request_id = $7)
+              AND time_unix_ms >= $8 AND time_unix_ms < $9 ",
             $tail
         )
     };
@@ -39,7 +39,7 @@ macro_rules! bound {
 }
 
 /// Part of the caller's transaction.
-pub(super) async fn insert(connection: &mut SqliteConnection, entry: &Entry) -> Result<()> {
+pub(super) async fn insert(connection: &mut Connection, entry: &Entry) -> Result<()> {
     let cause = &entry.cause;
     let groups = serde_json::to_string(&cause.actor.groups)
         .map_err(|why| RowError::Damaged(why.to_string()))?;
@@ -47,7 +47,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, entry: &Entry) -> 
         "INSERT INTO audit (time_unix_ms, request_id, route, transport, actor_sub, actor_email,
              actor_groups, verb, outcome, cluster, resource_group, resource_version, resource,
              namespace, name, reason)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'culvert', 'v1', ?, '', ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'culvert', 'v1', $11, '', $12, $13)",
     )
     .bind(signed(entry.time_unix_ms)?)
     .bind(&cause.request_id)
@@ -67,7 +67,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, entry: &Entry) -> 
     Ok(())
 }
 
-pub(super) async fn append(pool: &SqlitePool, entry: &Entry) -> Result<()> {
+pub(super) async fn append(pool: &Pool, entry: &Entry) -> Result<()> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     insert(&mut transaction, entry).await?;
@@ -77,7 +77,7 @@ pub(super) async fn append(pool: &SqlitePool, entry: &Entry) -> Result<()> {
 }
 
 /// The rows of one page, newest first, and how many match in all.
-pub(super) async fn read(pool: &SqlitePool, filter: &Filter) -> Result<(Vec<Recorded>, u64)> {
+pub(super) async fn read(pool: &Pool, filter: &Filter) -> Result<(Vec<Recorded>, u64)> {
     let (from, to) = (filter.from_unix_ms.unwrap_or(0), filter.to_unix_ms);
     let (from, to) = (signed(from)?, to.map_or(Ok(i64::MAX), signed)?);
     let mut transaction = pool.begin().await?;
@@ -87,7 +87,7 @@ pub(super) async fn read(pool: &SqlitePool, filter: &Filter) -> Result<(Vec<Reco
         .await?;
     let page = sqlx::query_as(filtered!(
         "SELECT *",
-        "ORDER BY seq DESC LIMIT ?10 OFFSET ?11"
+        "ORDER BY seq DESC LIMIT $10 OFFSET $11"
     ));
     let rows = bound!(page, filter, from, to)
         .bind(i64::from(filter.limit))
@@ -100,7 +100,7 @@ pub(super) async fn read(pool: &SqlitePool, filter: &Filter) -> Result<(Vec<Reco
 /// Deletes some rows that are too old or too many and gives their space back;
 /// answers how many went.
 pub(super) async fn prune(
-    pool: &SqlitePool,
+    pool: &Pool,
     before_unix_ms: Option<u64>,
     bytes_max: Option<u64>,
 ) -> Result<u64> {
@@ -109,7 +109,7 @@ pub(super) async fn prune(
     let before = before_unix_ms.map_or(Ok(i64::MIN), signed)?;
     let mut gone = sqlx::query(
         "DELETE FROM audit WHERE seq IN
-             (SELECT seq FROM audit WHERE time_unix_ms < ? ORDER BY time_unix_ms LIMIT ?)",
+             (SELECT seq FROM audit WHERE time_unix_ms < $1 ORDER BY time_unix_ms LIMIT $2)",
     )
     .bind(before)
     .bind(CHUNK)
@@ -118,10 +118,10 @@ pub(super) async fn prune(
     .rows_affected();
     if let Some(most) = bytes_max
         && gone == 0
-        && bytes(&mut transaction).await? > most
+        && db::bytes(&mut transaction).await? > most
     {
         gone = sqlx::query(
-            "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT ?)",
+            "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT $1)",
         )
         .bind(CHUNK)
         .execute(&mut *transaction)
@@ -131,35 +131,7 @@ pub(super) async fn prune(
     transaction.commit().await?;
     lease.keep();
     if gone > 0 {
-        sqlx::query("PRAGMA incremental_vacuum(4096)")
-            .fetch_all(pool)
-            .await?;
+        db::reclaim(pool).await?;
     }
     Ok(gone)
-}
-
-/// Bytes of the store that hold something.
-async fn bytes(connection: &mut SqliteConnection) -> Result<u64> {
-    let used: i64 = sqlx::query_scalar(
-        "SELECT (page_count - freelist_count) * page_size
-         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(u64::try_from(used).unwrap_or_default())
-}
-
-/// A store that an earlier version made is rewritten once, so that pruned rows
-/// give their space back.
-pub(super) async fn reclaimable(pool: &SqlitePool) -> Result<()> {
-    const INCREMENTAL: i64 = 2;
-    let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum")
-        .fetch_one(pool)
-        .await?;
-    if mode != INCREMENTAL {
-        sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
-            .execute(pool)
-            .await?;
-    }
-    Ok(())
 }

@@ -1,58 +1,35 @@
 //! Rows to clusters and back.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use culvert_net::crypto;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::Digest;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use sqlx::{Connection as _, Transaction};
 
-use super::{Loaded, Step, StoreError, Touch, access, audit};
+use super::db::{self, Connection, Db, Pool};
+use super::{access, audit, license};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
+use crate::store::error::RowError;
+use crate::store::{Loaded, Step, Touch};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a query or a row is wrong with.
-pub(super) enum RowError {
-    Sqlx(sqlx::Error),
-    Damaged(String),
-}
-
-impl From<sqlx::Error> for RowError {
-    fn from(why: sqlx::Error) -> Self {
-        Self::Sqlx(why)
-    }
-}
-
-impl RowError {
-    pub(super) fn at(self, path: &Path) -> StoreError {
-        match self {
-            Self::Sqlx(why) => StoreError::from_sqlx(path, &why),
-            Self::Damaged(why) => StoreError::Damaged {
-                path: path.to_owned(),
-                why,
-            },
-        }
-    }
-}
-
-/// The one connection, for one transaction. Unless that was committed the
-/// connection is thrown away: after some errors (a full disk) SQLite has rolled
-/// back by itself, and sqlx would refuse every later transaction on it.
-pub(super) struct Lease(Option<PoolConnection<Sqlite>>);
+/// A connection, for one transaction. Unless that was committed the connection
+/// is thrown away: after some errors (a full disk) SQLite has rolled back by
+/// itself, and sqlx would refuse every later transaction on it.
+pub(super) struct Lease(Option<PoolConnection<Db>>);
 
 impl Lease {
-    pub(super) async fn take(pool: &SqlitePool) -> Result<Self> {
+    pub(super) async fn take(pool: &Pool) -> Result<Self> {
         Ok(Self(Some(pool.acquire().await?)))
     }
 
-    pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>> {
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Db>> {
         let connection = self.0.as_mut().expect("held until the lease ends");
-        Ok(connection.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(connection.begin_with(db::BEGIN).await?)
     }
 
     /// The transaction was committed: the connection is sound.
@@ -81,13 +58,13 @@ type TokenRow = (
     Option<i64>,
 );
 
-pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
+pub(super) async fn load(pool: &Pool, now_ms: u64) -> Result<Loaded> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     let hub_id = crypto::random_bytes::<16>();
     sqlx::query(
         "INSERT INTO hub (only_row, hub_id, generation, written_by, created_unix_ms)
-         VALUES (1, ?, 1, ?, ?) ON CONFLICT (only_row) DO UPDATE SET written_by = excluded.written_by",
+         VALUES (1, $1, 1, $2, $3) ON CONFLICT (only_row) DO UPDATE SET written_by = excluded.written_by",
     )
     .bind(uuid::Builder::from_random_bytes(hub_id).into_uuid().to_string())
     .bind(VERSION)
@@ -97,43 +74,56 @@ pub(super) async fn load(pool: &SqlitePool, now_ms: u64) -> Result<Loaded> {
     let (hub_id, generation): (String, i64) = sqlx::query_as("SELECT hub_id, generation FROM hub")
         .fetch_one(&mut *transaction)
         .await?;
-    let mut tokens = load_tokens(&mut transaction).await?;
-    let mut routes = access::load_routes(&mut transaction).await?;
-    let mut personal = access::load_personal(&mut transaction).await?;
-    let rows: Vec<ClusterRow> = sqlx::query_as(
-        "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms,
-                from_file
-         FROM clusters ORDER BY id",
-    )
-    .fetch_all(&mut *transaction)
-    .await?;
+    let clusters = load_clusters(&mut transaction, None).await?;
+    let license = license::load(&mut transaction).await?;
     transaction.commit().await?;
     lease.keep();
-    let clusters = rows
-        .into_iter()
-        .map(|row| {
-            let id = row.0.clone();
-            let own = tokens.remove(&id).unwrap_or_default();
-            Ok(Cluster {
-                routes: routes.remove(&id).unwrap_or_default(),
-                personal: personal.remove(&id).unwrap_or_default(),
-                ..cluster(row, own)?
-            })
-        })
-        .collect::<Result<_>>()?;
     Ok(Loaded {
         hub_id,
         generation: Generation(unsigned(generation)?),
         clusters,
+        license,
     })
 }
 
-async fn load_tokens(connection: &mut SqliteConnection) -> Result<HashMap<String, Vec<Token>>> {
+/// Every cluster, or the one that `only` names, by id.
+pub(super) async fn load_clusters(
+    connection: &mut Connection,
+    only: Option<&str>,
+) -> Result<Vec<Cluster>> {
+    let mut tokens = load_tokens(connection, only).await?;
+    let mut routes = access::load_routes(connection, only).await?;
+    let mut personal = access::load_personal(connection, only).await?;
+    let rows: Vec<ClusterRow> = sqlx::query_as(
+        "SELECT id, spec, epoch_floor, created_unix_ms, updated_unix_ms, last_connected_unix_ms,
+                from_file
+         FROM clusters WHERE $1 IS NULL OR id = $1 ORDER BY id",
+    )
+    .bind(only)
+    .fetch_all(connection)
+    .await?;
+    let clusters = rows.into_iter().map(|row| {
+        let id = row.0.clone();
+        let own = tokens.remove(&id).unwrap_or_default();
+        Ok(Cluster {
+            routes: routes.remove(&id).unwrap_or_default(),
+            personal: personal.remove(&id).unwrap_or_default(),
+            ..cluster(row, own)?
+        })
+    });
+    clusters.collect()
+}
+
+async fn load_tokens(
+    connection: &mut Connection,
+    only: Option<&str>,
+) -> Result<HashMap<String, Vec<Token>>> {
     let rows: Vec<TokenRow> = sqlx::query_as(
         "SELECT digest, id, cluster_id, created_unix_ms, not_after_unix_ms, last_used_unix_ms,
                 overlap_ms
-         FROM tokens ORDER BY created_unix_ms, rowid",
+         FROM tokens WHERE $1 IS NULL OR cluster_id = $1 ORDER BY created_unix_ms, rowid",
     )
+    .bind(only)
     .fetch_all(connection)
     .await?;
     let mut tokens: HashMap<String, Vec<Token>> = HashMap::new();
@@ -170,45 +160,42 @@ fn cluster(row: ClusterRow, tokens: Vec<Token>) -> Result<Cluster> {
     })
 }
 
-/// One generation: all of its steps and the rows that say who made them, or nothing.
+/// One generation: all of its steps and the rows that say who made them. Part of
+/// the caller's transaction.
 pub(super) async fn record(
-    pool: &SqlitePool,
+    connection: &mut Connection,
     steps: &[Step],
     generation: Generation,
     entries: &[Entry],
 ) -> Result<()> {
-    let mut lease = Lease::take(pool).await?;
-    let mut transaction = lease.begin().await?;
-    raise(&mut transaction, generation).await?;
+    raise(connection, generation).await?;
     // First, since a later step may lose what an earlier one gains.
     for step in steps {
-        clear(&mut transaction, step.id()).await?;
+        clear(connection, step.id()).await?;
     }
     for step in steps {
         match step {
-            Step::Put(cluster) => put(&mut transaction, cluster).await?,
+            Step::Put(cluster) => put(connection, cluster).await?,
             Step::Remove(id) => {
-                sqlx::query("DELETE FROM clusters WHERE id = ?")
+                sqlx::query("DELETE FROM clusters WHERE id = $1")
                     .bind(id.as_str())
-                    .execute(&mut *transaction)
+                    .execute(&mut *connection)
                     .await?;
             }
         }
     }
     for entry in entries {
-        audit::insert(&mut transaction, entry).await?;
+        audit::insert(connection, entry).await?;
     }
-    transaction.commit().await?;
-    lease.keep();
     Ok(())
 }
 
 /// Takes all that belongs to a cluster.
-async fn clear(connection: &mut SqliteConnection, id: &ClusterId) -> Result<()> {
+async fn clear(connection: &mut Connection, id: &ClusterId) -> Result<()> {
     for parts in [
-        "DELETE FROM tokens WHERE cluster_id = ?",
-        "DELETE FROM routes WHERE cluster_id = ?",
-        "DELETE FROM personal_tokens WHERE cluster_id = ?",
+        "DELETE FROM tokens WHERE cluster_id = $1",
+        "DELETE FROM routes WHERE cluster_id = $1",
+        "DELETE FROM personal_tokens WHERE cluster_id = $1",
     ] {
         sqlx::query(parts)
             .bind(id.as_str())
@@ -219,12 +206,12 @@ async fn clear(connection: &mut SqliteConnection, id: &ClusterId) -> Result<()> 
 }
 
 /// Writes a cluster whose parts were cleared.
-async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()> {
+pub(super) async fn put(connection: &mut Connection, cluster: &Cluster) -> Result<()> {
     let spec = serde_json::to_string(&cluster.spec)
         .map_err(|why| RowError::Damaged(format!("cluster {}: {why}", cluster.id)))?;
     sqlx::query(
         "INSERT INTO clusters (id, spec, epoch_floor, created_unix_ms, updated_unix_ms, from_file)
-         VALUES (?, ?, ?, ?, ?, ?)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE SET spec = excluded.spec,
              epoch_floor = excluded.epoch_floor, updated_unix_ms = excluded.updated_unix_ms",
     )
@@ -240,7 +227,7 @@ async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()>
         sqlx::query(
             "INSERT INTO tokens (digest, id, cluster_id, created_unix_ms, not_after_unix_ms,
                                  last_used_unix_ms, overlap_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(&token.digest.0[..])
         .bind(&token.id)
@@ -255,24 +242,26 @@ async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()>
     access::put(connection, cluster).await
 }
 
-pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
+pub(super) async fn touch(pool: &Pool, touched: &[Touch]) -> Result<()> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
     for touch in touched {
         if let Some(at) = touch.last_connected_unix_ms {
-            sqlx::query("UPDATE clusters SET last_connected_unix_ms = ? WHERE id = ?")
+            sqlx::query("UPDATE clusters SET last_connected_unix_ms = $1 WHERE id = $2")
                 .bind(signed(at)?)
                 .bind(touch.cluster.as_str())
                 .execute(&mut *transaction)
                 .await?;
         }
         for (token, at) in &touch.tokens {
-            sqlx::query("UPDATE tokens SET last_used_unix_ms = ? WHERE cluster_id = ? AND id = ?")
-                .bind(signed(*at)?)
-                .bind(touch.cluster.as_str())
-                .bind(token)
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "UPDATE tokens SET last_used_unix_ms = $1 WHERE cluster_id = $2 AND id = $3",
+            )
+            .bind(signed(*at)?)
+            .bind(touch.cluster.as_str())
+            .bind(token)
+            .execute(&mut *transaction)
+            .await?;
         }
     }
     transaction.commit().await?;
@@ -281,10 +270,10 @@ pub(super) async fn touch(pool: &SqlitePool, touched: &[Touch]) -> Result<()> {
 }
 
 /// Waits for a change that is still being recorded: its lock is taken first.
-pub(super) async fn generation(pool: &SqlitePool) -> Result<Generation> {
+pub(super) async fn generation(pool: &Pool) -> Result<Generation> {
     let mut lease = Lease::take(pool).await?;
     let mut transaction = lease.begin().await?;
-    let (generation,): (i64,) = sqlx::query_as("SELECT generation FROM hub")
+    let (generation,): (i64,) = sqlx::query_as(db::LOCKED_GENERATION)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;
@@ -293,7 +282,7 @@ pub(super) async fn generation(pool: &SqlitePool) -> Result<Generation> {
 }
 
 /// The version that wrote the store, as far as it can be read.
-pub(super) async fn written_by(pool: &SqlitePool) -> String {
+pub(super) async fn written_by(pool: &Pool) -> String {
     let row: std::result::Result<(String,), _> = sqlx::query_as("SELECT written_by FROM hub")
         .fetch_one(pool)
         .await;
@@ -301,8 +290,8 @@ pub(super) async fn written_by(pool: &SqlitePool) -> String {
 }
 
 /// Raises the generation by one; anything else means two writers.
-async fn raise(connection: &mut SqliteConnection, generation: Generation) -> Result<()> {
-    let raised = sqlx::query("UPDATE hub SET generation = ?1 WHERE generation = ?1 - 1")
+async fn raise(connection: &mut Connection, generation: Generation) -> Result<()> {
+    let raised = sqlx::query("UPDATE hub SET generation = $1 WHERE generation = $1 - 1")
         .bind(signed(generation.0)?)
         .execute(connection)
         .await?;

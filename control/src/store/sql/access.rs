@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::db::Connection;
+use super::rows::{Result, digest_of, signed, unsigned};
+use crate::cluster::{Cluster, Personal, Route};
+use crate::store::error::RowError;
 use culvert_proto::id::ClusterId;
 use culvert_proto::update::{self, PersonalToken, RouteKind, ServiceName, SniPattern};
-use sqlx::sqlite::SqliteConnection;
-
-use super::rows::{Result, RowError, digest_of, signed, unsigned};
-use crate::cluster::{Cluster, Personal, Route};
 
 type RouteRow = (
     String,
@@ -22,12 +22,14 @@ type PersonalRow = (String, String, Vec<u8>, String, String, i64, Option<i64>);
 
 /// By cluster, in the order they were written.
 pub(super) async fn load_routes(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
+    only: Option<&str>,
 ) -> Result<HashMap<String, Vec<Route>>> {
     let rows: Vec<RouteRow> = sqlx::query_as(
         "SELECT cluster_id, id, service, tcp_addr, sni, sealed_addr, created_unix_ms
-         FROM routes ORDER BY rowid",
+         FROM routes WHERE $1 IS NULL OR cluster_id = $1 ORDER BY rowid",
     )
+    .bind(only)
     .fetch_all(connection)
     .await?;
     let mut routes: HashMap<String, Vec<Route>> = HashMap::new();
@@ -54,12 +56,14 @@ pub(super) async fn load_routes(
 
 /// By cluster, in the order they were written.
 pub(super) async fn load_personal(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
+    only: Option<&str>,
 ) -> Result<HashMap<String, Vec<Personal>>> {
     let rows: Vec<PersonalRow> = sqlx::query_as(
         "SELECT cluster_id, id, digest, principal, services, created_unix_ms, not_after_unix_ms
-         FROM personal_tokens ORDER BY rowid",
+         FROM personal_tokens WHERE $1 IS NULL OR cluster_id = $1 ORDER BY rowid",
     )
+    .bind(only)
     .fetch_all(connection)
     .await?;
     let mut personal: HashMap<String, Vec<Personal>> = HashMap::new();
@@ -81,7 +85,7 @@ pub(super) async fn load_personal(
 }
 
 /// Writes both for a cluster that has none in the store.
-pub(super) async fn put(connection: &mut SqliteConnection, cluster: &Cluster) -> Result<()> {
+pub(super) async fn put(connection: &mut Connection, cluster: &Cluster) -> Result<()> {
     for route in &cluster.routes {
         put_route(connection, &cluster.id, route).await?;
     }
@@ -91,18 +95,14 @@ pub(super) async fn put(connection: &mut SqliteConnection, cluster: &Cluster) ->
     Ok(())
 }
 
-async fn put_route(
-    connection: &mut SqliteConnection,
-    cluster: &ClusterId,
-    route: &Route,
-) -> Result<()> {
+async fn put_route(connection: &mut Connection, cluster: &ClusterId, route: &Route) -> Result<()> {
     let (tcp, sni, addr) = match &route.route.kind {
         RouteKind::Tcp { addr } => (Some(&**addr), None, None),
         RouteKind::Sealed { sni, addr } => (None, Some(sni.as_str()), addr.as_deref()),
     };
     sqlx::query(
         "INSERT INTO routes (cluster_id, id, service, tcp_addr, sni, sealed_addr, created_unix_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(cluster.as_str())
     .bind(&route.id)
@@ -117,7 +117,7 @@ async fn put_route(
 }
 
 async fn put_personal(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     cluster: &ClusterId,
     personal: &Personal,
 ) -> Result<()> {
@@ -128,7 +128,7 @@ async fn put_personal(
     sqlx::query(
         "INSERT INTO personal_tokens (cluster_id, id, digest, principal, services,
                                       created_unix_ms, not_after_unix_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(cluster.as_str())
     .bind(&*token.id)

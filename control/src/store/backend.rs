@@ -1,0 +1,54 @@
+//! What every store does; one conformance suite holds both to it.
+
+use std::pin::Pin;
+
+use culvert_proto::id::Generation;
+
+use super::error::RowError;
+use super::{Loaded, Step, Touch};
+use crate::audit::{Entry, Filter, Recorded};
+use crate::cluster::Cluster;
+use crate::license::LicenseRecord;
+
+/// A call of a store on its way.
+pub(super) type Done<'a, T> = Pin<Box<dyn Future<Output = Result<T, RowError>> + Send + 'a>>;
+
+/// The right to record the next change. Dropped, it is given back.
+pub struct Claim(pub(super) Option<sqlx::Transaction<'static, sqlx::Postgres>>);
+
+/// What other processes recorded since.
+pub enum News {
+    /// Nobody else writes here.
+    Alone,
+    /// Their changes, as they are at this generation.
+    Changed(Generation, Vec<Step>),
+    /// Too much: everything as it is now, at this generation.
+    All(Generation, Vec<Cluster>),
+}
+
+/// A store.
+pub(super) trait Backend: Send + Sync {
+    fn kind(&self) -> &'static str;
+    /// Makes the hub's row where there is none, and reads everything.
+    fn load(&self, now_ms: u64) -> Done<'_, Loaded>;
+    fn claim(&self, held: Generation) -> Done<'_, (Claim, News)>;
+    fn record<'a>(
+        &'a self,
+        claim: Claim,
+        steps: &'a [Step],
+        generation: Generation,
+        entries: &'a [Entry],
+    ) -> Done<'a, ()>;
+    fn changed(&self) -> Pin<Box<dyn Future<Output = Option<Generation>> + Send + '_>>;
+    fn generation(&self) -> Done<'_, Generation>;
+    fn append_audit<'a>(&'a self, entry: &'a Entry) -> Done<'a, ()>;
+    fn audit<'a>(&'a self, filter: &'a Filter) -> Done<'a, (Vec<Recorded>, u64)>;
+    fn prune_audit(&self, before_unix_ms: Option<u64>, bytes_max: Option<u64>) -> Done<'_, u64>;
+    fn touch<'a>(&'a self, touched: &'a [Touch]) -> Done<'a, ()>;
+    fn save_license<'a>(
+        &'a self,
+        record: &'a LicenseRecord,
+        entry: Option<&'a Entry>,
+    ) -> Done<'a, ()>;
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}

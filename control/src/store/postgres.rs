@@ -1,0 +1,381 @@
+//! A PostgreSQL database, shared by any number of control processes. Who records
+//! holds the lock of the hub's row; all others hear of it by NOTIFY and read the
+//! clusters that changed.
+
+#[path = "sql/access.rs"]
+mod access;
+#[path = "sql/audit.rs"]
+mod audit;
+#[path = "sql/license.rs"]
+mod license;
+#[path = "sql/rows.rs"]
+mod rows;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_proto::id::{ClusterId, Generation};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use tokio::sync::Mutex;
+
+use super::backend::{Backend, Claim, Done, News};
+use super::dsn::Params;
+use super::error::RowError;
+use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
+use crate::audit::{Entry, Filter, Recorded};
+use crate::license::LicenseRecord;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// Connections at once, the listener's apart.
+const CONNECTIONS_MAX: u32 = 8;
+/// One attempt to connect, and a server that starts.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Where changes are announced.
+const CHANNEL: &str = "culvert_changed";
+/// Generations that a process may be behind and read on; kept that long.
+const HISTORY_MAX: i64 = 10_000;
+/// Changed clusters that are read one by one.
+const READ_EACH_MAX: usize = 1_000;
+/// Rest after the listener's connection was lost.
+const LOST: Duration = Duration::from_secs(1);
+
+/// What differs between the engines beneath the shared SQL.
+mod db {
+    pub(super) use sqlx::postgres::{PgConnection as Connection, PgPool as Pool, Postgres as Db};
+
+    use super::rows::Result;
+
+    pub(super) const BEGIN: &str = "BEGIN";
+    /// Waits for whoever records a change.
+    pub(super) const LOCKED_GENERATION: &str = "SELECT generation FROM hub FOR UPDATE";
+
+    /// What the rows of the audit log hold, from the mean of the newest thousand.
+    pub(super) async fn bytes(connection: &mut Connection) -> Result<u64> {
+        let used: i64 = sqlx::query_scalar(
+            "SELECT coalesce((SELECT count(*) FROM audit) * (SELECT avg(pg_column_size(newest))
+                 FROM (SELECT * FROM audit ORDER BY seq DESC LIMIT 1000) AS newest), 0)::bigint",
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok(u64::try_from(used).unwrap_or_default())
+    }
+
+    /// The server's own autovacuum does it.
+    #[expect(
+        clippy::unused_async,
+        reason = "the other engine has something to wait for"
+    )]
+    pub(super) async fn reclaim(_: &Pool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The database.
+pub(super) struct Postgres {
+    pool: PgPool,
+    listener: Mutex<Option<PgListener>>,
+}
+
+impl Postgres {
+    pub(super) async fn open(params: &Params, place: &str) -> Result<Self, StoreError> {
+        let options = params.options().map_err(|why| StoreError::Other {
+            path: place.into(),
+            why,
+        })?;
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(CONNECT_DEADLINE)
+            .connect_with(options)
+            .await
+            .map_err(|why| StoreError::from_sqlx(place, &why))?;
+        let store = Self {
+            pool,
+            listener: Mutex::new(None),
+        };
+        store.migrate(place).await?;
+        Ok(store)
+    }
+
+    async fn migrate(&self, place: &str) -> Result<(), StoreError> {
+        match MIGRATIONS.run(&self.pool).await {
+            Ok(()) => Ok(()),
+            Err(MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version)) => {
+                Err(StoreError::Newer {
+                    path: place.into(),
+                    schema: version,
+                    written_by: rows::written_by(&self.pool).await,
+                })
+            }
+            Err(MigrateError::Execute(why) | MigrateError::ExecuteMigration(why, _)) => {
+                Err(StoreError::from_sqlx(place, &why))
+            }
+            Err(why) => Err(StoreError::Other {
+                path: place.into(),
+                why: why.to_string(),
+            }),
+        }
+    }
+
+    /// What others recorded after `held`, read under the claim's lock.
+    async fn news(
+        connection: &mut db::Connection,
+        held: Generation,
+        newest: Generation,
+    ) -> rows::Result<News> {
+        let changed: Vec<(i64, String)> =
+            sqlx::query_as("SELECT generation, cluster_id FROM history WHERE generation > $1")
+                .bind(rows::signed(held.0)?)
+                .fetch_all(&mut *connection)
+                .await?;
+        let (generations, ids): (BTreeSet<i64>, BTreeSet<String>) = changed.into_iter().unzip();
+        let behind = newest.0.saturating_sub(held.0);
+        if generations.len() as u64 != behind || ids.len() > READ_EACH_MAX {
+            let all = rows::load_clusters(connection, None).await?;
+            return Ok(News::All(newest, all));
+        }
+        let mut steps = Vec::with_capacity(ids.len());
+        for id in ids {
+            steps.push(step(connection, &id).await?);
+        }
+        Ok(News::Changed(newest, steps))
+    }
+
+    /// Whether a copy may go there.
+    pub(super) async fn is_empty(&self) -> rows::Result<()> {
+        let mut connection = self.pool.acquire().await?;
+        free(&mut connection).await
+    }
+
+    /// Takes what a SQLite store held; the database must hold nothing yet.
+    pub(super) async fn take(&self, loaded: &Loaded) -> rows::Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        free(&mut transaction).await?;
+        sqlx::query("UPDATE hub SET hub_id = $1, generation = $2")
+            .bind(&loaded.hub_id)
+            .bind(rows::signed(loaded.generation.0)?)
+            .execute(&mut *transaction)
+            .await?;
+        for cluster in &loaded.clusters {
+            rows::put(&mut transaction, cluster).await?;
+            let last = cluster
+                .last_connected_unix_ms
+                .map(rows::signed)
+                .transpose()?;
+            sqlx::query("UPDATE clusters SET last_connected_unix_ms = $1 WHERE id = $2")
+                .bind(last)
+                .bind(cluster.id.as_str())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(license::save(&self.pool, &loaded.license, None).await?)
+    }
+
+    /// Takes rows of the audit log with their numbers; those that it has stay as they are.
+    pub(super) async fn take_audit(&self, rows: &[Recorded]) -> rows::Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        for row in rows {
+            audit_row(&mut transaction, row).await?;
+        }
+        sqlx::query(
+            "SELECT setval(pg_get_serial_sequence('audit', 'seq'),
+                           greatest((SELECT max(seq) FROM audit), 1))",
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+/// A hub that has decided anything is not overwritten.
+async fn free(connection: &mut db::Connection) -> rows::Result<()> {
+    let (generation, clusters): (i64, i64) =
+        sqlx::query_as("SELECT generation, (SELECT count(*) FROM clusters) FROM hub FOR UPDATE")
+            .fetch_one(connection)
+            .await?;
+    if (generation, clusters) == (1, 0) {
+        return Ok(());
+    }
+    let held = format!("generation {generation}, {clusters} clusters");
+    Err(RowError::Taken(held))
+}
+
+async fn audit_row(connection: &mut db::Connection, row: &Recorded) -> rows::Result<()> {
+    sqlx::query(
+        "INSERT INTO audit (seq, time_unix_ms, request_id, route, transport, actor_sub,
+             actor_email, actor_groups, verb, outcome, cluster, resource_group, resource_version,
+             resource, namespace, name, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+         ON CONFLICT (seq) DO NOTHING",
+    )
+    .bind(row.seq)
+    .bind(row.time_unix_ms)
+    .bind(&row.request_id)
+    .bind(&row.route)
+    .bind(&row.transport)
+    .bind(&row.actor_sub)
+    .bind(&row.actor_email)
+    .bind(&row.actor_groups)
+    .bind(&row.verb)
+    .bind(&row.outcome)
+    .bind(&row.cluster)
+    .bind(&row.resource_group)
+    .bind(&row.resource_version)
+    .bind(&row.resource)
+    .bind(&row.namespace)
+    .bind(&row.name)
+    .bind(&row.reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A cluster as it is now, or that it is gone.
+async fn step(connection: &mut db::Connection, id: &str) -> rows::Result<Step> {
+    let held = rows::load_clusters(connection, Some(id)).await?.pop();
+    if let Some(cluster) = held {
+        return Ok(Step::Put(Arc::new(cluster)));
+    }
+    let id: ClusterId = id
+        .parse()
+        .map_err(|why| RowError::Damaged(format!("cluster {id:?}: {why}")))?;
+    Ok(Step::Remove(id))
+}
+
+/// Tells other processes, in the transaction of the change.
+async fn announce(
+    connection: &mut db::Connection,
+    steps: &[Step],
+    generation: Generation,
+) -> rows::Result<()> {
+    let number = rows::signed(generation.0)?;
+    for step in steps {
+        sqlx::query(
+            "INSERT INTO history (generation, cluster_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(number)
+        .bind(step.id().as_str())
+        .execute(&mut *connection)
+        .await?;
+    }
+    sqlx::query("DELETE FROM history WHERE generation <= $1")
+        .bind(number - HISTORY_MAX)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("SELECT pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(generation.0.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+impl Backend for Postgres {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn load(&self, now_ms: u64) -> Done<'_, Loaded> {
+        Box::pin(rows::load(&self.pool, now_ms))
+    }
+
+    fn claim(&self, held: Generation) -> Done<'_, (Claim, News)> {
+        Box::pin(async move {
+            let mut transaction = self.pool.begin().await?;
+            let (newest,): (i64,) = sqlx::query_as(db::LOCKED_GENERATION)
+                .fetch_one(&mut *transaction)
+                .await?;
+            let newest = Generation(rows::unsigned(newest)?);
+            let news = if newest == held {
+                News::Changed(newest, Vec::new())
+            } else {
+                Self::news(&mut transaction, held, newest).await?
+            };
+            Ok((Claim(Some(transaction)), news))
+        })
+    }
+
+    fn record<'a>(
+        &'a self,
+        claim: Claim,
+        steps: &'a [Step],
+        generation: Generation,
+        entries: &'a [Entry],
+    ) -> Done<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = match claim.0 {
+                Some(transaction) => transaction,
+                None => self.pool.begin().await?,
+            };
+            rows::record(&mut transaction, steps, generation, entries).await?;
+            announce(&mut transaction, steps, generation).await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
+    fn changed(&self) -> Pin<Box<dyn Future<Output = Option<Generation>> + Send + '_>> {
+        Box::pin(async {
+            let mut held = self.listener.lock().await;
+            if let Some(listener) = held.as_mut() {
+                if let Ok(Some(said)) = listener.try_recv().await {
+                    return said.payload().parse().ok().map(Generation);
+                }
+                *held = None;
+            }
+            let listener = async {
+                let mut listener = PgListener::connect_with(&self.pool).await?;
+                listener.listen(CHANNEL).await?;
+                Ok::<_, sqlx::Error>(listener)
+            };
+            match listener.await {
+                Ok(listener) => *held = Some(listener),
+                Err(_) => tokio::time::sleep(LOST).await,
+            }
+            // What was said while nobody listened was missed.
+            None
+        })
+    }
+
+    fn generation(&self) -> Done<'_, Generation> {
+        Box::pin(rows::generation(&self.pool))
+    }
+
+    fn append_audit<'a>(&'a self, entry: &'a Entry) -> Done<'a, ()> {
+        Box::pin(audit::append(&self.pool, entry))
+    }
+
+    fn audit<'a>(&'a self, filter: &'a Filter) -> Done<'a, (Vec<Recorded>, u64)> {
+        Box::pin(audit::read(&self.pool, filter))
+    }
+
+    fn prune_audit(&self, before_unix_ms: Option<u64>, bytes_max: Option<u64>) -> Done<'_, u64> {
+        Box::pin(audit::prune(&self.pool, before_unix_ms, bytes_max))
+    }
+
+    fn touch<'a>(&'a self, touched: &'a [Touch]) -> Done<'a, ()> {
+        Box::pin(rows::touch(&self.pool, touched))
+    }
+
+    fn save_license<'a>(
+        &'a self,
+        record: &'a LicenseRecord,
+        entry: Option<&'a Entry>,
+    ) -> Done<'a, ()> {
+        Box::pin(license::save(&self.pool, record, entry))
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if let Ok(mut listener) = self.listener.try_lock() {
+                *listener = None;
+            }
+            let _ = tokio::time::timeout(CALL_DEADLINE, self.pool.close()).await;
+        })
+    }
+}

@@ -1,0 +1,323 @@
+//! One suite for both kinds of store.
+
+use std::sync::Arc;
+
+use culvert_control::cluster::{Cluster, Personal, Route};
+use culvert_control::license::LicenseRecord;
+use culvert_control::store::{Dsn, Step, Store, Touch};
+use culvert_licence::Ladder;
+use culvert_proto::id::Generation;
+use culvert_proto::token::Digest;
+use culvert_proto::update::{self, PersonalToken, RouteKind, ServiceName, SniPattern};
+
+use super::{NOW, cluster, entry, record, remove, rows, save};
+use culvert_control::audit::Filter;
+
+/// Runs every case on a store of its own.
+pub async fn all(mut fresh: impl AsyncFnMut(&str) -> Dsn) {
+    macro_rules! cases {
+        ($($case:ident,)*) => {$(
+            eprintln!("case {}", stringify!($case));
+            $case(&fresh(stringify!($case)).await).await;
+        )*};
+    }
+    cases! {
+        what_is_saved_is_loaded,
+        a_change_that_does_not_follow_changes_nothing,
+        two_clusters_never_share_a_token,
+        one_change_may_move_a_token_from_a_cluster_to_one_before_it,
+        a_row_is_recorded_with_its_change_or_not_at_all,
+        routes_and_personal_tokens_keep_their_order,
+        the_license_is_kept_with_the_row_that_says_why,
+        audit_rows_are_filtered_paged_and_pruned,
+        texts_of_any_kind_come_back_as_they_were,
+    }
+}
+
+async fn what_is_saved_is_loaded(dsn: &Dsn) {
+    let (store, fresh) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!((fresh.generation, fresh.clusters.len()), (Generation(1), 0));
+    let mut saved = cluster("prod", 2);
+    save(&store, &saved, Generation(2), None).await.unwrap();
+    saved.epoch_floor = 77;
+    saved.tokens.remove(0);
+    save(&store, &saved, Generation(3), None).await.unwrap();
+    save(&store, &cluster("gone", 1), Generation(4), None)
+        .await
+        .unwrap();
+    remove(&store, &"gone".parse().unwrap(), Generation(5), None)
+        .await
+        .unwrap();
+    let touch = Touch {
+        cluster: "prod".parse().unwrap(),
+        last_connected_unix_ms: Some(NOW + 9),
+        tokens: vec![("t1".to_owned(), NOW + 8)],
+    };
+    store.touch(&[touch]).await.unwrap();
+    store.close().await;
+    drop(store);
+
+    let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!(
+        (loaded.hub_id, loaded.generation),
+        (fresh.hub_id, Generation(5))
+    );
+    let [held] = &loaded.clusters[..] else {
+        panic!("one cluster was saved")
+    };
+    assert_eq!((held.spec.clone(), held.epoch_floor), (saved.spec, 77));
+    assert_eq!(held.last_connected_unix_ms, Some(NOW + 9));
+    let [token] = &held.tokens[..] else {
+        panic!("one token was saved")
+    };
+    assert_eq!(
+        (token.id.as_str(), token.digest),
+        ("t1", saved.tokens[0].digest)
+    );
+    assert_eq!(token.not_after_unix_ms, Some(NOW + 5_000));
+    assert_eq!(token.last_used_unix_ms, Some(NOW + 8));
+}
+
+async fn a_change_that_does_not_follow_changes_nothing(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    for wrong in [1, 3] {
+        let refused = save(&store, &cluster("a", 1), Generation(wrong), None)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), "store_damaged");
+    }
+    assert_eq!(store.generation().await.unwrap(), Generation(1));
+    save(&store, &cluster("a", 1), Generation(2), None)
+        .await
+        .unwrap();
+}
+
+async fn two_clusters_never_share_a_token(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let first = cluster("a", 1);
+    save(&store, &first, Generation(2), None).await.unwrap();
+    let second = Cluster {
+        tokens: first.tokens.clone(),
+        ..cluster("b", 0)
+    };
+    assert!(save(&store, &second, Generation(3), None).await.is_err());
+    assert_eq!(store.generation().await.unwrap(), Generation(2));
+}
+
+async fn one_change_may_move_a_token_from_a_cluster_to_one_before_it(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let (a, b) = (cluster("a", 1), cluster("b", 1));
+    save(&store, &a, Generation(2), None).await.unwrap();
+    save(&store, &b, Generation(3), None).await.unwrap();
+    let swapped = [(&a, &b), (&b, &a)].map(|(to, from)| {
+        Step::Put(Arc::new(Cluster {
+            tokens: from.tokens.clone(),
+            ..to.clone()
+        }))
+    });
+    record(&store, &swapped, Generation(4), &[]).await.unwrap();
+    store.close().await;
+    drop(store);
+    let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    let digests = loaded.clusters.iter().map(|held| held.tokens[0].digest);
+    let wanted = [b.tokens[0].digest, a.tokens[0].digest];
+    assert_eq!(digests.collect::<Vec<_>>(), wanted);
+}
+
+async fn a_row_is_recorded_with_its_change_or_not_at_all(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let prod = cluster("prod", 1);
+    let row = entry("t0", NOW);
+    save(&store, &prod, Generation(9), Some(&row))
+        .await
+        .unwrap_err();
+    assert!(rows(&store).await.is_empty());
+    save(&store, &prod, Generation(2), Some(&row))
+        .await
+        .unwrap();
+    let gone = entry("gone", NOW);
+    remove(&store, &prod.id, Generation(9), Some(&gone))
+        .await
+        .unwrap_err();
+    assert_eq!(rows(&store).await, ["t0"]);
+    remove(&store, &prod.id, Generation(3), Some(&gone))
+        .await
+        .unwrap();
+    assert_eq!(rows(&store).await, ["gone", "t0"]);
+}
+
+async fn routes_and_personal_tokens_keep_their_order(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let route = |id: &str, kind| Route {
+        id: id.to_owned(),
+        route: update::Route {
+            service: ServiceName::new("pg").unwrap(),
+            kind,
+        },
+        created_unix_ms: NOW,
+    };
+    let sni = |name: &str| SniPattern::new(name).unwrap();
+    let mut held = cluster("prod", 1);
+    held.routes = vec![
+        route(
+            "z",
+            RouteKind::Tcp {
+                addr: "127.0.0.1:1".into(),
+            },
+        ),
+        route(
+            "a",
+            RouteKind::Sealed {
+                sni: sni("x.test"),
+                addr: None,
+            },
+        ),
+        route(
+            "m",
+            RouteKind::Sealed {
+                sni: sni("*.y.test"),
+                addr: Some("[::1]:2".into()),
+            },
+        ),
+    ];
+    held.personal = ["z", "a"]
+        .map(|id| Personal {
+            token: PersonalToken {
+                digest: Digest([id.as_bytes()[0]; 32]),
+                id: id.into(),
+                principal: "ana".into(),
+                not_after_unix_ms: (id == "z").then_some(NOW + 1),
+                services: vec!["*".into(), "pg".into()],
+            },
+            created_unix_ms: NOW,
+        })
+        .into();
+    save(&store, &held, Generation(2), None).await.unwrap();
+    save(&store, &held, Generation(3), None).await.unwrap();
+    store.close().await;
+    drop(store);
+    let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    let again = &loaded.clusters[0];
+    assert_eq!(
+        (&again.routes, &again.personal),
+        (&held.routes, &held.personal)
+    );
+}
+
+async fn the_license_is_kept_with_the_row_that_says_why(dsn: &Dsn) {
+    let (store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!(loaded.license, LicenseRecord::default());
+    let kept = LicenseRecord {
+        token: Some("a.b.c".to_owned()),
+        ladder: Ladder {
+            seen_unix_ms: NOW,
+            without_ms: 7,
+        },
+        last_success_unix_ms: Some(NOW - 7),
+    };
+    store
+        .save_license(&LicenseRecord::default(), None)
+        .await
+        .unwrap();
+    store
+        .save_license(&kept, Some(&entry("license", NOW)))
+        .await
+        .unwrap();
+    assert_eq!(rows(&store).await, ["license"]);
+    store.close().await;
+    drop(store);
+    let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!(loaded.license, kept);
+}
+
+async fn audit_rows_are_filtered_paged_and_pruned(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    for n in 0..30_u64 {
+        store
+            .append_audit(&entry(&format!("r{n}"), NOW + n))
+            .await
+            .unwrap();
+    }
+    let page = |filter: Filter| {
+        let store = &store;
+        async move {
+            let (rows, total) = store.audit(&filter).await.unwrap();
+            (
+                rows.into_iter().map(|row| row.name).collect::<Vec<_>>(),
+                total,
+            )
+        }
+    };
+    let first = Filter {
+        limit: 2,
+        ..Filter::default()
+    };
+    assert_eq!(
+        page(first.clone()).await,
+        (vec!["r29".into(), "r28".into()], 30)
+    );
+    let next = Filter {
+        offset: 29,
+        ..first.clone()
+    };
+    assert_eq!(page(next).await, (vec!["r0".into()], 30));
+    let some = Filter {
+        actor: Some("test".to_owned()),
+        verb: Some("token_mint".to_owned()),
+        outcome: Some("success".to_owned()),
+        cluster: Some("prod".to_owned()),
+        namespace: Some(String::new()),
+        from_unix_ms: Some(NOW + 3),
+        to_unix_ms: Some(NOW + 5),
+        ..first.clone()
+    };
+    assert_eq!(
+        page(some.clone()).await,
+        (vec!["r4".into(), "r3".into()], 2)
+    );
+    for none in [
+        Filter {
+            actor: Some("x".into()),
+            ..some.clone()
+        },
+        Filter {
+            verb: Some("x".into()),
+            ..some.clone()
+        },
+        Filter {
+            name: Some("r9".into()),
+            ..some.clone()
+        },
+        Filter {
+            request_id: Some("x".into()),
+            ..some
+        },
+    ] {
+        assert_eq!(page(none).await.1, 0);
+    }
+    assert_eq!(store.prune_audit(Some(NOW + 28), None).await.unwrap(), 28);
+    assert_eq!(
+        store
+            .prune_audit(Some(NOW + 28), Some(1 << 30))
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(rows(&store).await, ["r29", "r28"]);
+    assert_eq!(store.prune_audit(None, Some(1)).await.unwrap(), 2);
+}
+
+async fn texts_of_any_kind_come_back_as_they_were(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let odd = "a'b\"c\\d\u{e9}\u{1f600}; DROP TABLE audit; -- $1 ?1 %s";
+    let mut held = cluster("prod", 0);
+    held.spec.name = odd.to_owned();
+    save(&store, &held, Generation(2), Some(&entry(odd, NOW)))
+        .await
+        .unwrap();
+    assert_eq!(rows(&store).await, [odd]);
+    store.close().await;
+    drop(store);
+    let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!(loaded.clusters[0].spec.name, odd);
+}
