@@ -9,7 +9,7 @@ use crate::{fuzz, run};
 const ENGINE_CONNECTIONS: u64 = 2_000;
 
 /// Bytes offered over each datapath; resets leave about two thirds of them, 10 GiB.
-const PATTERN_BYTES: u64 = 16 << 30;
+const PATTERN_BYTES: u64 = 17 << 30;
 const PATTERN_CONNECTIONS: u64 = 2_000;
 
 /// Bytes of one observed connection: two wraps of its sequence numbers.
