@@ -129,11 +129,18 @@ fn neither(kind: u32) -> Packet {
 }
 
 /// Fills words from the packet; not when it is shorter.
+#[expect(clippy::cast_possible_truncation, reason = "a few words")]
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, at: u32, to: &mut MaybeUninit<[u32; N]>) -> bool {
-    let size = N as u32 * 4;
     // SAFETY: the helper fills so many bytes of the stack or fails.
-    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), at, to.as_mut_ptr().cast(), size) };
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast(),
+            at,
+            to.as_mut_ptr().cast(),
+            size_of::<[u32; N]>() as u32,
+        )
+    };
     failed == 0
 }
 
