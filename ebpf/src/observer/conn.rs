@@ -2,13 +2,14 @@
 #![expect(unsafe_code, reason = "helper calls")]
 
 use aya_ebpf::bindings::{
-    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB,
-    BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
-    BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, bpf_sock_ops,
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED,
+    BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
-use culvert_abi::{Close, CloseKind, Ident, Own, Stat, VERSION, maps, offset};
+use culvert_abi::{Close, CloseKind, Ident, Own, Stat, VERSION, offset};
 
 use super::cells::{add, write};
 use super::maps::{CLOSE, IDENT, STAT, count, counters};
@@ -133,10 +134,10 @@ fn closed(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat, old: u32) 
     if let Some(cnt) = counters(ident) {
         add!(cnt, closes, 1);
         let counted = read!(stat, rx_counted);
-        let seen = if rx_bytes < rx_end { rx_bytes } else { rx_end };
-        if seen > counted {
-            add!(cnt, rx_bytes, seen - counted);
-            write!(stat, rx_counted, seen);
+        // Where packets are seen at all, the kernel's count also has those that were missed.
+        if rx_end > 0 && rx_bytes > counted {
+            add!(cnt, rx_bytes, rx_bytes - counted);
+            write!(stat, rx_counted, rx_bytes);
         }
     }
     let Some(mut entry) = CLOSE.reserve::<Close>(0) else {
@@ -154,15 +155,17 @@ fn closed(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat, old: u32) 
         unacked,
         read!(ops, snd_nxt).wrapping_sub(read!(ops, snd_una))
     );
-    write!(record, old_state, old as u8);
+    // Fourteen states.
+    write!(record, old_state, (old & 0xff) as u8);
     // A reader that looks four times a second is woken only when the ring fills.
     let filled = CLOSE.query(u64::from(BPF_RB_AVAIL_DATA));
-    let wakes = filled > u64::from(maps::CLOSE_BYTES / 4);
-    entry.submit(u64::from(if wakes {
+    let wakes = filled > CLOSE.query(u64::from(BPF_RB_RING_SIZE)) / 4;
+    let how = if wakes {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP
-    }));
+    };
+    entry.submit(u64::from(how));
 }
 
 /// What the record takes over as it is.

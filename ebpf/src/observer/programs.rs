@@ -1,4 +1,8 @@
 //! The entry points.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand contexts over"
+)]
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockOpsContext};

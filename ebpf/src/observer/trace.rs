@@ -15,7 +15,7 @@ use crate::memory::read;
 pub fn arrived(ident: *mut Ident, stat: *mut Stat, now: u64) {
     if read!(ident, flags) & Ident::TRACE != 0 && read!(stat, q_arm) == 0 {
         // 0 is "nothing waits": the lowest bit is given up for it.
-        write!(stat, q_arm, ticks::of_ns(now) as u32 | 1);
+        write!(stat, q_arm, short_tick(now) | 1);
     }
 }
 
@@ -30,11 +30,17 @@ pub fn was_read(ctx: &BtfTracePointContext) {
         return;
     }
     write!(stat, q_arm, 0);
-    let waited = (ticks::of_ns(now_ns()) as u32).wrapping_sub(since);
+    let waited = short_tick(now_ns()).wrapping_sub(since);
     // The bit that was given up may put the arrival a tick ahead.
     let waited = if waited == u32::MAX { 0 } else { waited };
     let ns = u64::from(waited) * ticks::TICK_NS;
     sample(read!(ident, cluster), Kind::RxWait as u32, ns);
+}
+
+/// Wraps after four minutes; who reads later than that is measured modulo them.
+#[inline(always)]
+fn short_tick(ns: u64) -> u32 {
+    (ticks::of_ns(ns) & 0xffff_ffff) as u32
 }
 
 /// A reset was sent for a socket of ours.

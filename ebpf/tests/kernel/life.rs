@@ -278,3 +278,34 @@ fn an_untagged_connection_leaves_no_trace() {
         assert_eq!(observer.own(Own::Unparsed) + observer.own(Own::NoBase), 0);
     });
 }
+
+#[test]
+fn a_full_ring_loses_records_says_how_many_and_holds_nobody_up() {
+    let test = "a_full_ring_loses_records_says_how_many_and_holds_nobody_up";
+    rig::alone(test, |place| {
+        let mut observer = Observer::start(place, Tier::Skb);
+        let nobody = TcpListener::bind(rig::loopbacks()[0])
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        // A record and its head.
+        let room = u64::from(rig::RING_BYTES) / 136;
+        let sleeper = observer.sleeper();
+        for count in 1..=room + 20 {
+            // A quarter of the ring wakes nobody.
+            assert!(
+                count > room / 4 || !sleeper.is_finished(),
+                "woken by {count}"
+            );
+            let ident = rig::ident(count, Leg::Upstream, Role::Service);
+            rig::tagged_connect(&mut observer, nobody, ident).unwrap_err();
+        }
+        sleeper.join().unwrap();
+        assert_eq!(observer.own(Own::ClosesLost), 20);
+        assert_eq!(observer.counters(CLUSTER, Leg::Upstream).closes, room + 20);
+        for count in 1..=room {
+            observer.close_of(count << 1 | Role::Service as u64);
+        }
+        assert!(observer.no_more_closes());
+    });
+}

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, RingBuf, SkStorage};
@@ -15,6 +16,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use culvert_abi::{Close, Cnt, Ident, Leg, NO_SLOT, Own, Pair, Role, Stat, bucket, keys, maps};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
@@ -26,6 +28,9 @@ pub static TESTPROGS: &[u8] = aya::include_bytes_aligned!("../../prebuilt/testpr
 
 /// How long anything here is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of the ring here: a page, the least that there is.
+pub const RING_BYTES: u32 = 4_096;
 
 /// The cluster that the tests tag with.
 pub const CLUSTER: u16 = 5;
@@ -371,6 +376,27 @@ impl Observer {
         self.closes.is_empty()
     }
 
+    /// A thread that sleeps until the ring wakes it.
+    pub fn sleeper(&self) -> JoinHandle<()> {
+        let ring = rustix::io::dup(self.ring.as_fd()).unwrap();
+        let (told, tid) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            told.send(rustix::thread::gettid()).unwrap();
+            let patience = Timespec {
+                tv_sec: 10,
+                tv_nsec: 0,
+            };
+            let mut ring = [PollFd::new(&ring, PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut ring, Some(&patience)).unwrap(), 1);
+        });
+        let tid = tid.recv().unwrap().as_raw_nonzero();
+        until("the sleeper to sleep", || {
+            let state = fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap();
+            state.rsplit(')').next()?.starts_with(" S").then_some(())
+        });
+        thread
+    }
+
     fn drain(&mut self) {
         while let Some(item) = self.ring.next() {
             let bytes: &[u8; Close::BYTES] = (&*item).try_into().unwrap();
@@ -391,6 +417,7 @@ pub fn load() -> Ebpf {
         .map_max_entries(maps::PRES, maps::pres_entries(16))
         .map_max_entries(maps::HIST, maps::hist_entries(8))
         .map_max_entries(maps::CNT, maps::cnt_entries(8))
+        .map_max_entries(maps::CLOSE, RING_BYTES)
         .load(OBJECT)
         .unwrap()
 }

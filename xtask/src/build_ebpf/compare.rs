@@ -113,4 +113,52 @@ mod tests {
         assert_eq!(differ.count(), 1, "{ours}");
         assert!(ours.contains("; IDENT"), "maps are named");
     }
+
+    /// The oldest kernel that is promised: later instructions and helpers would be refused there.
+    #[test]
+    fn every_instruction_is_one_of_linux_5_10() {
+        /// `bpf_redirect_peer`; the next one came with 5.11.
+        const HELPER_MAX: i32 = 155;
+        let bytes = committed();
+        let file = object::File::parse(bytes.as_slice()).unwrap();
+        let code = file
+            .sections()
+            .filter(|section| section.kind() == SectionKind::Text);
+        let mut calls = 0;
+        for section in code {
+            let data = section.data().unwrap();
+            let mut wide = false;
+            for (at, code) in data.chunks(INSTRUCTION).enumerate() {
+                // The second half of a load of 64 bits is no instruction.
+                if std::mem::take(&mut wide) {
+                    continue;
+                }
+                let [op, _, low, high, immediate @ ..] = code else {
+                    panic!("half an instruction");
+                };
+                let offset = i16::from_le_bytes([*low, *high]);
+                let immediate = i32::from_le_bytes(immediate.try_into().unwrap());
+                wide = *op == 0x18;
+                let known = match *op {
+                    // Sign-extending loads, byte swaps without order, far jumps: 6.6.
+                    op if op & 0xe7 == 0x81 => false,
+                    0xd7 | 0x06 => false,
+                    // Sign-extending moves, signed division.
+                    0xbc | 0xbf | 0x34 | 0x37 | 0x3c | 0x3f | 0x94 | 0x97 | 0x9c | 0x9f => {
+                        offset == 0
+                    }
+                    // Atomics that return something: 5.12.
+                    0xc3 | 0xdb => immediate == 0,
+                    0x85 => {
+                        calls += 1;
+                        code[1] >> 4 != 0 || (1..=HELPER_MAX).contains(&immediate)
+                    }
+                    _ => true,
+                };
+                let name = section.name().unwrap();
+                assert!(known, "{name} {}: {}", at * INSTRUCTION, instruction(code));
+            }
+        }
+        assert!(calls > 20, "{calls} calls were looked at");
+    }
 }
