@@ -46,13 +46,23 @@ struct Program {
 /// A program that lets everything pass.
 pub fn accept_all(attach_type: u32) -> OwnedFd {
     // r0 = 1; exit
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    program(attach_type, &[0x0000_0001_0000_00b7, 0x95])
+}
+
+/// A sock_ops program that wants no callbacks, and takes those of others away.
+pub fn clear_flags() -> OwnedFd {
+    // r2 = 0; bpf_sock_ops_cb_flags_set(r1, r2); r0 = 1; exit
+    let instructions = [0x02b7, 0x0000_003b_0000_0085, 0x0000_0001_0000_00b7, 0x95];
+    program(SOCK_OPS, &instructions)
+}
+
+fn program(attach_type: u32, instructions: &[u64]) -> OwnedFd {
     let program = Program {
         kind: match attach_type {
             SOCK_OPS => TYPE_SOCK_OPS,
             _ => TYPE_CGROUP_SKB,
         },
-        instruction_count: 2,
+        instruction_count: u32::try_from(instructions.len()).unwrap(),
         instructions: instructions.as_ptr() as u64,
         licence: c"GPL".as_ptr() as u64,
         attach_type,
@@ -63,13 +73,13 @@ pub fn accept_all(attach_type: u32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(loaded) }
 }
 
-/// Attaches it as one that allows no other below.
-pub fn attach_alone(cgroup: &File, program: &OwnedFd, attach_type: u32) {
+/// Attaches it as one that allows no other below (`flags` 0), or any (2, `BPF_F_ALLOW_MULTI`).
+pub fn attach(cgroup: &File, program: &OwnedFd, attach_type: u32, flags: u32) {
     let attribute = [
         cgroup.as_raw_fd().cast_unsigned(),
         program.as_raw_fd().cast_unsigned(),
         attach_type,
-        0,
+        flags,
     ];
     bpf(PROG_ATTACH, &attribute).unwrap();
 }
