@@ -20,6 +20,8 @@ pub fn next_version(object: &mut Vec<u8>) {
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_DETACH: libc::c_int = 34;
 const TYPE_CGROUP_SKB: u32 = 8;
 const TYPE_SOCK_OPS: u32 = 13;
 /// `BPF_CGROUP_SOCK_OPS`.
@@ -82,6 +84,15 @@ pub fn attach(cgroup: &File, program: &OwnedFd, attach_type: u32, flags: u32) {
         flags,
     ];
     bpf(PROG_ATTACH, &attribute).unwrap();
+}
+
+/// Takes a link of another process away, as `bpftool link detach` does. Whether it is of a kind
+/// that can be.
+pub fn detach(link: u32) -> bool {
+    let found = bpf(LINK_GET_FD_BY_ID, &[link, 0, 0]).unwrap();
+    // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+    let found = unsafe { OwnedFd::from_raw_fd(found) };
+    bpf(LINK_DETACH, &[found.as_raw_fd().cast_unsigned()]).is_ok()
 }
 
 fn bpf<T>(command: libc::c_int, attribute: &T) -> io::Result<libc::c_int> {
