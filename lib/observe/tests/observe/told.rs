@@ -14,7 +14,8 @@ use culvert_observe::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::rig::{
-    GRANTED, Row, Rows, alone, in_a_child, is_root, limit, observer, role, small, started, until,
+    Datapath, GRANTED, Row, Rows, alone, in_a_child, is_root, limit, observer, role, small,
+    started, until,
 };
 
 /// Close records of `count` sockets, by connection and role.
@@ -70,6 +71,9 @@ fn bytes_as_moved_alone() {
     let (mut expected, mut seen) = (HashMap::new(), HashMap::new());
     for sequence in 1..=relays {
         let mut row = rows.row(cluster);
+        if role() == "spliced" {
+            row.datapath = Datapath::Splice;
+        }
         let slot = rows.join(&row, cluster, Default::default()).unwrap();
         let (mut there, mut back) = (0, 0);
         for _ in 0..2 {
@@ -115,7 +119,7 @@ fn bytes_as_moved_alone() {
 #[test]
 fn bytes_are_counted_to_the_byte_on_both_legs() {
     if is_root("bytes_are_counted_to_the_byte_on_both_legs") {
-        for role in ["v4", "v6"] {
+        for role in ["v4", "v6", "spliced"] {
             in_a_child("told::bytes_as_moved", role);
         }
     }
