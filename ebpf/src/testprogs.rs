@@ -8,7 +8,7 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 use crate::memory::read;
-use crate::parse::{Packet, packet};
+use crate::parse::packet;
 
 /// Kind, sequence number, payload.
 #[map]
@@ -19,14 +19,10 @@ static LOSS: Array<u64> = Array::with_max_entries(3, 0);
 
 #[cgroup_skb]
 pub fn test_parse(ctx: SkBuffContext) -> i32 {
-    let (kind, sequence, payload) = match packet(ctx.skb.skb) {
-        Packet::Other => (0, 0, 0),
-        Packet::Unknown => (1, 0, 0),
-        Packet::Tcp(segment) => (2, segment.sequence, segment.payload),
-    };
-    let _ = PARSED.set(0, kind, 0);
-    let _ = PARSED.set(1, u64::from(sequence), 0);
-    let _ = PARSED.set(2, u64::from(payload), 0);
+    let packet = packet(ctx.skb.skb);
+    let _ = PARSED.set(0, u64::from(packet.kind), 0);
+    let _ = PARSED.set(1, u64::from(packet.sequence), 0);
+    let _ = PARSED.set(2, u64::from(packet.payload), 0);
     1
 }
 
