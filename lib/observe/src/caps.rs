@@ -26,6 +26,8 @@ pub enum Caps {
     Kept(CapabilitySet),
     /// They could not be given up.
     Stuck(Errno),
+    /// So many other threads were there already and keep what they have: the start came too late.
+    ThisThreadOnly(usize),
 }
 
 impl fmt::Display for Caps {
@@ -35,6 +37,7 @@ impl fmt::Display for Caps {
             Self::Dropped => f.write_str("dropped"),
             Self::Kept(kept) => write!(f, "kept:{}", names(*kept)),
             Self::Stuck(why) => write!(f, "stuck:{}", crate::report::errno(*why)),
+            Self::ThisThreadOnly(others) => write!(f, "this_thread_only:{others}"),
         }
     }
 }
@@ -79,6 +82,7 @@ impl Grant {
     /// observer can do without `CAP_BPF`, too. Kernels before 5.19 may want it for every bpf(2).
     pub fn drop(&self, keep: CapabilitySet, is_enough: impl FnOnce() -> bool) -> Caps {
         match self.try_drop(keep, is_enough) {
+            Ok(_) if other_threads() > 0 => Caps::ThisThreadOnly(other_threads()),
             Ok(kept) if kept.is_empty() => Caps::Dropped,
             Ok(kept) => Caps::Kept(kept),
             Err(why) => Caps::Stuck(why),
@@ -121,6 +125,11 @@ impl Grant {
     }
 }
 
+fn other_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task");
+    tasks.map_or(0, |tasks| tasks.count().saturating_sub(1))
+}
+
 /// Names as the manual has them, in lower case and order.
 pub fn names(set: CapabilitySet) -> String {
     let name = |(name, _): (&str, _)| format!("cap_{}", name.to_ascii_lowercase());
@@ -140,5 +149,12 @@ mod tests {
         let kept = Caps::Kept(CapabilitySet::NET_BIND_SERVICE);
         assert_eq!(kept.to_string(), "kept:cap_net_bind_service");
         assert_eq!(Caps::Stuck(Errno::PERM).to_string(), "stuck:EPERM");
+    }
+
+    #[test]
+    fn a_start_that_comes_after_other_threads_says_so() {
+        // The harness has a thread beside that of this test.
+        let caps = Grant::read().drop(CapabilitySet::empty(), || true);
+        assert!(matches!(caps, Caps::ThisThreadOnly(1..)), "{caps}");
     }
 }

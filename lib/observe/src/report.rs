@@ -123,10 +123,11 @@ impl Report {
         }
     }
 
-    /// Whether the log line is a warning: something was granted and failed all the same.
+    /// Whether the log line is a warning: something was granted and failed all the same, or
+    /// capabilities are left that should be gone.
     pub fn is_warning(&self) -> bool {
         self.reason.is_some_and(|reason| !reason.is_expected())
-            || matches!(self.caps, Caps::Stuck(_))
+            || matches!(self.caps, Caps::Stuck(_) | Caps::ThisThreadOnly(_))
     }
 
     /// Whether the tier is the one that was asked for.

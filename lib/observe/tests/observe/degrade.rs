@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use culvert_observe::{Leg, Mode, Observer, Reason, Settings, Tier};
@@ -12,6 +13,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::load::{accept_all, attach, clear_flags};
 use crate::rig::{
     GRANTED, Rows, alone, child, in_a_child, is_root, limit, parent, passed, role, small, started,
 };
@@ -23,6 +25,7 @@ const LINK_CREATE: u64 = 28;
 /// `BPF_CGROUP_INET_EGRESS` and `BPF_CGROUP_SOCK_OPS`.
 const EGRESS: u32 = 1;
 const SOCK_OPS: u32 = 3;
+const ALLOW_MULTI: u32 = 2;
 
 #[test]
 #[ignore = "run by the tests below"]
@@ -40,7 +43,7 @@ fn degraded_alone() {
         "memory" | "memory limit" => (Tier::TcpInfo, Reason::MapCreate, true),
         "load" | "link" | "single sockops" => (Tier::TcpInfo, Reason::SockopsAttach, true),
         "single egress" => (Tier::Sockops, Reason::SkbAttach, true),
-        "elsewhere" => (Tier::TcpInfo, Reason::SelfTest, true),
+        "elsewhere" | "cleared" => (Tier::TcpInfo, Reason::SelfTest, true),
         other => panic!("{other}"),
     };
     prepare(&role);
@@ -130,8 +133,9 @@ fn prepare(role: &str) {
         "memory limit" => enter_limited(&limited(role, parent())),
         "load" => refuse(vec![command(PROG_LOAD)], libc::EACCES),
         "link" => refuse(vec![command(LINK_CREATE)], libc::EPERM),
-        "single sockops" => Nested::under_a_program(role, SOCK_OPS),
-        "single egress" => Nested::under_a_program(role, EGRESS),
+        "single sockops" => Nested::under(role, &accept_all(SOCK_OPS), SOCK_OPS, 0),
+        "single egress" => Nested::under(role, &accept_all(EGRESS), EGRESS, 0),
+        "cleared" => Nested::under(role, &clear_flags(), SOCK_OPS, ALLOW_MULTI),
         "elsewhere" => Nested::seen_as_another(role),
         _ => {}
     }
@@ -232,12 +236,11 @@ impl Nested {
         self.top.join("below")
     }
 
-    /// Whose parent holds a program that allows no other below it.
-    fn under_a_program(role: &str, attach_type: u32) {
+    /// Whose parent holds a program of others.
+    fn under(role: &str, program: &OwnedFd, attach_type: u32, flags: u32) {
         let nested = Self::enter(role);
-        let program = crate::load::accept_all(attach_type);
         let parent = std::fs::File::open(&nested.top).unwrap();
-        crate::load::attach_alone(&parent, &program, attach_type);
+        attach(&parent, program, attach_type, flags);
     }
 
     /// Whose path shows another cgroup, as when a process is moved after it looked.
@@ -340,6 +343,39 @@ fn a_process_outside_the_linked_cgroup_is_found_by_the_self_test() {
         "a_process_outside_the_linked_cgroup_is_found_by_the_self_test",
         "elsewhere",
     );
+}
+
+#[test]
+fn a_program_of_others_that_takes_our_callbacks_away_is_found_by_the_self_test() {
+    let test = "a_program_of_others_that_takes_our_callbacks_away_is_found_by_the_self_test";
+    degrades(test, "cleared");
+}
+
+#[test]
+#[ignore = "run by the test below"]
+fn without_loopback() {
+    alone(without_loopback_alone);
+}
+
+fn without_loopback_alone() {
+    unshare(UnshareFlags::NEWNET);
+    limit(GRANTED);
+    let observer = started(&small());
+    let report = observer.report();
+    let self_test = (Tier::TcpInfo, Some(Reason::SelfTest));
+    assert_eq!((report.tier, report.reason), self_test);
+    let detail = report.detail.as_deref().unwrap();
+    assert!(
+        detail.contains("the relay of the self-test failed"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn a_self_test_that_cannot_run_proves_nothing() {
+    if is_root("a_self_test_that_cannot_run_proves_nothing") {
+        in_a_child("degrade::without_loopback", "");
+    }
 }
 
 #[test]

@@ -174,6 +174,13 @@ fn life() {
         moved += 1;
         drop((slot, row));
     }
+    if role() == "detached" {
+        let reading = observer.read();
+        let mut own = reading.clusters().filter(|it| it.name == "life");
+        assert!(own.all(|it| it.legs().count() == 0), "nobody counts");
+        assert_eq!(observer.tag_failures(), [], "and nobody complains");
+        return;
+    }
     let reading = observer.read();
     let own = reading.clusters().find(|it| it.name == "life").unwrap();
     let bytes: u64 = own.legs().map(|(_, cnt)| cnt.rx_bytes).sum();
@@ -247,6 +254,24 @@ fn loaded(programs: &HashSet<u32>) -> (HashSet<u32>, HashSet<u32>, HashSet<u32>)
     let links = aya::programs::loaded_links().flatten();
     let links = links.filter(|it| programs.contains(&it.program_id()));
     (left, maps, links.map(|it| it.id()).collect())
+}
+
+#[test]
+fn links_that_are_taken_away_at_run_time_change_no_byte() {
+    if !is_root("links_that_are_taken_away_at_run_time_change_no_byte") {
+        return;
+    }
+    let (process, mut out, ids) = begin("detached");
+    let (_, _, links) = loaded(&ids.into_iter().collect());
+    // The trace links are of another kind, which cannot be taken away from outside.
+    let taken = links
+        .iter()
+        .filter(|link| crate::load::detach(**link))
+        .count();
+    assert_eq!(taken, 3);
+    let reader = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    finish(process);
+    reader.join().unwrap().unwrap();
 }
 
 #[test]

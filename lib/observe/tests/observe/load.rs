@@ -20,6 +20,8 @@ pub fn next_version(object: &mut Vec<u8>) {
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_DETACH: libc::c_int = 34;
 const TYPE_CGROUP_SKB: u32 = 8;
 const TYPE_SOCK_OPS: u32 = 13;
 /// `BPF_CGROUP_SOCK_OPS`.
@@ -46,13 +48,23 @@ struct Program {
 /// A program that lets everything pass.
 pub fn accept_all(attach_type: u32) -> OwnedFd {
     // r0 = 1; exit
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    program(attach_type, &[0x0000_0001_0000_00b7, 0x95])
+}
+
+/// A sock_ops program that wants no callbacks, and takes those of others away.
+pub fn clear_flags() -> OwnedFd {
+    // r2 = 0; bpf_sock_ops_cb_flags_set(r1, r2); r0 = 1; exit
+    let instructions = [0x02b7, 0x0000_003b_0000_0085, 0x0000_0001_0000_00b7, 0x95];
+    program(SOCK_OPS, &instructions)
+}
+
+fn program(attach_type: u32, instructions: &[u64]) -> OwnedFd {
     let program = Program {
         kind: match attach_type {
             SOCK_OPS => TYPE_SOCK_OPS,
             _ => TYPE_CGROUP_SKB,
         },
-        instruction_count: 2,
+        instruction_count: u32::try_from(instructions.len()).unwrap(),
         instructions: instructions.as_ptr() as u64,
         licence: c"GPL".as_ptr() as u64,
         attach_type,
@@ -63,15 +75,24 @@ pub fn accept_all(attach_type: u32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(loaded) }
 }
 
-/// Attaches it as one that allows no other below.
-pub fn attach_alone(cgroup: &File, program: &OwnedFd, attach_type: u32) {
+/// Attaches it as one that allows no other below (`flags` 0), or any (2, `BPF_F_ALLOW_MULTI`).
+pub fn attach(cgroup: &File, program: &OwnedFd, attach_type: u32, flags: u32) {
     let attribute = [
         cgroup.as_raw_fd().cast_unsigned(),
         program.as_raw_fd().cast_unsigned(),
         attach_type,
-        0,
+        flags,
     ];
     bpf(PROG_ATTACH, &attribute).unwrap();
+}
+
+/// Takes a link of another process away, as `bpftool link detach` does. Whether it is of a kind
+/// that can be.
+pub fn detach(link: u32) -> bool {
+    let found = bpf(LINK_GET_FD_BY_ID, &[link, 0, 0]).unwrap();
+    // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+    let found = unsafe { OwnedFd::from_raw_fd(found) };
+    bpf(LINK_DETACH, &[found.as_raw_fd().cast_unsigned()]).is_ok()
 }
 
 fn bpf<T>(command: libc::c_int, attribute: &T) -> io::Result<libc::c_int> {

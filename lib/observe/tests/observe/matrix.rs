@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use culvert_observe::{Kind, Mode, Reason, Settings, Tier, Trace};
+use culvert_observe::{Caps, Kind, Mode, Reason, Settings, Tier, Trace};
 use rustix::thread::CapabilitySet;
 
 use crate::rig::{
@@ -55,6 +55,7 @@ fn as_granted_alone() {
         );
     } else {
         assert_eq!((report.reason, report.is_warning()), (None, false));
+        assert_eq!(report.caps, Caps::Dropped);
     }
     match (&report.trace, granted.contains(CapabilitySet::PERFMON)) {
         (Trace::Ready(ready), true) => assert_eq!(ready.len(), 2, "{ready:?}"),
