@@ -11,6 +11,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
     ("culvert-config", &["culvert-proto"]),
+    ("culvert-identity", &[]),
     ("culvert-licence", &[]),
     (
         "culvert-net",
@@ -26,6 +27,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-control",
         &[
             "culvert-config",
+            "culvert-identity",
             "culvert-licence",
             "culvert-net",
             "culvert-proto",
