@@ -9,7 +9,9 @@
 
 mod access;
 mod agents;
+mod api_tokens;
 mod audit;
+mod auth;
 mod body;
 mod clusters;
 mod companion;
@@ -28,13 +30,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
+use axum::routing::{get, post};
 use culvert_proto::token::Digest;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::hub::Hub;
+use crate::identity::SignIn;
 use crate::license::Licensing;
 use crate::metrics::Metrics;
 
@@ -61,6 +64,8 @@ pub struct Context {
     pub public_url: Option<String>,
     /// Longest life of a person's token, in seconds.
     pub personal_life_seconds: u64,
+    /// How people sign in; `None` = nobody does.
+    pub sign_in: Option<SignIn>,
     /// Audit rows of callers who showed no valid credential.
     pub unknown: Unknown,
 }
@@ -97,10 +102,14 @@ pub fn router(context: Shared) -> Router {
             get(async move || axum::Json(document)),
         )
         .route_layer(from_fn_with_state(context.clone(), audit::refusals))
-        .route_layer(from_fn_with_state(context.clone(), access::admin_only));
+        .route_layer(from_fn_with_state(context.clone(), access::guarded));
     let open = Router::new()
         .route("/", get(page::show))
         .route("/api/config", get(companion::config))
+        .route("/api/auth/config", get(auth::config))
+        .route("/api/auth/login", post(auth::login))
+        .route("/api/auth/logout", post(auth::logout))
+        .route("/api/auth/loggedout", get(auth::logged_out))
         .route("/api/agent/status", get(companion::agent_status));
     guarded
         .merge(open)
@@ -129,5 +138,10 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(status::dataplanes))
         .routes(routes!(status::show))
         .routes(routes!(license::show))
+        .routes(routes!(auth::whoami))
+        .routes(routes!(auth::whoami_fully))
+        .routes(routes!(auth::everywhere))
+        .routes(routes!(api_tokens::list, api_tokens::mint))
+        .routes(routes!(api_tokens::revoke))
         .routes(routes!(license::heartbeat))
 }

@@ -47,6 +47,14 @@ words! {
         PersonalTokenMint = "personal_token_mint",
         /// A person's token was taken; rows as above.
         PersonalTokenRevoke = "personal_token_revoke",
+        /// A machine's token was minted.
+        ApiTokenMint = "api_token_mint",
+        /// A machine's token was taken.
+        ApiTokenRevoke = "api_token_revoke",
+        /// The administrator signed in with the password that needs nobody else.
+        BreakGlassLogin = "break_glass_login",
+        /// Somebody ended all of their sessions.
+        LogoutEverywhere = "logout_everywhere",
         /// The license server renewed the licence.
         LicenseChange = "license_change",
     }
@@ -177,6 +185,8 @@ impl Verb {
             Self::ClusterCreate | Self::ClusterUpdate | Self::ClusterDelete => "clusters",
             Self::RouteCreate | Self::RouteDelete => "routes",
             Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
+            Self::ApiTokenMint | Self::ApiTokenRevoke => "api_tokens",
+            Self::BreakGlassLogin | Self::LogoutEverywhere => "sessions",
             Self::LicenseChange => "license",
         }
     }

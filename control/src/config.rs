@@ -2,6 +2,7 @@
 //! configuration file. Everything is checked here, and all problems are listed
 //! at once, before anything is bound or written.
 
+mod identity;
 mod license;
 mod migrate;
 mod settings;
@@ -16,6 +17,7 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::audit::Retention;
+use crate::identity::SignIn;
 use crate::license::LicenseConfig;
 use crate::store::Dsn;
 
@@ -28,6 +30,10 @@ const SOCKET_BYTES_MAX: usize = 103;
 pub struct Config {
     /// Where the store is.
     pub dsn: Dsn,
+    /// The hash of a password, to be printed in place of serving.
+    pub hashed: Option<String>,
+    /// How people sign in.
+    pub sign_in: Option<SignIn>,
     /// A store to copy into that one, in place of serving.
     pub migrate_from: Option<Dsn>,
     /// Directory of keys.
@@ -106,7 +112,10 @@ impl Config {
         let mut warnings = std::mem::take(&mut checks.layers.warnings);
         warnings.extend(dsn.as_ref().and_then(Dsn::warning));
         let dsn = dsn.unwrap_or_else(|| Dsn::at(&state_dir));
+        let public_url = checks.parsed("public-url", public_url);
         let config = Self {
+            hashed: checks.hashed(),
+            sign_in: checks.sign_in(public_url.as_deref()),
             migrate_from: checks.migrate_from(&dsn, Dsn::at(&state_dir)),
             dsn,
             clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),
@@ -120,7 +129,7 @@ impl Config {
             peer_uid: checks.parsed("peer-uid", |text| {
                 text.parse().map_err(|_| "is no user id".to_owned())
             }),
-            public_url: checks.parsed("public-url", public_url),
+            public_url,
             retention: checks.retention(),
             personal_life_seconds: checks
                 .parsed("personal-token-days", life_days)

@@ -7,6 +7,7 @@ mod audit;
 mod commit;
 mod error;
 mod file;
+mod identity;
 mod in_use;
 mod personal;
 mod routes;
@@ -129,18 +130,6 @@ impl Hub {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    /// Which kind of store it has: `sqlite` or `postgres`.
-    #[must_use]
-    pub fn store_kind(&self) -> &'static str {
-        self.store.kind()
-    }
-
-    /// Whether other processes may record in the same store.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.store.is_shared()
     }
 
     /// When this process started, milliseconds since 1970.

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod fleet;
 pub mod hub;
+pub mod identity;
 pub mod license;
 pub mod metrics;
 pub mod outbound;

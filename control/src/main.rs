@@ -13,6 +13,10 @@ fn main() -> ExitCode {
         Err(Refused::Usage(usage)) => usage.exit(),
         Err(Refused::Problems(problems)) => return failed(&problems.join("\n"), EXIT_USAGE),
     };
+    if let Some(hash) = &config.hashed {
+        let _ = writeln!(std::io::stdout(), "{hash}");
+        return ExitCode::SUCCESS;
+    }
     match culvert_control::run_process(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => failed(&why.to_string(), EXIT_FAILURE),

@@ -27,6 +27,7 @@ pub struct Metrics {
     licence_standing: IntGaugeVec,
     licence_expiry: IntGauge,
     heartbeats: IntCounterVec,
+    break_glass: IntCounterVec,
 }
 
 impl Metrics {
@@ -82,6 +83,11 @@ impl Metrics {
                 "Heartbeats to the license server.",
                 &["result"],
             ),
+            break_glass: registry.counter_vec(
+                "culvert_break_glass_logins_total",
+                "Logins with the password that needs no identity provider.",
+                &["result"],
+            ),
             registry,
         }
     }
@@ -113,6 +119,11 @@ impl Metrics {
         }
         let expiry = i64::try_from(expires_unix_s.unwrap_or_default());
         self.licence_expiry.set(expiry.unwrap_or(i64::MAX));
+    }
+
+    /// One break-glass login: `success`, `denied` or `limited`.
+    pub fn break_glass(&self, result: &str) {
+        self.break_glass.with_label_values(&[result]).inc();
     }
 
     /// One heartbeat.

@@ -103,7 +103,7 @@ pub fn run_process(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// # Errors
 /// [`StartError`], before anything is served.
-pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> {
+pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -152,7 +152,9 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     let bound = Bound::bind(&config, tls)?;
     started(&config, &hub, &bound);
 
+    let sign_in = config.sign_in.take();
     let context = Arc::new(Context {
+        sign_in,
         hub: hub.clone(),
         metrics: metrics.clone(),
         licensing: licensing.clone(),
@@ -160,7 +162,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         hosts: bound
             .api_tcp
             .as_ref()
-            .map(|(_, addr)| hosts(*addr))
+            .map(|(_, addr)| hosts(*addr, config.public_url.as_deref()))
             .unwrap_or_default(),
         public_url: config.public_url.clone(),
         personal_life_seconds: config.personal_life_seconds,
@@ -315,13 +317,13 @@ fn tcp(addr: std::net::SocketAddr, flag: &str) -> Result<Acceptor, StartError> {
     })
 }
 
-/// The `Host` values of a loopback listener.
-fn hosts(addr: std::net::SocketAddr) -> Vec<String> {
+/// The `Host` values of a loopback listener, and of the hub that is in front of it.
+fn hosts(addr: std::net::SocketAddr, public_url: Option<&str>) -> Vec<String> {
     let names = ["localhost", "127.0.0.1", "[::1]"];
-    names
-        .iter()
-        .map(|name| format!("{name}:{}", addr.port()))
-        .collect()
+    let own = names.iter().map(|name| format!("{name}:{}", addr.port()));
+    let public = public_url.and_then(|url| url.parse::<http::Uri>().ok());
+    let public = public.and_then(|url| url.authority().map(ToString::to_string));
+    own.chain(public).collect()
 }
 
 fn started(config: &Config, hub: &Hub, bound: &Bound) {

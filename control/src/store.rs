@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::token::Digest;
 use tokio::time::timeout;
 
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
+use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
 use backend::{Backend, Done};
@@ -183,6 +185,66 @@ impl Store {
         entry: Option<&Entry>,
     ) -> Result<(), StoreError> {
         self.bounded(self.backend.save_license(record, entry)).await
+    }
+
+    /// Every API token, by id; expired ones too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn api_tokens(&self) -> Result<Vec<ApiToken>, StoreError> {
+        self.bounded(self.backend.api_tokens()).await
+    }
+
+    /// The API token of this digest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn api_token(&self, digest: &Digest) -> Result<Option<ApiToken>, StoreError> {
+        self.bounded(self.backend.api_token(digest)).await
+    }
+
+    /// Adds an API token with the row that says who did it; expired ones go. Answers how many
+    /// there are then: over `most` nothing was done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_api_token(
+        &self,
+        token: &ApiToken,
+        most: u64,
+        entry: &Entry,
+    ) -> Result<u64, StoreError> {
+        self.bounded(self.backend.add_api_token(token, most, entry))
+            .await
+    }
+
+    /// Removes an API token; whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove_api_token(&self, id: &str, entry: &Entry) -> Result<bool, StoreError> {
+        self.bounded(self.backend.remove_api_token(id, entry)).await
+    }
+
+    /// Sessions of `subject` below it are dead.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn session_epoch(&self, subject: &str) -> Result<u64, StoreError> {
+        self.bounded(self.backend.session_epoch(subject)).await
+    }
+
+    /// Ends every session of `subject`, with the row that says who did it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn raise_session_epoch(
+        &self,
+        subject: &str,
+        entry: &Entry,
+    ) -> Result<(), StoreError> {
+        self.bounded(self.backend.raise_session_epoch(subject, entry))
+            .await
     }
 
     /// Closes the store; what was recorded is durable already.

@@ -209,6 +209,7 @@ impl Site {
             hosts: Vec::new(),
             public_url: None,
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
+            sign_in: None,
             unknown: api::Unknown::default(),
         }))
     }

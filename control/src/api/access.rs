@@ -1,5 +1,6 @@
-//! Who may ask: request ids, the `Host` allow-list, the admin token.
+//! Who may ask what: request ids, the `Host` allow-list, credentials and rights.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,13 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use culvert_identity::Session;
 use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
 use super::{Problem, Shared, audit, kind};
 use crate::audit::{Actor, Cause};
+use crate::identity::Scope;
 use crate::token;
 
 /// A request that takes longer is answered 503.
@@ -116,47 +119,185 @@ pub(super) async fn known_host(
     ))
 }
 
-/// Lets in the Unix socket, and TCP with the admin token; says further on who it is.
-pub(super) async fn admin_only(
+/// Who a caller turned out to be.
+pub(super) struct Principal {
+    /// What they may do.
+    pub scopes: BTreeSet<Scope>,
+    /// Where a cookie says who they are.
+    pub session: Option<Session>,
+    actor: Actor,
+    transport: &'static str,
+}
+
+impl Principal {
+    fn root(sub: String, transport: &'static str) -> Self {
+        Self {
+            scopes: [Scope::Admin].into(),
+            session: None,
+            actor: Actor {
+                sub,
+                email: String::new(),
+                groups: Vec::new(),
+            },
+            transport,
+        }
+    }
+
+    fn of_session(session: Session) -> Self {
+        Self {
+            scopes: Scope::of_tier(session.tier),
+            actor: Actor {
+                sub: session.subject.clone(),
+                email: session.email.clone(),
+                groups: session.groups.clone(),
+            },
+            transport: "session",
+            session: Some(session),
+        }
+    }
+}
+
+/// Lets in whoever shows who they are and has the right: the Unix socket, the admin token,
+/// an API token, a session. Says further on who it is.
+pub(super) async fn guarded(
     State(context): State<Shared>,
     route: MatchedPath,
     params: RawPathParams,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let is_admin = match (&context.admin, bearer(request.headers())) {
-        (Some(admin), Some(given)) => constant_time_eq(&admin.0, &token::digest(given).0),
-        _ => false,
+    let principal = match principal(&context, caller(&request), request.headers()).await {
+        Ok(principal) => principal,
+        Err(problem) => {
+            let cause = cause(&request, nobody(), "tcp");
+            audit::unknown(&context, request.method(), &route, &params, cause, &problem).await;
+            return Err(problem);
+        }
     };
-    let actor = match caller(&request) {
-        Caller::Socket { uid } => Some((format!("uid:{uid}"), "unix")),
-        Caller::Tcp => is_admin.then(|| ("admin-token".to_owned(), "tcp")),
-    };
-    if let Some((sub, transport)) = actor {
-        let cause = cause(&request, sub, transport);
-        request.extensions_mut().insert(Arc::new(cause));
-        return Ok(next.run(request).await);
+    let cause = cause(&request, principal.actor.clone(), principal.transport);
+    if let Err(problem) = may(&context, &principal, &request, &route) {
+        audit::denied(&context, request.method(), &route, &params, cause, &problem).await;
+        return Err(problem);
     }
-    let seen = match bearer(request.headers()) {
-        Some(_) => "a bearer token that is not the admin token",
-        None => "no bearer token",
-    };
-    let fix = "send the token of admin-token in control's state directory, or use the Unix socket";
-    let problem = Problem::new(&kind::UNAUTHENTICATED, seen, fix);
-    let cause = cause(&request, "unknown".to_owned(), "tcp");
-    audit::unknown(&context, request.method(), &route, &params, cause, &problem).await;
-    Err(problem)
+    let renewed = renewal(&context, &principal, request.headers());
+    request.extensions_mut().insert(Arc::new(cause));
+    request.extensions_mut().insert(Arc::new(principal));
+    let mut response = next.run(request).await;
+    // Whoever signs out is not signed in again by the same answer.
+    if !response.headers().contains_key(header::SET_COOKIE)
+        && let Some(cookie) = renewed.and_then(|cookie| HeaderValue::from_str(&cookie).ok())
+    {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
 }
 
-fn cause(request: &Request, sub: String, transport: &'static str) -> Cause {
+async fn principal(
+    context: &Shared,
+    caller: Caller,
+    headers: &HeaderMap,
+) -> Result<Principal, Problem> {
+    if let Caller::Socket { uid } = caller {
+        return Ok(Principal::root(format!("uid:{uid}"), "unix"));
+    }
+    if let Some(given) = bearer(headers) {
+        let digest = token::digest(given);
+        let admin = context.admin.as_ref();
+        if admin.is_some_and(|admin| constant_time_eq(&admin.0, &digest.0)) {
+            return Ok(Principal::root("admin-token".to_owned(), "tcp"));
+        }
+        let token = context.hub.api_token(&digest).await?;
+        let token = token.ok_or_else(|| {
+            unauthenticated("a bearer token that is neither the admin token nor a live API token")
+        })?;
+        return Ok(Principal {
+            scopes: token.scopes,
+            ..Principal::root(format!("api-token:{}", token.id), "tcp")
+        });
+    }
+    let cookies = headers.get(header::COOKIE);
+    let cookies = cookies.and_then(|cookies| cookies.to_str().ok());
+    let now_s = context.hub.now_ms() / 1000;
+    let sign_in = context.sign_in.as_ref();
+    let session = cookies.zip(sign_in);
+    let session = session.and_then(|(cookies, sign_in)| sign_in.session(cookies, now_s));
+    match session {
+        None => Err(unauthenticated("no bearer token and no session")),
+        Some(Err(why)) => Err(unauthenticated(format!("a session cookie: {why}"))),
+        Some(Ok(session)) => {
+            let epoch = context.hub.session_epoch(&session.subject).await?;
+            if !session.is_of_epoch(epoch) {
+                return Err(unauthenticated("a session that was ended everywhere"));
+            }
+            Ok(Principal::of_session(session))
+        }
+    }
+}
+
+/// Whether they may do this. A session may change something from our own pages only (P-25).
+fn may(
+    context: &Shared,
+    principal: &Principal,
+    request: &Request,
+    route: &MatchedPath,
+) -> Result<(), Problem> {
+    if principal.session.is_some() && !request.method().is_safe() {
+        own_origin(context, request.headers())?;
+    }
+    let wanted = Scope::wanted(request.method().as_str(), route.as_str());
+    if wanted.is_in(&principal.scopes) {
+        return Ok(());
+    }
+    let held: Vec<_> = principal.scopes.iter().map(|it| it.as_str()).collect();
+    let seen = format!("{} has: {}", principal.actor.sub, held.join(", "));
+    let fix = format!("ask an administrator for the right {}", wanted.as_str());
+    Err(Problem::new(&kind::FORBIDDEN, seen, fix))
+}
+
+/// Refuses pages of other origins, and callers that do not say where they come from.
+pub(super) fn own_origin(context: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    let origin = match (given.next(), given.next()) {
+        (Some(origin), None) => origin.to_str().unwrap_or_default(),
+        (None, _) => "none",
+        (Some(_), Some(_)) => "several",
+    };
+    let sign_in = context.sign_in.as_ref();
+    if sign_in.is_some_and(|it| it.origins.iter().any(|known| known == origin)) {
+        return Ok(());
+    }
+    let fix = "send Origin of --public-url or of one of --allowed-origins";
+    let seen = format!("Origin: {origin:?}");
+    Err(Problem::new(&kind::ORIGIN_REFUSED, seen, fix))
+}
+
+fn renewal(context: &Shared, principal: &Principal, headers: &HeaderMap) -> Option<String> {
+    let (session, sign_in) = (principal.session.as_ref()?, context.sign_in.as_ref()?);
+    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
+    sign_in.renewed(cookies, session, context.hub.now_ms() / 1000)
+}
+
+fn unauthenticated(seen: impl Into<String>) -> Problem {
+    let fix = "sign in, send an API token or the token of admin-token in control's state \
+               directory, or use the Unix socket";
+    Problem::new(&kind::UNAUTHENTICATED, seen, fix)
+}
+
+/// The actor of a caller of whom nothing is known.
+pub(super) fn nobody() -> Actor {
+    Actor {
+        sub: "unknown".to_owned(),
+        email: String::new(),
+        groups: Vec::new(),
+    }
+}
+
+/// What makes it happen.
+pub(super) fn cause(request: &Request, actor: Actor, transport: &'static str) -> Cause {
     let id = request.extensions().get::<RequestId>();
     let route = request.extensions().get::<MatchedPath>();
     Cause {
-        actor: Actor {
-            sub,
-            email: String::new(),
-            groups: Vec::new(),
-        },
+        actor,
         request_id: id.map_or_else(String::new, |id| id.0.clone()),
         route: format!(
             "{} {}",

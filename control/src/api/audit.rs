@@ -11,16 +11,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::access::Principal;
 use super::body::Params;
 use super::problem::ProblemBody;
 use super::times::{rfc3339, unix_ms};
 use super::{Problem, Shared};
 use crate::audit::{Cause, Entry, Filter, Outcome, Recorded, Verb};
+use crate::identity::Scope;
 
 const LIMIT_MAX: u32 = 500;
 const LIMIT_DEFAULT: u32 = 100;
-/// Everybody who may ask here is an administrator and sees every row.
-const SCOPE: [(HeaderName, &str); 1] = [(HeaderName::from_static("x-audit-scope"), "all")];
+/// `all`, or `self`: who has no right to more sees their own rows.
+const SCOPE: HeaderName = HeaderName::from_static("x-audit-scope");
 
 /// Rows of the audit log.
 #[derive(Serialize, ToSchema)]
@@ -169,13 +171,19 @@ impl From<Recorded> for AuditRow {
 /// Who did what, newest first.
 #[utoipa::path(get, operation_id = "list_audit", path = "/audit", params(AuditParams), tag = "audit",
     responses(
-        (status = OK, body = AuditPage, headers(("X-Audit-Scope" = String, description = "all: every row can be seen"))),
+        (status = OK, body = AuditPage, headers(("X-Audit-Scope" = String, description = "all, or self: only rows of the caller"))),
         (status = "default", body = ProblemBody)))]
 pub(super) async fn list(
     State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
+    Extension(principal): Extension<Arc<Principal>>,
     Params(params): Params<AuditParams>,
 ) -> Result<([(HeaderName, &'static str); 1], Answer<AuditPage>), Problem> {
-    let filter = params.filter()?;
+    let mut filter = params.filter()?;
+    let sees_all = Scope::Audit.is_in(&principal.scopes);
+    if !sees_all {
+        filter.actor = Some(cause.actor.sub.clone());
+    }
     let (rows, total) = context.hub.audit(&filter).await?;
     let page = AuditPage {
         items: rows.into_iter().map(Into::into).collect(),
@@ -183,7 +191,8 @@ pub(super) async fn list(
         limit: filter.limit,
         offset: filter.offset,
     };
-    Ok((SCOPE, Answer(page)))
+    let scope = if sees_all { "all" } else { "self" };
+    Ok(([(SCOPE, scope)], Answer(page)))
 }
 
 /// Rows in a minute of callers who showed no valid credential: they may not fill the log.
@@ -287,10 +296,22 @@ pub(super) async fn unknown(
     cause: Cause,
     problem: &Problem,
 ) {
-    let now_ms = context.hub.now_ms();
-    let asked = Asked::of(method, route, params, Arc::new(cause));
-    if let Some(asked) = asked.filter(|_| context.unknown.admits(now_ms)) {
-        let entry = asked.refused(problem, Outcome::Denied, now_ms);
+    if context.unknown.admits(context.hub.now_ms()) {
+        denied(context, method, route, params, cause, problem).await;
+    }
+}
+
+/// And one of a caller who is known and has no right to it, each of them.
+pub(super) async fn denied(
+    context: &Shared,
+    method: &Method,
+    route: &MatchedPath,
+    params: &RawPathParams,
+    cause: Cause,
+    problem: &Problem,
+) {
+    if let Some(asked) = Asked::of(method, route, params, Arc::new(cause)) {
+        let entry = asked.refused(problem, Outcome::Denied, context.hub.now_ms());
         context.hub.refused(entry).await;
     }
 }
@@ -303,6 +324,15 @@ fn verb(method: &Method, route: &str) -> Option<Verb> {
         Some(("POST", "")) => return Some(Verb::PersonalTokenMint),
         Some(("DELETE", "/{token_id}")) => return Some(Verb::PersonalTokenRevoke),
         _ => {}
+    }
+    let of_machine = below("/api-tokens").map(|below| (method.as_str(), below));
+    match of_machine {
+        Some(("POST", "")) => return Some(Verb::ApiTokenMint),
+        Some(("DELETE", "/{token_id}")) => return Some(Verb::ApiTokenRevoke),
+        _ => {}
+    }
+    if route.ends_with("/auth/logout/everywhere") && method == Method::POST {
+        return Some(Verb::LogoutEverywhere);
     }
     match (method.as_str(), below("/clusters")?) {
         ("POST", "") => Some(Verb::ClusterCreate),

@@ -33,10 +33,16 @@ macro_rules! kinds {
 kinds! {
     BAD_JSON = BAD_REQUEST, "bad_json", "client", "the body is no JSON";
     UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated", "client", "a token is required";
+    BAD_LOGIN = UNAUTHORIZED, "bad_login", "client", "name or password is wrong";
+    FORBIDDEN = FORBIDDEN, "forbidden", "client", "the caller has no right to this";
+    ORIGIN_REFUSED = FORBIDDEN, "origin_refused", "client",
+        "a page of another origin may not do this";
+    NO_SIGN_IN = NOT_FOUND, "no_sign_in", "control", "nobody can sign in here";
     NO_ROUTE = NOT_FOUND, "no_route", "client", "no such route";
     UNKNOWN_CLUSTER = NOT_FOUND, "unknown_cluster", "client", "no such cluster";
     UNKNOWN_TOKEN = NOT_FOUND, "unknown_token", "client", "no such token";
     UNKNOWN_ROUTE = NOT_FOUND, "unknown_route", "client", "the cluster has no such route";
+    UNKNOWN_API_TOKEN = NOT_FOUND, "unknown_api_token", "client", "no such API token";
     UNKNOWN_PERSONAL_TOKEN = NOT_FOUND, "unknown_personal_token", "client",
         "no such personal token";
     NO_METHOD = METHOD_NOT_ALLOWED, "no_method", "client", "this route has no such method";
@@ -50,6 +56,8 @@ kinds! {
         "the cluster has as many routes as allowed";
     TOO_MANY_PERSONAL_TOKENS = CONFLICT, "too_many_personal_tokens", "client",
         "as many personal tokens as allowed reach the cluster";
+    TOO_MANY_API_TOKENS = CONFLICT, "too_many_api_tokens", "client",
+        "as many API tokens as allowed are live";
     NOT_PENDING = CONFLICT, "not_pending", "client", "no token waits for delivery";
     NOBODY_TO_DELIVER_TO = CONFLICT, "nobody_to_deliver_to", "client",
         "no agent can take the token over its tunnel";
@@ -65,6 +73,8 @@ kinds! {
     HOST_REFUSED = MISDIRECTED_REQUEST, "host_refused", "client",
         "this is not the host you asked for";
     BAD_FIELD = UNPROCESSABLE_ENTITY, "bad_field", "client", "a field breaks its rule";
+    TOO_MANY_LOGINS = TOO_MANY_REQUESTS, "too_many_logins", "client",
+        "too many logins were tried";
     SLOW = SERVICE_UNAVAILABLE, "slow", "control", "no answer in time";
     STORE_FULL = SERVICE_UNAVAILABLE, "store_full", "control",
         "the store's disk is full; nothing changed";

@@ -22,6 +22,7 @@ struct Facts {
     fix: String,
     fields: Vec<Field>,
     cluster: Option<String>,
+    retry_after_s: Option<u64>,
 }
 
 /// A field of the request that breaks its rule.
@@ -66,6 +67,7 @@ impl Problem {
             fix: fix.into(),
             fields: Vec::new(),
             cluster: None,
+            retry_after_s: None,
         }))
     }
 
@@ -97,6 +99,12 @@ impl Problem {
     /// Says which cluster it is about, where the path does not.
     pub(super) fn about(mut self, cluster: &ClusterId) -> Self {
         self.0.cluster = Some(cluster.to_string());
+        self
+    }
+
+    /// Says when to try again.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = Some(seconds);
         self
     }
 
@@ -139,6 +147,9 @@ impl Problem {
             }
             _ => {}
         }
+        if let Some(seconds) = self.0.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }
@@ -161,6 +172,14 @@ impl From<HubError> for Problem {
             HubError::Exists(id) => {
                 let fix = format!("culvert cluster show {id}, or choose another id");
                 Self::new(&kind::CLUSTER_EXISTS, seen, fix)
+            }
+            HubError::TooManyApiTokens => Self::new(
+                &kind::TOO_MANY_API_TOKENS,
+                seen,
+                "revoke some that are unused",
+            ),
+            HubError::NoApiToken(_) => {
+                Self::new(&kind::UNKNOWN_API_TOKEN, seen, "see GET /api/v1/api-tokens")
             }
             HubError::Overtaken => Self::new(&kind::OVERTAKEN, seen, "try again"),
             HubError::TooManyClusters => {

@@ -13,7 +13,7 @@ pub(super) fn verb(command: Command) -> Command {
         .long(FROM)
         .value_name("sqlite:PATH")
         .help("The SQLite store to copy; default: control.db in --state-dir");
-    command.subcommand(
+    super::identity::verb(command).subcommand(
         Command::new(VERB)
             .about("Copy a SQLite store into the empty PostgreSQL database of --db-dsn, and end")
             .arg(from),

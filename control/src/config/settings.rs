@@ -154,6 +154,60 @@ const SETTINGS: &[Setting] = &[
         "Longest life of a person's token in days, 1 to 3650; also the life of one that names none",
     ),
     Setting {
+        env_aliases: &["HUB_ALLOWED_ORIGINS"],
+        ..row(
+            "allowed-origins",
+            Text,
+            "",
+            "Origins beside --public-url whose pages may change something, separated by commas",
+        )
+    },
+    Setting {
+        env_aliases: &["HUB_COOKIE_PASSWORD"],
+        ..row(
+            "cookie-password",
+            Secret,
+            "",
+            "What sessions are sealed with, 32 random bytes or more; nobody signs in without it",
+        )
+    },
+    row(
+        "cookie-password-previous",
+        Secret,
+        "",
+        "The cookie password before: its sessions stay good while it is set",
+    ),
+    row(
+        "session-idle",
+        Text,
+        "30m",
+        "A session that is not used ends after this time, 1m to 30d",
+    ),
+    row(
+        "session-life",
+        Text,
+        "8h",
+        "A session ends after this time in any case, 1m to 30d",
+    ),
+    Setting {
+        env_aliases: &["RADAR_HUB_BOOTSTRAP_ADMIN_EMAIL"],
+        ..row(
+            "admin-email",
+            Text,
+            "",
+            "Who may sign in without an identity provider; needs --admin-password-hash",
+        )
+    },
+    Setting {
+        env_aliases: &["RADAR_HUB_BOOTSTRAP_ADMIN_PASSWORD_HASH"],
+        ..row(
+            "admin-password-hash",
+            Secret,
+            "",
+            "argon2id hash of their password, as `culvert-control hash-password` prints it",
+        )
+    },
+    Setting {
         env_aliases: &[vendor::MODE_ENV],
         ..row(
             "mode",

@@ -39,6 +39,18 @@ impl Writer {
 }
 
 impl Hub {
+    /// Which kind of store it has: `sqlite` or `postgres`.
+    #[must_use]
+    pub fn store_kind(&self) -> &'static str {
+        self.store.kind()
+    }
+
+    /// Whether other processes may record in the same store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     /// The right to decide, once memory and store are known to agree.
     pub(super) async fn turn(&self) -> Result<Held<'_>, HubError> {
         let mut writer = self.writer.lock().await;

@@ -38,6 +38,12 @@ pub enum HubError {
     /// It cannot be recorded; nothing changed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// As many API tokens as are allowed.
+    #[error("as many API tokens as are allowed are live")]
+    TooManyApiTokens,
+    /// No such API token.
+    #[error("no API token {0}")]
+    NoApiToken(String),
     /// Another control process decided in the midst of this.
     #[error("another control process changed the registry at the same time")]
     Overtaken,

@@ -3,11 +3,13 @@
 use std::pin::Pin;
 
 use culvert_proto::id::Generation;
+use culvert_proto::token::Digest;
 
 use super::error::RowError;
 use super::{Loaded, Step, Touch};
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
+use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
 /// A call of a store on its way.
@@ -50,5 +52,16 @@ pub(super) trait Backend: Send + Sync {
         record: &'a LicenseRecord,
         entry: Option<&'a Entry>,
     ) -> Done<'a, ()>;
+    fn api_tokens(&self) -> Done<'_, Vec<ApiToken>>;
+    fn api_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<ApiToken>>;
+    fn add_api_token<'a>(
+        &'a self,
+        token: &'a ApiToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64>;
+    fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool>;
+    fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64>;
+    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()>;
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }

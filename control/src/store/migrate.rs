@@ -32,8 +32,8 @@ pub enum MigrateError {
 }
 
 /// Copies the store `from` into the empty database `to`. No control process may hold
-/// `from`; it stays as it is. Audit rows go first, so that a copy which was cut off is
-/// begun anew: the database counts as empty until the clusters are in it.
+/// `from`; it stays as it is. Clusters go last, so that a copy which was cut off is
+/// begun anew: the database counts as empty until they are in it.
 ///
 /// # Errors
 /// [`MigrateError`]; then `to` is not to be used, and `from` is as before.
@@ -59,6 +59,12 @@ pub async fn migrate(from: &Dsn, to: &Dsn, now_ms: u64) -> Result<Copied, Migrat
             .map_err(|why| why.at(&target))?;
         audit_rows += rows.len() as u64;
     }
+    let tokens = sqlite.api_tokens().await.map_err(|why| why.at(&source))?;
+    let epochs = sqlite.epochs().await.map_err(|why| why.at(&source))?;
+    postgres
+        .take_identity(&tokens, &epochs)
+        .await
+        .map_err(|why| why.at(&target))?;
     postgres
         .take(&loaded)
         .await

@@ -6,6 +6,8 @@
 mod access;
 #[path = "sql/audit.rs"]
 mod audit;
+#[path = "sql/identity.rs"]
+mod identity;
 #[path = "sql/license.rs"]
 mod license;
 #[path = "sql/rows.rs"]
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_proto::id::{ClusterId, Generation};
+use culvert_proto::token::Digest;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use tokio::sync::Mutex;
@@ -26,6 +29,7 @@ use super::dsn::Params;
 use super::error::RowError;
 use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
 use crate::audit::{Entry, Filter, Recorded};
+use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -148,6 +152,31 @@ impl Postgres {
     pub(super) async fn is_empty(&self) -> rows::Result<()> {
         let mut connection = self.pool.acquire().await?;
         free(&mut connection).await
+    }
+
+    /// Takes API tokens and epochs of sessions, before [`Postgres::take`].
+    pub(super) async fn take_identity(
+        &self,
+        tokens: &[ApiToken],
+        epochs: &[(String, i64)],
+    ) -> rows::Result<()> {
+        sqlx::query("DELETE FROM api_tokens")
+            .execute(&self.pool)
+            .await?;
+        for token in tokens {
+            identity::add_token(&self.pool, token, u64::MAX, None).await?;
+        }
+        for (subject, epoch) in epochs {
+            sqlx::query(
+                "INSERT INTO session_epochs (subject, epoch) VALUES ($1, $2)
+                 ON CONFLICT (subject) DO UPDATE SET epoch = excluded.epoch",
+            )
+            .bind(subject)
+            .bind(epoch)
+            .execute(&self.pool)
+            .await?;
+        }
+        Ok(())
     }
 
     /// Takes what a SQLite store held; the database must hold nothing yet.
@@ -368,6 +397,35 @@ impl Backend for Postgres {
         entry: Option<&'a Entry>,
     ) -> Done<'a, ()> {
         Box::pin(license::save(&self.pool, record, entry))
+    }
+
+    fn api_tokens(&self) -> Done<'_, Vec<ApiToken>> {
+        Box::pin(identity::tokens(&self.pool))
+    }
+
+    fn api_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<ApiToken>> {
+        Box::pin(identity::token_by_digest(&self.pool, digest))
+    }
+
+    fn add_api_token<'a>(
+        &'a self,
+        token: &'a ApiToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64> {
+        Box::pin(identity::add_token(&self.pool, token, most, Some(entry)))
+    }
+
+    fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool> {
+        Box::pin(identity::remove_token(&self.pool, id, entry))
+    }
+
+    fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64> {
+        Box::pin(identity::epoch(&self.pool, subject))
+    }
+
+    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()> {
+        Box::pin(identity::raise_epoch(&self.pool, subject, entry))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -4,6 +4,8 @@
 mod access;
 #[path = "sql/audit.rs"]
 mod audit;
+#[path = "sql/identity.rs"]
+mod identity;
 #[path = "sql/license.rs"]
 mod license;
 #[path = "sql/rows.rs"]
@@ -14,6 +16,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use culvert_proto::id::Generation;
+use culvert_proto::token::Digest;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -23,6 +26,7 @@ use super::backend::{Backend, Claim, Done, News};
 use super::lock::Lock;
 use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
 use crate::audit::{Entry, Filter, Recorded};
+use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
@@ -127,6 +131,14 @@ impl Sqlite {
         }
     }
 
+    /// Epochs of sessions, for a copy.
+    pub(super) async fn epochs(&self) -> rows::Result<Vec<(String, i64)>> {
+        let rows = sqlx::query_as("SELECT subject, epoch FROM session_epochs")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows)
+    }
+
     /// Rows of the audit log behind `after`, oldest first, for a copy.
     pub(super) async fn audit_after(&self, after: i64, most: i64) -> rows::Result<Vec<Recorded>> {
         let rows = sqlx::query_as("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2")
@@ -213,6 +225,35 @@ impl Backend for Sqlite {
         entry: Option<&'a Entry>,
     ) -> Done<'a, ()> {
         Box::pin(license::save(&self.pool, record, entry))
+    }
+
+    fn api_tokens(&self) -> Done<'_, Vec<ApiToken>> {
+        Box::pin(identity::tokens(&self.readers))
+    }
+
+    fn api_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<ApiToken>> {
+        Box::pin(identity::token_by_digest(&self.readers, digest))
+    }
+
+    fn add_api_token<'a>(
+        &'a self,
+        token: &'a ApiToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64> {
+        Box::pin(identity::add_token(&self.pool, token, most, Some(entry)))
+    }
+
+    fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool> {
+        Box::pin(identity::remove_token(&self.pool, id, entry))
+    }
+
+    fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64> {
+        Box::pin(identity::epoch(&self.readers, subject))
+    }
+
+    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()> {
+        Box::pin(identity::raise_epoch(&self.pool, subject, entry))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -12,6 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
     ("culvert-config", &["culvert-proto"]),
+    ("culvert-identity", &[]),
     ("culvert-licence", &[]),
     (
         "culvert-net",
@@ -28,6 +29,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "culvert-control",
         &[
             "culvert-config",
+            "culvert-identity",
             "culvert-licence",
             "culvert-net",
             "culvert-proto",

@@ -1,0 +1,15 @@
+-- What machines show to the API. By its SHA-256: the text is never stored.
+CREATE TABLE api_tokens (
+    id                TEXT   PRIMARY KEY,
+    digest            BYTEA  NOT NULL UNIQUE CHECK (length(digest) = 32),
+    name              TEXT   NOT NULL,
+    scopes            TEXT   NOT NULL,
+    created_unix_ms   BIGINT NOT NULL,
+    not_after_unix_ms BIGINT NOT NULL
+);
+
+-- Sessions of a subject below its epoch are dead. No session itself is stored.
+CREATE TABLE session_epochs (
+    subject TEXT   PRIMARY KEY,
+    epoch   BIGINT NOT NULL
+);

@@ -1,0 +1,268 @@
+//! `/auth` and `/whoami`: signing in and out, and who one is (P-03, P-04).
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::{Extension, FromRequest as _, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse as _, Response};
+use culvert_identity::{Mode, Session, Tier};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::access::{self, Principal, nobody, own_origin};
+use super::body::Json;
+use super::license::banner;
+use super::problem::ProblemBody;
+use super::times::rfc3339;
+use super::{Problem, Shared, kind};
+use crate::audit::{Actor, Cause, Outcome, Verb};
+use crate::identity::{BREAK_GLASS, Scope, SignIn};
+
+/// How one can sign in.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AuthConfig {
+    /// Whether POST /api/auth/login takes the administrator's password.
+    break_glass: bool,
+}
+
+/// The break-glass login.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    email: String,
+    password: String,
+}
+
+/// A session that has begun; the cookie is in `Set-Cookie`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LoggedIn {
+    actor: String,
+    tier: Option<&'static str>,
+    expires_at: String,
+    /// What an administrator has to be told at each login; null when there is nothing.
+    warning: Option<String>,
+}
+
+/// Who one is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WhoAmI {
+    actor: String,
+    audit_enabled: bool,
+    /// all, or self: only one's own rows can be seen.
+    audit_scope: &'static str,
+    /// How groups become identities of a cluster: shared, tier or raw.
+    mode: &'static str,
+    tier: Option<&'static str>,
+}
+
+/// Who one is, in full.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WhoAmIFully {
+    #[serde(flatten)]
+    short: WhoAmI,
+    subject: String,
+    email: String,
+    groups: Vec<String>,
+    authz_mode: &'static str,
+    /// Null where no session ends.
+    expires_at: Option<String>,
+}
+
+fn sign_in(context: &Shared) -> Result<&SignIn, Problem> {
+    context.sign_in.as_ref().ok_or_else(|| {
+        let fix = "set --cookie-password, and --admin-email with --admin-password-hash";
+        Problem::new(&kind::NO_SIGN_IN, "no cookie password is set", fix)
+    })
+}
+
+/// `/api/auth/config`.
+pub(super) async fn config(State(context): State<Shared>) -> Answer<AuthConfig> {
+    let sign_in = context.sign_in.as_ref();
+    Answer(AuthConfig {
+        break_glass: sign_in.is_some_and(|it| it.admin.is_some()),
+    })
+}
+
+/// The administrator's login that needs no identity provider. Every use is audited.
+pub(super) async fn login(
+    State(context): State<Shared>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let sign_in = sign_in(&context)?;
+    let headers = request.headers().clone();
+    // A page elsewhere signs nobody in; programs send no Origin.
+    if headers.contains_key(header::ORIGIN) {
+        own_origin(&context, &headers)?;
+    }
+    let cause = access::cause(&request, nobody(), "tcp");
+    let Json(body): Json<Login> = Json::from_request(request, &()).await?;
+    let now_ms = context.hub.now_ms();
+    let address = address(&headers);
+    if let Err(wait_s) = sign_in.attempts.admit(&address, now_ms) {
+        context.metrics.break_glass("limited");
+        let fix = format!("try again in {wait_s} s");
+        let problem = Problem::new(&kind::TOO_MANY_LOGINS, format!("from {address}"), fix);
+        return Err(problem.retry_after(wait_s));
+    }
+    let admin = sign_in.admin.as_ref();
+    let is_admin = match admin {
+        Some(admin) => admin.is(&body.email, body.password).await,
+        None => false,
+    };
+    let known = admin.filter(|_| is_admin);
+    let Some(admin) = known else {
+        context.metrics.break_glass("denied");
+        let code = kind::BAD_LOGIN.code;
+        let (verb, outcome) = (Verb::BreakGlassLogin, Outcome::Denied);
+        context.hub.logged_in(&cause, verb, outcome, code).await;
+        tracing::warn!(address, "break-glass login refused");
+        let fix = "use the email and password of --admin-email and --admin-password-hash";
+        return Err(Problem::new(&kind::BAD_LOGIN, "a login", fix));
+    };
+    let cause = Cause {
+        actor: Actor {
+            sub: subject(admin.email()),
+            email: admin.email().to_owned(),
+            groups: Vec::new(),
+        },
+        ..cause
+    };
+    context.metrics.break_glass("success");
+    let (verb, outcome) = (Verb::BreakGlassLogin, Outcome::Success);
+    context.hub.logged_in(&cause, verb, outcome, "").await;
+    tracing::warn!(address, "break-glass login: the administrator is in");
+    begin(&context, sign_in, admin.email()).await
+}
+
+fn subject(email: &str) -> String {
+    format!("{BREAK_GLASS}:{email}")
+}
+
+async fn begin(context: &Shared, sign_in: &SignIn, email: &str) -> Result<Response, Problem> {
+    let (subject, now_ms) = (subject(email), context.hub.now_ms());
+    let session = Session {
+        // A store that does not answer keeps the administrator out of nothing but other sessions.
+        epoch: context.hub.session_epoch(&subject).await?,
+        subject: subject.clone(),
+        email: email.to_owned(),
+        groups: Vec::new(),
+        tier: Some(Tier::Admin),
+        provider: BREAK_GLASS.to_owned(),
+        issued_unix_s: 0,
+        sealed_unix_s: 0,
+        idle_until_unix_s: 0,
+        expires_unix_s: 0,
+    };
+    let begun = sign_in.begin(session, now_ms / 1000);
+    let (session, cookie) = begun
+        .map_err(|why| Problem::new(&kind::BAD_LOGIN, why.to_string(), "shorten --admin-email"))?;
+    let view = context.licensing.view(now_ms);
+    let warning = view.login_warning.then(|| banner(&view)).flatten();
+    let body = Answer(LoggedIn {
+        actor: subject,
+        tier: session.tier.map(Tier::as_str),
+        expires_at: rfc3339(session.expires_unix_s * 1000),
+        warning: warning.map(|banner| banner.text),
+    });
+    Ok(with_cookies(body.into_response(), [cookie]))
+}
+
+/// Ends the session of this browser.
+pub(super) async fn logout(
+    State(context): State<Shared>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    own_origin(&context, &headers)?;
+    Ok(with_cookies(
+        StatusCode::NO_CONTENT.into_response(),
+        SignIn::taken(),
+    ))
+}
+
+/// `/api/auth/loggedout`: where a browser ends.
+pub(super) async fn logged_out() -> Html<&'static str> {
+    Html("<!doctype html><html lang=\"en\"><title>Culvert</title><p>You are signed out.</html>\n")
+}
+
+/// Ends every session of whoever asks, in every browser.
+#[utoipa::path(post, operation_id = "logout_everywhere", path = "/auth/logout/everywhere", tag = "sign-in",
+    responses((status = NO_CONTENT), (status = "default", body = ProblemBody)))]
+pub(super) async fn everywhere(
+    State(context): State<Shared>,
+    Extension(cause): Extension<Arc<Cause>>,
+    Extension(principal): Extension<Arc<Principal>>,
+) -> Result<Response, Problem> {
+    let Some(session) = &principal.session else {
+        let fix = "revoke the token instead; only people have sessions";
+        return Err(Problem::new(&kind::NO_SIGN_IN, "no session", fix));
+    };
+    context.hub.end_sessions(&cause, &session.subject).await?;
+    Ok(with_cookies(
+        StatusCode::NO_CONTENT.into_response(),
+        SignIn::taken(),
+    ))
+}
+
+fn short(cause: &Cause, principal: &Principal) -> WhoAmI {
+    let session = principal.session.as_ref();
+    WhoAmI {
+        actor: cause.actor.sub.clone(),
+        audit_enabled: true,
+        audit_scope: if Scope::Audit.is_in(&principal.scopes) {
+            "all"
+        } else {
+            "self"
+        },
+        mode: Mode::default().as_str(),
+        tier: session.and_then(|it| it.tier).map(Tier::as_str),
+    }
+}
+
+/// Who one is.
+#[utoipa::path(get, operation_id = "who_am_i", path = "/whoami", tag = "sign-in",
+    responses((status = OK, body = WhoAmI), (status = "default", body = ProblemBody)))]
+pub(super) async fn whoami(
+    Extension(cause): Extension<Arc<Cause>>,
+    Extension(principal): Extension<Arc<Principal>>,
+) -> Answer<WhoAmI> {
+    Answer(short(&cause, &principal))
+}
+
+/// Who one is, in full.
+#[utoipa::path(get, operation_id = "who_am_i_fully", path = "/auth/whoami", tag = "sign-in",
+    responses((status = OK, body = WhoAmIFully), (status = "default", body = ProblemBody)))]
+pub(super) async fn whoami_fully(
+    Extension(cause): Extension<Arc<Cause>>,
+    Extension(principal): Extension<Arc<Principal>>,
+) -> Answer<WhoAmIFully> {
+    let session = principal.session.as_ref();
+    Answer(WhoAmIFully {
+        subject: cause.actor.sub.clone(),
+        email: cause.actor.email.clone(),
+        groups: cause.actor.groups.clone(),
+        authz_mode: Mode::default().as_str(),
+        expires_at: session.map(|it| rfc3339(it.expires_unix_s * 1000)),
+        short: short(&cause, &principal),
+    })
+}
+
+fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = String>) -> Response {
+    for cookie in cookies {
+        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+    }
+    response
+}
+
+/// Whom a login comes from, as the hop before control says: control listens on loopback only.
+fn address(headers: &HeaderMap) -> String {
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let last = last.and_then(|list| list.to_str().ok());
+    let last = last.and_then(|list| list.rsplit(',').next());
+    let address = last.and_then(|text| text.trim().parse::<std::net::IpAddr>().ok());
+    address.map_or_else(|| "this machine".to_owned(), |address| address.to_string())
+}
