@@ -1,5 +1,9 @@
 //! Programs for the tests alone: one shows what the parser reads, one loses packets.
 #![expect(unsafe_code, reason = "helper calls")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand contexts over"
+)]
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
@@ -33,8 +37,8 @@ pub fn test_lose(ctx: TcContext) -> i32 {
     // SAFETY: the helper takes nothing.
     let dice = u64::from(unsafe { bpf_get_prandom_u32() } % 1_000);
     if u64::from(read!(ctx.skb.skb, len)) < least || dice >= per_mille {
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     let _ = LOSS.set(0, lost + 1, 0);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
