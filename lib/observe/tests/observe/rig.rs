@@ -30,6 +30,31 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
+/// Major and minor version of the running kernel.
+fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut parts = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap(), parts.next().unwrap())
+}
+
+/// Whether every bpf(2) may want its capability, so that it stays (before 5.19).
+pub fn keeps_bpf() -> bool {
+    kernel() < (5, 19)
+}
+
+/// Whether maps count as memory of their cgroup, and trace programs may look at sockets (from 5.11).
+pub fn has_traces_and_accounts() -> bool {
+    kernel() >= (5, 11)
+}
+
+/// Programs with those for traces, where there are any.
+pub fn programs_max() -> usize {
+    if has_traces_and_accounts() { 5 } else { 3 }
+}
+
 /// The ignored test `test`, told `role`, in a process of its own.
 pub fn child(test: &str, role: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
