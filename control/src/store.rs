@@ -9,6 +9,10 @@ mod dsn;
 mod error;
 mod lock;
 pub mod migrate;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "the SQL that both engines understand is compiled for each"
+)]
 mod postgres;
 mod sqlite;
 

@@ -213,6 +213,8 @@ impl Params {
             .password(self.get("password"))
             .database(self.get("dbname"))
             .application_name(name)
+            // Notices of our own migrations are nobody's news.
+            .options([("client_min_messages", "warning")])
             .ssl_mode(mode);
         options = match self.get("host") {
             directory if directory.starts_with('/') => options.socket(directory),

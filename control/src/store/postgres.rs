@@ -201,7 +201,7 @@ impl Postgres {
                 .await?;
         }
         transaction.commit().await?;
-        Ok(license::save(&self.pool, &loaded.license, None).await?)
+        license::save(&self.pool, &loaded.license, None).await
     }
 
     /// Takes rows of the audit log with their numbers; those that it has stay as they are.
