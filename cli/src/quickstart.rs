@@ -17,6 +17,8 @@ use crate::error::{CliError, Result};
 use child::Child;
 use state::State;
 
+pub use child::find;
+
 const CLUSTER: &str = "demo";
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// From the agent's start to the first answer through the tunnel.

@@ -179,7 +179,7 @@ pub async fn wait(children: [&mut Child; 3]) -> Result<()> {
 }
 
 /// Beside this binary, else on the PATH.
-fn find(name: &str) -> Result<PathBuf> {
+pub fn find(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()
         .ok()
         .and_then(|exe| exe.parent().map(Path::to_owned));
