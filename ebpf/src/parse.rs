@@ -1,34 +1,43 @@
 //! Payload and sequence number of a packet that starts at its network header.
-#![expect(unsafe_code, reason = "packet bytes that the verifier bounds")]
+//!
+//! Headers are copied out: kernels before 6.1 refuse to compare packet pointers without
+//! CAP_PERFMON. Every field of the result is always written, since older verifiers do not
+//! remember which tag goes with which.
+#![expect(unsafe_code, reason = "helper calls, and bytes that they filled")]
 
 use core::mem::MaybeUninit;
-use core::ptr::{addr_of, addr_of_mut, read_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 
 use crate::memory::read;
 
-const TCP: u8 = 6;
+/// Another protocol, which no tagged socket speaks.
+pub const OTHER: u32 = 0;
+/// A header that is not understood.
+pub const UNKNOWN: u32 = 1;
+/// TCP, with or without payload.
+pub const TCP: u32 = 2;
+
+const PROTOCOL_TCP: u32 = 6;
 const SYN: u32 = 0x02;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
-const HOP_BY_HOP: u8 = 0;
 const JUMBO_OPTION: u32 = 8;
 
-/// What a packet holds.
-pub enum Packet {
-    /// TCP, with or without payload.
-    Tcp(Segment),
-    /// Another protocol, which no tagged socket speaks.
-    Other,
-    /// A header that is not understood.
-    Unknown,
-}
+/// Hop-by-hop, routing, fragment, authentication, destination options.
+const HOP_BY_HOP: u32 = 0;
+const ROUTING: u32 = 43;
+const FRAGMENT: u32 = 44;
+const AUTHENTICATION: u32 = 51;
+const DESTINATION: u32 = 60;
 
-/// A TCP segment.
+/// What a packet holds.
 #[derive(Clone, Copy)]
-pub struct Segment {
+pub struct Packet {
+    /// [`OTHER`], [`UNKNOWN`] or [`TCP`].
+    pub kind: u32,
     /// Sequence number of the first byte.
     pub sequence: u32,
     /// Bytes of payload, 0 for a SYN.
@@ -38,109 +47,106 @@ pub struct Segment {
 /// Reads the headers.
 #[inline(always)]
 pub fn packet(skb: *mut __sk_buff) -> Packet {
-    let data = read!(skb, data) as usize as *const u8;
-    let end = read!(skb, data_end) as usize as *const u8;
-    // Either header whole, and so much TCP that the data offset and flags are in it.
-    if data.wrapping_add(40) > end {
-        return Packet::Unknown;
+    // The whole of an IPv6 header, or of IPv4's and TCP's without options.
+    let mut head = MaybeUninit::<[u32; 10]>::uninit();
+    if !load(skb, 0, &mut head) {
+        return neither(UNKNOWN);
     }
-    let first = byte(data, 0);
-    if first == 0x45 {
-        return match byte(data, 9) {
-            TCP => tcp_at::<20>(skb, data, IPV4_HEADER),
-            _ => Packet::Other,
-        };
+    let first = word(&head, 0) >> 24;
+    if first >> 4 == 4 {
+        if (word(&head, 2) >> 16) & 0xff != PROTOCOL_TCP {
+            return neither(OTHER);
+        }
+        if first == 0x45 {
+            return segment(skb, IPV4_HEADER, word(&head, 6), word(&head, 8));
+        }
+        return tcp_at(skb, (first & 0x0f) * 4);
     }
-    match first >> 4 {
-        4 => with_options(skb, data, first),
-        6 => ipv6(skb, data, end),
-        _ => Packet::Unknown,
+    if first >> 4 == 6 {
+        return ipv6(skb, (word(&head, 1) >> 8) & 0xff);
     }
+    neither(UNKNOWN)
 }
 
 #[inline(always)]
-fn ipv6(skb: *mut __sk_buff, data: *const u8, end: *const u8) -> Packet {
-    /// Routing, fragment, authentication, destination options.
-    const EXTENSIONS: [u8; 4] = [43, 44, 51, 60];
-    let next = byte(data, 6);
-    if next == TCP {
-        if data.wrapping_add(60) > end {
-            return Packet::Unknown;
-        }
-        return tcp_at::<40>(skb, data, IPV6_HEADER);
+fn ipv6(skb: *mut __sk_buff, next: u32) -> Packet {
+    if next == PROTOCOL_TCP {
+        return tcp_at(skb, IPV6_HEADER);
     }
     if next == HOP_BY_HOP {
-        return jumbo(skb, data, end);
+        return jumbo(skb);
     }
-    let [a, b, c, d] = EXTENSIONS;
-    let extended = next == a || next == b || next == c || next == d;
-    if extended {
-        Packet::Unknown
-    } else {
-        Packet::Other
-    }
+    let extended =
+        next == ROUTING || next == FRAGMENT || next == AUTHENTICATION || next == DESTINATION;
+    neither(if extended { UNKNOWN } else { OTHER })
 }
 
 /// More than 64 KiB before segmentation: the length stands in an option of eight bytes. Loopback
 /// has such packets, and any device with BIG TCP.
 #[inline(always)]
-fn jumbo(skb: *mut __sk_buff, data: *const u8, end: *const u8) -> Packet {
-    if data.wrapping_add(68) > end || byte(data, 40) != TCP || byte(data, 41) != 0 {
-        return Packet::Unknown;
+fn jumbo(skb: *mut __sk_buff) -> Packet {
+    let mut option = MaybeUninit::<[u32; 2]>::uninit();
+    // The next header, and no further eight bytes.
+    if !load(skb, IPV6_HEADER, &mut option) || word(&option, 0) >> 16 != PROTOCOL_TCP << 8 {
+        return neither(UNKNOWN);
     }
-    tcp_at::<48>(skb, data, IPV6_HEADER + JUMBO_OPTION)
+    tcp_at(skb, IPV6_HEADER + JUMBO_OPTION)
 }
 
-/// A packet pointer plus a variable is refused: the header is copied out.
 #[inline(always)]
-fn with_options(skb: *mut __sk_buff, data: *const u8, first: u8) -> Packet {
-    if byte(data, 9) != TCP {
-        return Packet::Other;
-    }
-    let header = u32::from(first & 0x0f) * 4;
+fn tcp_at(skb: *mut __sk_buff, header: u32) -> Packet {
     let mut tcp = MaybeUninit::<[u32; 4]>::uninit();
-    // SAFETY: the helper fills 16 bytes of the stack or fails.
-    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), header, tcp.as_mut_ptr().cast(), 16) };
-    if failed != 0 || header < IPV4_HEADER {
-        return Packet::Unknown;
+    if header < IPV4_HEADER || !load(skb, header, &mut tcp) {
+        return neither(UNKNOWN);
     }
-    let words: *const u32 = addr_of_mut!(tcp).cast();
-    // SAFETY: filled above, at constant offsets.
-    let (sequence, flags) = unsafe { (read_volatile(words.add(1)), read_volatile(words.add(3))) };
-    segment(
-        skb,
-        header,
-        u32::from_be(sequence),
-        u32::from_be(flags) >> 16,
-    )
+    segment(skb, header, word(&tcp, 1), word(&tcp, 3))
 }
 
-#[inline(always)]
-fn tcp_at<const AT: usize>(skb: *mut __sk_buff, data: *const u8, header: u32) -> Packet {
-    let sequence = u32::from(half(data, AT + 4)) << 16 | u32::from(half(data, AT + 6));
-    segment(skb, header, sequence, u32::from(half(data, AT + 12)))
-}
-
-/// `flags`: data offset in the upper four bits, flags in the lower eight.
+/// `flags` is the word that begins with the data offset and the flags.
 #[inline(always)]
 fn segment(skb: *mut __sk_buff, header: u32, sequence: u32, flags: u32) -> Packet {
-    let headers = header + (flags >> 12) * 4;
+    let headers = header + (flags >> 28) * 4;
     let len = read!(skb, len);
     if headers > len {
-        return Packet::Unknown;
+        return neither(UNKNOWN);
     }
-    let payload = if flags & SYN == 0 { len - headers } else { 0 };
-    Packet::Tcp(Segment { sequence, payload })
+    let is_syn = (flags >> 16) & SYN != 0;
+    let payload = if is_syn { 0 } else { len - headers };
+    Packet {
+        kind: TCP,
+        sequence,
+        payload,
+    }
 }
 
 #[inline(always)]
-fn byte(data: *const u8, at: usize) -> u8 {
-    // SAFETY: below the bound that was checked against the packet's end.
-    unsafe { read_volatile(addr_of!(*data.add(at))) }
+fn neither(kind: u32) -> Packet {
+    Packet {
+        kind,
+        sequence: 0,
+        payload: 0,
+    }
 }
 
+/// Fills words from the packet; not when it is shorter.
+#[expect(clippy::cast_possible_truncation, reason = "a few words")]
 #[inline(always)]
-fn half(data: *const u8, at: usize) -> u16 {
-    // SAFETY: below the bound that was checked against the packet's end; headers are aligned.
-    u16::from_be(unsafe { read_volatile(data.add(at).cast::<u16>()) })
+fn load<const N: usize>(skb: *mut __sk_buff, at: u32, to: &mut MaybeUninit<[u32; N]>) -> bool {
+    // SAFETY: the helper fills so many bytes of the stack or fails.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast(),
+            at,
+            to.as_mut_ptr().cast(),
+            size_of::<[u32; N]>() as u32,
+        )
+    };
+    failed == 0
+}
+
+/// A word that was filled, in the order of the network.
+#[inline(always)]
+fn word<const N: usize>(words: &MaybeUninit<[u32; N]>, at: usize) -> u32 {
+    // SAFETY: filled, and `at` is a constant below `N`.
+    u32::from_be(unsafe { read_volatile(words.as_ptr().cast::<u32>().add(at)) })
 }

@@ -9,6 +9,7 @@ mod stamp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -49,6 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
     let tools = linker::tools()?;
     let home = run::root().join(HOME);
     for object in &OBJECTS {
+        if args.check {
+            lint(object, &tools)?;
+        }
         let built = build(object, &tools)?;
         let committed = home.join(object.name);
         if args.check {
@@ -64,19 +68,31 @@ pub fn run(args: &Args) -> Result<()> {
     fs::write(home.join(stamp::NAME), stamp).context("writing the stamp")
 }
 
-/// Builds an object and takes away what only a debugger reads; types stay.
-fn build(object: &Object, tools: &linker::Tools) -> Result<PathBuf> {
-    let target = run::target_dir().join("ebpf");
-    let mut build = run::cargo(&["build", "--locked", "--quiet", "--package", "culvert-ebpf"]);
-    build
+/// A cargo command for the kernel's side.
+fn cargo(verb: &str, object: &Object, tools: &linker::Tools) -> Result<Command> {
+    let mut cargo = run::cargo(&[verb, "--locked", "--quiet", "--package", "culvert-ebpf"]);
+    cargo
         .args(["--profile", "bpf", "--target", TRIPLE])
         .args(["-Z", "build-std=core", "--features", object.features])
-        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_TARGET_DIR", run::target_dir().join("ebpf"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags(tools)?.join("\x1f"))
         .env_remove("RUSTFLAGS")
         // build-std is unstable; the compiler is the pinned one.
         .env("RUSTC_BOOTSTRAP", "1");
-    run::wait(build)?;
+    Ok(cargo)
+}
+
+/// What clippy sees on a host is an empty program.
+fn lint(object: &Object, tools: &linker::Tools) -> Result<()> {
+    let mut clippy = cargo("clippy", object, tools)?;
+    clippy.args(["--", "-D", "warnings"]);
+    run::wait(clippy)
+}
+
+/// Builds an object and takes away what only a debugger reads; types stay.
+fn build(object: &Object, tools: &linker::Tools) -> Result<PathBuf> {
+    run::wait(cargo("build", object, tools)?)?;
+    let target = run::target_dir().join("ebpf");
     let linked = target.join(TRIPLE).join("bpf").join("culvert-ebpf");
     let stripped = target.join(object.name);
     let objcopy = tools.objcopy.to_string_lossy();

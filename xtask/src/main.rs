@@ -12,6 +12,7 @@ mod docs;
 mod e2e;
 mod fuzz;
 mod instructions;
+mod kernels;
 mod perf;
 mod quickstart;
 mod run;

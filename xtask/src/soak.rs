@@ -15,6 +15,9 @@ const PATTERN_CONNECTIONS: u64 = 2_000;
 /// Bytes of one observed connection: two wraps of its sequence numbers.
 const WRAP_BYTES: u64 = 9 << 30;
 
+/// Relays whose bytes kernel and application count alike, over each version of IP.
+const OBSERVED_RELAYS: u64 = 10_000;
+
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
@@ -58,10 +61,13 @@ pub fn run(args: &Args) -> Result<()> {
     })
 }
 
-/// The programs of the eBPF observer: a stream past the wrap, and a million cases of the arithmetic.
+/// The eBPF observer: a stream past the wrap, a million cases of the arithmetic, and the bytes of
+/// many connections of random sizes.
 fn observer() -> Result<()> {
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
     tests.args(["--package", "culvert-abi", "--package", "culvert-ebpf"]);
+    tests.args(["--package", "culvert-observe"]);
+    tests.env("CULVERT_OBSERVE_RELAYS", OBSERVED_RELAYS.to_string());
     tests.env("CULVERT_EBPF_WRAP_BYTES", WRAP_BYTES.to_string());
     tests.env("PROPTEST_CASES", "1000000");
     run::wait(tests)

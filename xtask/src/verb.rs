@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use crate::{
-    build_ebpf, codegen, docs, e2e, fuzz, instructions, perf, quickstart, soak, test, tidy,
+    build_ebpf, codegen, docs, e2e, fuzz, instructions, kernels, perf, quickstart, soak, test, tidy,
 };
 
 /// Build, test and run Culvert.
@@ -30,6 +30,8 @@ pub enum Verb {
     Docs(docs::Args),
     /// Build the observer's programs for the kernel, or check those that are committed.
     BuildEbpf(build_ebpf::Args),
+    /// Run the observer's programs on other kernels, emulated.
+    Kernels(kernels::Args),
     /// Write the generated code of lib/rpc anew.
     Codegen,
 }
@@ -48,6 +50,7 @@ impl Verb {
             Self::Fuzz(args) => fuzz::run(&args),
             Self::Docs(args) => docs::run(&args),
             Self::BuildEbpf(args) => build_ebpf::run(&args),
+            Self::Kernels(args) => kernels::run(&args),
             Self::Codegen => codegen::run(),
         }
     }

@@ -5,8 +5,9 @@ use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED,
-    BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
+    BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_TIME_WAIT,
+    bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
 use culvert_abi::{Close, CloseKind, Ident, Own, Stat, VERSION, offset};
@@ -128,8 +129,12 @@ fn state_changed(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat) {
 #[inline(always)]
 fn closed(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat, old: u32) {
     let rx_end = read!(stat, rx_end);
-    // In these states at least, and in one more perhaps, the other side's FIN has come.
-    let fin = old == BPF_TCP_FIN_WAIT2 || old > BPF_TCP_CLOSE || old == BPF_TCP_CLOSE - 1;
+    // In the first of these states it may have come, in the others it has.
+    let fin = old == BPF_TCP_FIN_WAIT2
+        || old == BPF_TCP_CLOSE_WAIT
+        || old == BPF_TCP_LAST_ACK
+        || old == BPF_TCP_CLOSING
+        || old == BPF_TCP_TIME_WAIT;
     let rx_bytes = offset::received(read!(ops, bytes_received), rx_end, fin);
     if let Some(cnt) = counters(ident) {
         add!(cnt, closes, 1);

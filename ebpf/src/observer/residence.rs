@@ -4,14 +4,14 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_tcp_sock};
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_tcp_sock};
-use culvert_abi::{Ident, Kind, Own, Pair, Stat, arm, lane, offset, ticks};
+use culvert_abi::{Cnt, Ident, Kind, Own, Pair, Stat, arm, lane, offset, ticks};
 
 use super::cells::{add, load, store, write};
 use super::maps::{IDENT, STAT, count, counters, lanes, pair, sample};
 use super::time::now_ns;
 use super::trace;
 use crate::memory::read;
-use crate::parse::{self, Packet, Segment};
+use crate::parse::{self, Packet};
 
 /// A tagged socket and what is known of it.
 struct Tagged {
@@ -25,22 +25,15 @@ struct Tagged {
 #[inline(always)]
 pub fn ingress(skb: *mut __sk_buff) {
     let packet = parse::packet(skb);
-    if matches!(
-        packet,
-        Packet::Other | Packet::Tcp(Segment { payload: 0, .. })
-    ) {
+    if packet.kind == parse::OTHER || (packet.kind == parse::TCP && packet.payload == 0) {
         return;
     }
     let Some(to) = tagged(skb) else { return };
-    let Packet::Tcp(segment) = packet else {
-        count(Own::Unparsed);
-        return;
-    };
-    if !has_base(&to, segment) {
+    if !is_ours(&to, packet) {
         return;
     }
-    let start = offset::end(segment.sequence, 0, read!(to.stat, rx_base));
-    let end = start.wrapping_add(segment.payload);
+    let start = offset::end(packet.sequence, 0, read!(to.stat, rx_base));
+    let end = start.wrapping_add(packet.payload);
     let before = read!(to.stat, rx_end);
     let ahead = offset::advance(before, end);
     if ahead == 0 {
@@ -110,23 +103,22 @@ fn arm_sample(to: &Tagged, before: u64, now: u64) {
 #[inline(always)]
 pub fn egress(skb: *mut __sk_buff) {
     let packet = parse::packet(skb);
-    if matches!(packet, Packet::Other) {
+    if packet.kind == parse::OTHER {
         return;
     }
     let Some(from) = tagged(skb) else { return };
-    let Packet::Tcp(segment) = packet else {
-        count(Own::Unparsed);
-        return;
-    };
-    if !has_base(&from, segment) {
+    if !is_ours(&from, packet) {
         return;
     }
-    let cnt = counters(from.ident);
+    // Always there. Kept as an option it would be a pointer or a number to older verifiers.
+    let Some(cnt) = counters(from.ident) else {
+        return;
+    };
     count_received(&from, cnt);
-    let end = offset::end(segment.sequence, segment.payload, read!(from.stat, tx_base));
+    let end = offset::end(packet.sequence, packet.payload, read!(from.stat, tx_base));
     let before = read!(from.stat, tx_end);
     let ahead = offset::advance(before, end);
-    if segment.payload == 0 || ahead == 0 {
+    if packet.payload == 0 || ahead == 0 {
         return;
     }
     let now = now_ns();
@@ -136,10 +128,8 @@ pub fn egress(skb: *mut __sk_buff) {
         write!(from.stat, t_first_tx, now);
     }
     write!(from.stat, t_last, now);
-    if let Some(cnt) = cnt {
-        add!(cnt, tx_bytes, u64::from(ahead));
-        add!(cnt, tx_skbs, 1);
-    }
+    add!(cnt, tx_bytes, u64::from(ahead));
+    add!(cnt, tx_skbs, 1);
     let direction = u32::from(read!(from.ident, role)) ^ 1;
     if let Some(pair) = pair(from.ident, direction) {
         take_sample(&from, pair, direction, sent, now);
@@ -148,15 +138,13 @@ pub fn egress(skb: *mut __sk_buff) {
 
 /// Received bytes are counted on the way out, where the lock is held.
 #[inline(always)]
-fn count_received(from: &Tagged, cnt: Option<*mut culvert_abi::Cnt>) {
+fn count_received(from: &Tagged, cnt: *mut Cnt) {
     let Some(tcp) = tcp_of(from.sk) else { return };
     let in_order = read!(tcp, bytes_received);
     let seen = read!(from.stat, rx_end);
     let received = if in_order < seen { in_order } else { seen };
     let counted = read!(from.stat, rx_counted);
-    if received > counted
-        && let Some(cnt) = cnt
-    {
+    if received > counted {
         write!(from.stat, rx_counted, received);
         add!(cnt, rx_bytes, received - counted);
     }
@@ -225,13 +213,18 @@ fn tagged(skb: *mut __sk_buff) -> Option<Tagged> {
     Some(Tagged { sk, ident, stat })
 }
 
-/// Whether offsets are known; payload before that is counted as missed.
+/// Whether a packet of a tagged socket can be placed in its stream; one that cannot is counted.
 #[inline(always)]
-fn has_base(tagged: &Tagged, segment: Segment) -> bool {
+fn is_ours(tagged: &Tagged, packet: Packet) -> bool {
+    if packet.kind != parse::TCP {
+        count(Own::Unparsed);
+        return false;
+    }
     if read!(tagged.stat, flags) & Stat::BASE != 0 {
         return true;
     }
-    if segment.payload > 0 {
+    // A SYN has none yet, nor anything to place.
+    if packet.payload > 0 {
         count(Own::NoBase);
     }
     false

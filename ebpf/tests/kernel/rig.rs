@@ -18,6 +18,7 @@ use aya::{Ebpf, EbpfLoader};
 use culvert_abi::{Close, Cnt, Ident, Leg, NO_SLOT, Own, Pair, Role, Stat, bucket, keys, maps};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 /// The committed object.
@@ -44,6 +45,12 @@ pub fn alone(test: &str, body: impl FnOnce(&Place) + Send) {
         assert!(!required, "{test} must run here");
         return;
     }
+    // Before 5.11 maps count against it.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let _ = setrlimit(Resource::Memlock, unlimited);
     let place = Place::new();
     let ended = std::thread::scope(|scope| {
         let inside = || {
@@ -110,7 +117,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         enter(&self.home);
-        fs::remove_dir(&self.cgroup).unwrap();
+        // A thread that has ended may be in it for a moment.
+        until("the cgroup to be empty", || {
+            fs::remove_dir(&self.cgroup).ok()
+        });
     }
 }
 
@@ -488,6 +498,9 @@ impl Loss {
     /// Nothing yet.
     pub fn new() -> Self {
         let mut bpf = Ebpf::load(TESTPROGS).unwrap();
+        if !is_linux(6, 6) {
+            aya::programs::tc::qdisc_add_clsact("lo").unwrap();
+        }
         let program = bpf.program_mut("test_lose").unwrap();
         let program: &mut SchedClassifier = program.try_into().unwrap();
         program.load().unwrap();
@@ -507,4 +520,14 @@ impl Loss {
         let cells: Array<_, u64> = self.bpf.map("LOSS").unwrap().try_into().unwrap();
         cells.get(&0, 0).unwrap()
     }
+}
+
+/// Whether the running kernel is at least this one.
+pub fn is_linux(major: u32, minor: u32) -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str().unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|number| number.parse::<u32>().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
 }

@@ -238,6 +238,8 @@ impl<'a> Start<'a> {
             true => CapabilitySet::NET_BIND_SERVICE,
             false => CapabilitySet::empty(),
         };
+        // A tier without programs tags nothing, and needs nothing for it.
+        let kernel = kernel.filter(|_| self.found.tier() > Tier::TcpInfo);
         let mut unprivileged = None;
         let caps = grant.drop(keep, || {
             let works = kernel.is_none_or(|kernel| selftest::tags(kernel).is_ok());

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use culvert_observe::{ClusterIndex, ConnId, Leg, Observer, Offsets, Role, Settings, Slot, Tag};
+use rustix::pipe::SpliceFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -27,6 +28,31 @@ pub fn is_root(test: &str) -> bool {
         assert!(!required, "{test} must run here");
     }
     root
+}
+
+/// Major and minor version of the running kernel.
+fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut parts = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap(), parts.next().unwrap())
+}
+
+/// Whether every bpf(2) may want its capability, so that it stays (before 5.19).
+pub fn keeps_bpf() -> bool {
+    kernel() < (5, 19)
+}
+
+/// Whether maps count as memory of their cgroup, and trace programs may look at sockets (from 5.11).
+pub fn has_traces_and_accounts() -> bool {
+    kernel() >= (5, 11)
+}
+
+/// Programs with those for traces, where there are any.
+pub fn programs_max() -> usize {
+    if has_traces_and_accounts() { 5 } else { 3 }
 }
 
 /// The ignored test `test`, told `role`, in a process of its own.
@@ -132,8 +158,16 @@ pub fn until<T>(mut what: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// How a relay moves bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Datapath {
+    Copy,
+    Splice,
+}
+
 /// Four sockets in a row: client, the relay's two, service.
 pub struct Row {
+    pub datapath: Datapath,
     pub client: TcpStream,
     pub near: TcpStream,
     pub far: TcpStream,
@@ -204,6 +238,7 @@ impl Rows {
                 .unwrap();
         }
         Row {
+            datapath: Datapath::Copy,
             client,
             near,
             far,
@@ -242,9 +277,17 @@ pub fn pass(
     from: &mut TcpStream,
     relay: [&mut TcpStream; 2],
     to: &mut TcpStream,
-    bytes: &[u8],
+    (bytes, datapath): (&[u8], Datapath),
     delay: Duration,
 ) -> Inside {
+    if datapath == Datapath::Splice {
+        from.write_all(bytes).unwrap();
+        splice(relay, bytes.len());
+        let mut received = vec![0; bytes.len()];
+        to.read_exact(&mut received).unwrap();
+        assert_eq!(received, bytes, "changed on its way");
+        return Inside::default();
+    }
     let ([side_in, side_out], mut held) = (relay, vec![0; bytes.len()]);
     let sent = Instant::now();
     from.write_all(bytes).unwrap();
@@ -261,16 +304,44 @@ pub fn pass(
     Inside { at_least, at_most }
 }
 
+/// Moves `count` bytes through a pipe, as the engine does.
+fn splice([side_in, side_out]: [&mut TcpStream; 2], count: usize) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let mut left = count;
+    while left > 0 {
+        let flags = SpliceFlags::MOVE;
+        let taken = rustix::pipe::splice(&*side_in, None, &write, None, left, flags).unwrap();
+        assert!(taken > 0, "{left} bytes are missing");
+        let mut held = taken;
+        while held > 0 {
+            held -= rustix::pipe::splice(&read, None, &*side_out, None, held, flags).unwrap();
+        }
+        left -= taken;
+    }
+}
+
 impl Row {
     /// [`pass`] towards the service.
     pub fn pass_to_service(&mut self, bytes: &[u8], delay: Duration) -> Inside {
         let relay = [&mut self.near, &mut self.far];
-        pass(&mut self.client, relay, &mut self.service, bytes, delay)
+        pass(
+            &mut self.client,
+            relay,
+            &mut self.service,
+            (bytes, self.datapath),
+            delay,
+        )
     }
 
     /// [`pass`] towards the client.
     pub fn pass_to_client(&mut self, bytes: &[u8], delay: Duration) -> Inside {
         let relay = [&mut self.far, &mut self.near];
-        pass(&mut self.service, relay, &mut self.client, bytes, delay)
+        pass(
+            &mut self.service,
+            relay,
+            &mut self.client,
+            (bytes, self.datapath),
+            delay,
+        )
     }
 }

@@ -8,11 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_observe::{
-    Close, CloseKind, ConnId, Ident, Kind, Leg, Observer, Own, Role, Stat, Tag, monotonic_ns,
+    Close, CloseKind, ConnId, Ident, Kind, Leg, Observer, Own, Role, Settings, Stat, Tag,
+    monotonic_ns,
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::rig::{Row, Rows, alone, in_a_child, is_root, observer, role, until};
+use crate::rig::{
+    Datapath, GRANTED, Row, Rows, alone, in_a_child, is_root, limit, observer, role, small,
+    started, until,
+};
 
 /// Close records of `count` sockets, by connection and role.
 fn closes(observer: &Observer, count: usize) -> HashMap<u64, Close> {
@@ -22,6 +26,12 @@ fn closes(observer: &Observer, count: usize) -> HashMap<u64, Close> {
         (seen.len() >= count).then_some(())
     });
     seen
+}
+
+/// How many are moved: the soak asks for more.
+fn relays() -> u64 {
+    let asked = std::env::var("CULVERT_OBSERVE_RELAYS");
+    asked.map_or(500, |count| count.parse().unwrap())
 }
 
 /// Random enough, and the same each time.
@@ -43,7 +53,13 @@ fn bytes_as_moved() {
 }
 
 fn bytes_as_moved_alone() {
-    let observer = observer();
+    limit(GRANTED);
+    // Each slot rests for a second.
+    let pairs_max = 16_384;
+    let observer = started(&Settings {
+        pairs_max,
+        ..small()
+    });
     let cluster = observer.cluster("bytes");
     let mut rows = match role().as_str() {
         "v6" => Rows::new(&observer, Ipv6Addr::LOCALHOST.into()),
@@ -51,10 +67,13 @@ fn bytes_as_moved_alone() {
     };
     let (mut up, mut down, mut sizes) = (0_u64, 0_u64, sizes());
     let payload = vec![0xa5; 1 << 15];
-    const CONNECTIONS: usize = 500;
-    let mut expected = HashMap::new();
-    for sequence in 1..=CONNECTIONS as u64 {
+    let relays = relays();
+    let (mut expected, mut seen) = (HashMap::new(), HashMap::new());
+    for sequence in 1..=relays {
         let mut row = rows.row(cluster);
+        if role() == "spliced" {
+            row.datapath = Datapath::Splice;
+        }
         let slot = rows.join(&row, cluster, Default::default()).unwrap();
         let (mut there, mut back) = (0, 0);
         for _ in 0..2 {
@@ -67,12 +86,15 @@ fn bytes_as_moved_alone() {
         expected.insert(conn.with_role(Role::Client), (there, back));
         expected.insert(conn.with_role(Role::Service), (back, there));
         (up, down) = (up + there, down + back);
-        drop(slot);
-        drop(row);
+        drop((slot, row));
+        seen.extend(observer.closes().map(|close| (close.conn_id, close)));
     }
-    let closes = closes(&observer, 2 * CONNECTIONS);
+    seen.extend(closes(
+        &observer,
+        2 * usize::try_from(relays).unwrap() - seen.len(),
+    ));
     for (conn, bytes) in expected {
-        let close = &closes[&conn];
+        let close = &seen[&conn];
         assert_eq!((close.rx_bytes, close.tx_bytes), bytes, "{close:?}");
         assert_eq!(close.cluster, cluster.number());
         assert!(
@@ -86,18 +108,18 @@ fn bytes_as_moved_alone() {
     let (client, upstream) = (legs[&Leg::Client], legs[&Leg::Upstream]);
     assert_eq!((client.rx_bytes, client.tx_bytes), (up, down));
     assert_eq!((upstream.rx_bytes, upstream.tx_bytes), (down, up));
-    assert_eq!(client.closes + upstream.closes, 2 * CONNECTIONS as u64);
+    assert_eq!(client.closes + upstream.closes, 2 * relays);
     assert_eq!(reading.own(Own::ClosesLost), 0);
     assert_eq!(reading.own(Own::OffsetSkipped), 0);
     let rtts = own.histogram(Kind::RttClient).unwrap();
-    assert!(rtts.count() >= CONNECTIONS as u64, "{}", rtts.count());
+    assert!(rtts.count() >= relays, "{}", rtts.count());
     assert_eq!(observer.tag_failures(), []);
 }
 
 #[test]
 fn bytes_are_counted_to_the_byte_on_both_legs() {
     if is_root("bytes_are_counted_to_the_byte_on_both_legs") {
-        for role in ["v4", "v6"] {
+        for role in ["v4", "v6", "spliced"] {
             in_a_child("told::bytes_as_moved", role);
         }
     }
