@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_engine::Engine;
+use culvert_engine::legs::Leg;
 use culvert_net::dial::{Dialer, Link};
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_net::relay::{Early, arm};
@@ -76,7 +77,7 @@ pub async fn run(config: ForwardConfig, shutdown: &Shutdown) -> Result<(), Forwa
     let forward = Arc::new(Forward {
         dialer: Dialer::new(tls, config.proxy.clone()),
         path: format!("/forward/{}/{}", config.cluster, config.service.as_str()),
-        mover: Arc::new(Mover::new(engine, metrics)),
+        mover: Arc::new(Mover::new(engine, metrics).between([Leg::Client, Leg::Data])),
         config,
     });
     let (places, opening) = (

@@ -2,13 +2,16 @@
 
 mod pair;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_engine::{Backend, EngineMetrics};
+use culvert_engine::legs::{Elsewhere, LegMetrics, Named};
+use culvert_engine::{Backend, Engine, EngineMetrics};
 use culvert_proto::channel::Form;
 use culvert_proto::close::{CloseReason, Side};
+use culvert_telemetry::metrics::family::{Family, Kind, Sample};
 use culvert_telemetry::metrics::{
-    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, SECONDS,
+    ClusterLabels, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, SECONDS,
 };
 use parking_lot::Mutex;
 
@@ -51,6 +54,11 @@ pub struct AgentMetrics {
     io_backend: IntGaugeVec,
     engine: EngineMetrics,
     pair: PairMetrics,
+    relay_bytes: IntCounterVec,
+    /// What the engine had delivered when it was last looked at.
+    delivered: Mutex<[[u64; 2]; 2]>,
+    legs: Arc<LegMetrics>,
+    named: Arc<Named>,
     cluster: String,
     dials: Mutex<Dials>,
 }
@@ -144,11 +152,10 @@ impl AgentMetrics {
                 "Streams answered with an error of our own.",
                 &["reason"],
             ),
-            connect_seconds: m.histogram_vec(
+            connect_seconds: m.times_vec(
                 "culvert_tcp_connect_duration_seconds",
                 "Time to a usable connection: name, TCP, TLS.",
                 &["cluster", "leg"],
-                SECONDS,
             ),
             connect_failures: m.counter_vec(
                 "culvert_tcp_connect_failures_total",
@@ -161,11 +168,10 @@ impl AgentMetrics {
                 &[],
                 SECONDS,
             ),
-            session_rtt: m.histogram_vec(
+            session_rtt: m.times_vec(
                 "culvert_session_rtt_seconds",
                 "Round trip on the carrier, by our own ping.",
                 &["cluster"],
-                SECONDS,
             ),
             sessions_ended: m.counter_vec(
                 "culvert_agent_sessions_ended_total",
@@ -209,7 +215,15 @@ impl AgentMetrics {
             ),
             pair: PairMetrics::new(&m),
             engine: EngineMetrics::new(&m, &panics),
-            registry: m,
+            relay_bytes: m.counter_vec(
+                "culvert_relay_bytes_total",
+                "Bytes of connections to services that were delivered, by the way they moved.",
+                &["cluster", "direction", "datapath"],
+            ),
+            delivered: Mutex::default(),
+            legs: LegMetrics::new(&m, Elsewhere::default()),
+            named: Named::new(&ClusterLabels::default(), cluster),
+            registry: observed(m),
             cluster: cluster.to_owned(),
             dials: Mutex::default(),
         }
@@ -342,6 +356,43 @@ impl AgentMetrics {
         self.io_backend.with_label_values(&labels).set(1);
     }
 
+    /// Takes over what the engine's threads count.
+    pub fn follow(&self, engine: &Engine) {
+        self.engine.follow(engine.gauges());
+        let now = self.engine.delivered();
+        let before = std::mem::replace(&mut *self.delivered.lock(), now);
+        for (direction, (now, before)) in DIRECTIONS.iter().zip(now.iter().zip(before)) {
+            for (datapath, (now, before)) in ["copy", "splice"].iter().zip(now.iter().zip(before)) {
+                self.bytes(direction, datapath)
+                    .inc_by(now.saturating_sub(before));
+            }
+        }
+    }
+
+    /// Bytes were delivered beside the engine: inside TLS, or on a stream.
+    pub fn relayed(&self, to_service: u64, to_client: u64) {
+        for (direction, bytes) in DIRECTIONS.iter().zip([to_service, to_client]) {
+            self.bytes(direction, "copy").inc_by(bytes);
+        }
+    }
+
+    fn bytes(&self, direction: &str, datapath: &str) -> IntCounter {
+        self.relay_bytes
+            .with_label_values(&[self.cluster.as_str(), direction, datapath])
+    }
+
+    /// Connections by leg.
+    #[must_use]
+    pub fn legs(&self) -> &Arc<LegMetrics> {
+        &self.legs
+    }
+
+    /// The cluster as connections are counted.
+    #[must_use]
+    pub fn named(&self) -> &Arc<Named> {
+        &self.named
+    }
+
     /// The engine's instruments.
     #[must_use]
     pub fn engine(&self) -> &EngineMetrics {
@@ -366,6 +417,38 @@ impl AgentMetrics {
         };
         Some((at(50)?, at(99)?))
     }
+}
+
+const DIRECTIONS: [&str; 2] = ["to_service", "to_client"];
+
+const OBSERVED: &[Family] = &[
+    Family {
+        name: "culvert_ebpf_tier",
+        kind: Kind::Gauge,
+        help: "1 for the observer's tier; an agent runs in other people's clusters and loads nothing.",
+        labels: &["tier"],
+    },
+    Family {
+        name: "culvert_observer_info",
+        kind: Kind::Gauge,
+        help: "1 for where figures of TCP connections come from, and why from there.",
+        labels: &["source", "tier", "requested", "reason"],
+    },
+];
+
+/// Says where the figures of connections come from.
+fn observed(m: Metrics) -> Metrics {
+    m.collect(
+        OBSERVED,
+        Box::new(|| {
+            let info = ["tcp_info", "tcp_info", "off", "not_in_agent"];
+            vec![
+                vec![Sample::number(&["tcp_info"], 1.0)],
+                vec![Sample::number(&info, 1.0)],
+            ]
+        }),
+    );
+    m
 }
 
 #[cfg(test)]
@@ -396,6 +479,7 @@ mod tests {
         metrics.pair().ended("carrier_lost");
         metrics.pair().failed(PairStep::Introduce);
         metrics.pair().unserved.inc();
+        metrics.relayed(7, 9);
         assert_eq!(
             (metrics.pair().standing(), metrics.pair().waiting()),
             (1, 1)
@@ -409,6 +493,8 @@ mod tests {
             "culvert_agent_streams 1",
             "culvert_agent_pool_idle_connections 1",
             "culvert_streams_opened_total{cluster=\"prod\"} 1",
+            "culvert_relay_bytes_total{cluster=\"prod\",datapath=\"copy\",direction=\"to_client\"} 9",
+            "culvert_observer_info{reason=\"not_in_agent\",requested=\"off\",source=\"tcp_info\",tier=\"tcp_info\"} 1",
             "culvert_streams_refused_total{reason=\"too_many_streams\"} 1",
             "culvert_tcp_connect_duration_seconds_count{cluster=\"prod\",leg=\"upstream\"} 1",
             "culvert_tcp_connect_failures_total{cluster=\"prod\",leg=\"upstream\",reason=\"refused\"} 1",

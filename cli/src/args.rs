@@ -85,6 +85,11 @@ pub enum Verb {
     Store(store::Store),
     /// What the hub is doing.
     Status,
+    /// The connections of a data plane, every second: who is slow, and on which leg.
+    Top(Top),
+    /// What this host permits, and why not.
+    #[command(subcommand)]
+    Check(Check),
     /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.
     #[command(hide = true)]
     Follow {
@@ -305,6 +310,45 @@ pub enum Agent {
     /// Connected agents.
     #[command(alias = "ls")]
     List,
+}
+
+/// `culvert top`.
+#[derive(Args)]
+pub struct Top {
+    /// The admin listener of a data plane.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CULVERT_DATAPLANE_ADMIN",
+        default_value = "http://127.0.0.1:9901"
+    )]
+    pub dataplane: String,
+    /// Only this cluster.
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// What stands first.
+    #[arg(long, default_value = "rate", value_parser = crate::top::SORTS)]
+    pub sort: String,
+    /// Connections listed.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Print once and end.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `culvert check`.
+#[derive(Subcommand)]
+pub enum Check {
+    /// The eBPF observer of a data plane: which tier it would run in here.
+    Ebpf {
+        /// The data plane's program; default: the one beside this, else on the PATH.
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// The trace programs too.
+        #[arg(long)]
+        trace: bool,
+    },
 }
 
 /// `culvert quickstart`.

@@ -11,6 +11,7 @@ mod args;
 mod error;
 mod output;
 mod quickstart;
+mod top;
 mod verb;
 
 use clap::Parser as _;

@@ -30,6 +30,17 @@ pub fn show(format: Format, value: &Value, columns: &[Column]) {
     line(&table.trim_fmt());
 }
 
+/// Prints rows of cells under their headings.
+pub fn rows(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headings);
+    for row in rows {
+        table.add_row(row);
+    }
+    line(&table.trim_fmt());
+}
+
 /// Prints JSON, indented.
 pub fn json(value: &Value) {
     line(&format!("{value:#}"));

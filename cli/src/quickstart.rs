@@ -18,6 +18,8 @@ use child::Child;
 pub use child::find;
 use state::State;
 
+pub use child::find;
+
 const CLUSTER: &str = "demo";
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// From the agent's start to the first answer through the tunnel.

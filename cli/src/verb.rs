@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod agent;
+mod check;
 mod cluster;
 mod follow;
 mod join;
@@ -21,7 +22,7 @@ use clap::CommandFactory as _;
 use crate::api::Api;
 use crate::args::{Cli, Global, Verb};
 use crate::error::{CliError, Result};
-use crate::quickstart;
+use crate::{quickstart, top};
 
 /// Runs what the command line says.
 ///
@@ -40,6 +41,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Pair(verb) => pair::run(&global, verb).await,
         Verb::Store(verb) => store::run(&global, verb),
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
+        Verb::Top(args) => top::run(&global, &args).await,
+        Verb::Check(verb) => check::run(&global, verb),
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {
             version::run(&global);

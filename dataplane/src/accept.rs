@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use culvert_engine::legs::Leg;
 use culvert_net::listen::Listener;
 use culvert_net::tls::{Alert, ServerTls, read_greeting};
 use culvert_proto::channel::{ALPN, MAGIC};
@@ -22,6 +23,7 @@ use culvert_telemetry::admin::Admin;
 use crate::channel::arrive;
 use crate::conn::{ClientSocket, ConnState};
 use crate::lobby::Lobby;
+use crate::observe::Watched;
 use crate::plane::Plane;
 use crate::routes::serve::Client;
 
@@ -98,9 +100,14 @@ fn admit(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAd
         let _ = stream.set_zero_linger();
         return;
     }
+    let leg = match port.side {
+        Side::Public => Leg::Other,
+        Side::Internal => Leg::Client,
+    };
     let arrival = Arrival {
         plane: plane.clone(),
         port: port.clone(),
+        watched: Watched::accepted(&plane.metrics.sight, &stream, leg),
         stream,
         peer,
         place,
@@ -124,6 +131,7 @@ struct Arrival {
     plane: Arc<Plane>,
     port: Arc<Port>,
     stream: TcpStream,
+    watched: Watched,
     peer: SocketAddr,
     place: Place,
 }
@@ -173,7 +181,7 @@ impl Arrival {
         }
         match self.port.tls.clone() {
             None => {
-                let socket = ClientSocket::new(self.stream, seen, state.clone());
+                let socket = ClientSocket::new(self.stream, seen, self.watched, state.clone());
                 http::http1(&self.plane, &self.port, self.peer, state, socket).await;
             }
             Some(tls) if is_tls => self.handshake(&tls, seen, state).await,
@@ -189,7 +197,7 @@ impl Arrival {
             peer: self.peer,
             place: self.place,
         };
-        arrive::plain(&self.plane, from, self.stream, seen).await;
+        arrive::plain(&self.plane, from, (self.stream, self.watched), seen).await;
         drop(state);
     }
 
@@ -222,6 +230,7 @@ impl Arrival {
         Client {
             plane: self.plane,
             stream: self.stream,
+            watched: self.watched,
             peer: self.peer,
             place: self.place,
         }
@@ -231,7 +240,7 @@ impl Arrival {
     async fn handshake(self, tls: &ServerTls, seen: Bytes, state: Arc<ConnState>) {
         let (plane, port, peer) = (&self.plane, &self.port, self.peer);
         let spare = rustix::io::fcntl_dupfd_cloexec(&self.stream, 0);
-        let socket = ClientSocket::new(self.stream, seen, state.clone());
+        let socket = ClientSocket::new(self.stream, seen, self.watched, state.clone());
         let socket = match tls.accept(socket).await {
             Ok(socket) => socket,
             Err(why) => {

@@ -8,7 +8,7 @@
 pub mod arrive;
 mod pool;
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use culvert_net::crypto::{constant_time_eq, hmac_sha256, random_bytes};
 use culvert_net::tls::ServerStream;
+use culvert_observe::Offsets;
 use culvert_proto::channel::{ChannelAnswer, ChannelOffer, Form, OpenTickets, Preface};
 use culvert_proto::control::{ChannelFail, Ticket, Tickets};
 use culvert_proto::id::Epoch;
@@ -26,6 +27,8 @@ use culvert_proto::limits::TICKET_LIFE_MS;
 use crate::accept::Place;
 use crate::conn::{ClientSocket, InFlight};
 use crate::metrics::Metrics;
+use crate::observe::Watched;
+use crate::observe::socket::Identity;
 use pool::Pool;
 
 /// How often channels that wait are looked at.
@@ -40,14 +43,26 @@ pub struct Channel {
     pub io: ChannelIo,
     /// Its place among the connections of its listener.
     pub place: Place,
+    /// Who dialled it.
+    pub peer: SocketAddr,
 }
 
 /// What a channel runs in.
 pub enum ChannelIo {
     /// Form 2, of no runtime.
-    Plain(TcpStream),
+    Plain(PlainSocket),
     /// Form 1.
     Tls(TlsChannel),
+}
+
+/// A channel of form 2.
+pub struct PlainSocket {
+    /// Its bytes.
+    pub stream: TcpStream,
+    /// How it is counted.
+    pub watched: Watched,
+    /// How far it was used.
+    pub used: Offsets,
 }
 
 /// A channel of form 1, and where its socket's news arrive.
@@ -55,7 +70,7 @@ pub struct TlsChannel {
     /// Its bytes.
     pub stream: Box<ServerStream<ClientSocket>>,
     /// Keeps the deadlines of idle clients off it.
-    _busy: InFlight,
+    busy: InFlight,
     /// The thread that accepted it.
     pub home: Handle,
 }
@@ -65,9 +80,14 @@ impl TlsChannel {
     fn here(stream: ServerStream<ClientSocket>, busy: InFlight) -> Self {
         Self {
             stream: Box::new(stream),
-            _busy: busy,
+            busy,
             home: Handle::current(),
         }
+    }
+
+    /// It is this from its next write on.
+    pub fn identify(&self, identity: Identity) {
+        self.busy.conn().identify(identity);
     }
 }
 

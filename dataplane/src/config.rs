@@ -6,6 +6,8 @@
 
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod probe;
 mod program;
 mod reader;
 #[cfg(feature = "relay")]
@@ -17,7 +19,12 @@ use std::fmt;
 use std::time::Duration;
 
 #[cfg(feature = "hub")]
-pub use hub::{ClustersText, Config, ControlLink, STREAMS_PER_SESSION_MAX, StateSource, Tls};
+pub use hub::{
+    ClustersText, Config, ControlLink, FlowLogConfig, FlowLogMode, MetricsConfig, ObserveConfig,
+    STREAMS_PER_SESSION_MAX, StateSource, Tls,
+};
+#[cfg(feature = "hub")]
+pub use probe::ProbeConfig;
 pub use program::PROGRAM;
 #[cfg(feature = "relay")]
 pub use relay::{OuterTls, RELAY, RelayConfig};
@@ -54,6 +61,9 @@ pub enum Job {
     /// A relay of pairs.
     #[cfg(feature = "relay")]
     Relay(Box<RelayConfig>),
+    /// Tells what the host permits the observer, and ends.
+    #[cfg(feature = "hub")]
+    Probe(ProbeConfig),
 }
 
 /// What is wrong with the configuration: all of it.
@@ -121,6 +131,10 @@ impl Job {
         if argv.get(1).is_some_and(|verb| verb == relay::VERB) {
             let flags = argv.into_iter().skip(2);
             return RelayConfig::read(flags, env).map(|it| Self::Relay(Box::new(it)));
+        }
+        #[cfg(feature = "hub")]
+        if argv.get(1).is_some_and(|verb| verb == probe::VERB) {
+            return ProbeConfig::read(argv.into_iter().skip(2)).map(Self::Probe);
         }
         #[cfg(feature = "hub")]
         return Config::read(argv, env).map(|it| Self::Hub(Box::new(it)));

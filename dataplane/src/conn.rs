@@ -25,6 +25,8 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::limits::{CLIENT_IDLE_TIMEOUT_MS, HEAD_TIMEOUT_MS};
 
 use crate::lobby::Guest;
+use crate::observe::Watched;
+use crate::observe::socket::Identity;
 
 /// What the socket, the requests on it and their bodies tell each other.
 #[derive(Default)]
@@ -38,6 +40,10 @@ pub struct ConnState {
     dead: AtomicBool,
     hangup: Hangup,
     guest: Mutex<Option<Guest>>,
+    /// What the connection turned out to be; the socket's own is older while this
+    /// is set.
+    identified: AtomicBool,
+    identity: Mutex<Option<Identity>>,
 }
 
 impl ConnState {
@@ -82,6 +88,16 @@ impl ConnState {
     /// Whether a request is being served.
     pub fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// The connection turned out to be this: from the next write on it is counted
+    /// and tagged so.
+    pub fn identify(&self, identity: Identity) {
+        let mut known = self.identity.lock();
+        if known.as_ref() != Some(&identity) {
+            *known = Some(identity);
+            self.identified.store(true, Ordering::Release);
+        }
     }
 
     /// From the next write on a close without [`disarm`](Self::disarm) is RST,
@@ -147,13 +163,15 @@ pub struct ClientSocket {
     armed: bool,
     vigil: Option<Vigil>,
     lifted: bool,
+    watched: Watched,
 }
 
 impl ClientSocket {
     /// Wraps an accepted socket whose first byte has come; `prefix` was read from it.
-    pub fn new(stream: TcpStream, prefix: Bytes, state: Arc<ConnState>) -> Self {
+    pub fn new(stream: TcpStream, prefix: Bytes, watched: Watched, state: Arc<ConnState>) -> Self {
         Self {
             stream,
+            watched,
             prefix,
             state,
             wait: (0, Instant::now(), true),
@@ -221,6 +239,11 @@ impl ClientSocket {
 
     /// Applies what the requests asked for to the socket.
     fn before_write(&mut self) {
+        if self.state.identified.swap(false, Ordering::Acquire)
+            && let Some(identity) = &*self.state.identity.lock()
+        {
+            self.watched.becomes(self.stream.as_fd(), identity);
+        }
         if !self.lifted && self.state.lift.load(Ordering::Relaxed) {
             self.lifted = true;
             match lift_user_timeout(&self.stream) {
@@ -241,6 +264,7 @@ impl ClientSocket {
     ) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Pending => self.poll_vigil(cx)?,
+            Poll::Ready(Err(_)) => self.watched.ends(CloseReason::ClientReset),
             Poll::Ready(_) => {
                 if let Some(vigil) = &mut self.vigil {
                     vigil.wrote();
@@ -282,6 +306,10 @@ impl End for ClientSocket {
 impl Drop for ClientSocket {
     fn drop(&mut self) {
         self.settle_linger();
+        if self.state.dead.load(Ordering::Relaxed) {
+            self.watched.ends(CloseReason::ClientDead);
+        }
+        self.watched.sample(self.stream.as_fd());
     }
 }
 
@@ -299,9 +327,16 @@ impl AsyncRead for ClientSocket {
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => {
-                self.poll_deadline(cx)?;
+                self.poll_deadline(cx)
+                    .inspect_err(|_| self.watched.ends(CloseReason::ClientIdle))?;
                 self.poll_vigil(cx)?;
+                let socket = &mut *self;
+                socket.watched.sample_at_times(socket.stream.as_fd());
                 Poll::Pending
+            }
+            Poll::Ready(Err(why)) => {
+                self.watched.ends(CloseReason::ClientReset);
+                Poll::Ready(Err(why))
             }
             ready => {
                 if buf.filled().len() > before {

@@ -5,28 +5,35 @@
 
 pub mod lives;
 mod open;
+mod told;
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use culvert_engine::{Join, Joined, Summary};
+use culvert_engine::legs::Leg;
+use culvert_engine::{Join, Joined, Live, Summary};
 use culvert_net::crypto::random_bytes;
 use culvert_net::relay::{Early, End, relay_told};
+use culvert_observe::{ConnId, Offsets};
 use culvert_proto::close::CloseReason;
 use culvert_proto::id::{RequestId, SessionKey};
 use culvert_proto::token::Digest;
 
 use crate::accept::Place;
 use crate::ingress::Refusal;
+use crate::observe::socket::Identity;
+use crate::observe::{Watched, pair};
 use crate::plane::{Plane, Work, unix_ms};
 use crate::routes::Way;
 use crate::sessions::PairSlot;
 use crate::table::RequestSlot;
-use lives::{Flow, Registered};
+use lives::{Asked, Flow, Registered, Shown};
 use open::{Opened, ServiceLeg};
 
 /// What led a client to a service, and may be taken away again.
@@ -69,6 +76,7 @@ pub struct Ask {
     peer: SocketAddr,
     early: Bytes,
     id: RequestId,
+    conn: ConnId,
     began: Instant,
 }
 
@@ -80,9 +88,11 @@ struct Life {
     _slot: RequestSlot,
     _work: Work,
     id: RequestId,
-    peer: SocketAddr,
-    began: Instant,
     datapath: &'static str,
+    /// The agent's end of the data channel.
+    channel: Option<SocketAddr>,
+    /// Bytes of the client that went along with the open.
+    sent: u64,
 }
 
 /// A flow whose service is connected.
@@ -107,7 +117,20 @@ impl Ask {
             peer,
             early,
             id: RequestId::v7(unix_ms(), random_bytes()),
+            conn: plane.metrics.sight.number(),
             began: Instant::now(),
+        }
+    }
+
+    /// What the client's connection turned out to be.
+    pub fn identity(&self) -> Identity {
+        let table = self.plane.table.load();
+        let cluster = table.get(self.way.cluster.as_str());
+        let seen = cluster.map(|cluster| cluster.metrics.seen.clone());
+        Identity {
+            seen: seen.unwrap_or_else(|| self.plane.metrics.sight.nobody()),
+            leg: Leg::Client,
+            conn: Some(self.conn),
         }
     }
 
@@ -149,10 +172,16 @@ impl Ask {
         }
         let slot = cluster.admit()?;
         self.plane.limit_rate()?;
-        let registered =
-            self.plane
-                .flows
-                .register(&self.plane, cluster, self.way.service, self.origin);
+        let asked = Asked {
+            origin: self.origin,
+            conn: self.conn,
+            peer: self.peer,
+            began: self.began,
+        };
+        let registered = self
+            .plane
+            .flows
+            .register(&self.plane, cluster, self.way.service, asked);
         let flow = registered.flow().clone();
         let wanted = open::Wanted {
             flow: &flow,
@@ -179,9 +208,9 @@ impl Ask {
                 _slot: slot,
                 _work: work,
                 id: self.id,
-                peer: self.peer,
-                began: self.began,
                 datapath: "stream",
+                channel: opened.peer,
+                sent: opened.sent,
             },
             opened,
         })
@@ -190,31 +219,34 @@ impl Ask {
 
 impl Begun {
     /// Joins a plain socket with the service, and returns at once.
-    pub fn join_socket(self, client: TcpStream, place: Place) {
+    pub fn join_socket(self, client: TcpStream, watched: Watched, place: Place) {
         match self.opened.leg {
-            ServiceLeg::Plain(_) => self.splice(client, place),
+            ServiceLeg::Plain(_) => self.splice(client, watched, place),
             ServiceLeg::Tls(ref channel) => {
                 // Where the channel's socket lives, so that no byte wakes two threads.
                 let home = channel.home.clone();
                 if let Ok(client) = client.into_std() {
                     home.spawn(async move {
                         if let Ok(client) = TcpStream::from_std(client) {
-                            self.copy_socket(client, place).await;
+                            self.copy_socket(client, watched, place).await;
                         }
                     });
                 }
             }
-            ServiceLeg::Stream(..) => drop(tokio::spawn(self.copy_socket(client, place))),
+            ServiceLeg::Stream(..) => {
+                drop(tokio::spawn(self.copy_socket(client, watched, place)));
+            }
         }
     }
 
-    async fn copy_socket(self, mut client: TcpStream, place: Place) {
-        self.copy(&mut client, Bytes::new()).await;
+    async fn copy_socket(self, mut client: TcpStream, mut watched: Watched, place: Place) {
+        let reason = self.copy(&mut client, Bytes::new()).await;
+        watched.ended(client.as_fd(), reason);
         drop((client, place));
     }
 
     /// Two plain sockets: the engine's.
-    fn splice(mut self, client: TcpStream, place: Place) {
+    fn splice(mut self, client: TcpStream, watched: Watched, place: Place) {
         let ServiceLeg::Plain(channel) = self.opened.leg else {
             return;
         };
@@ -223,16 +255,30 @@ impl Begun {
         let (Ok(client), Ok(service)) = (client.into_std(), channel.stream.into_std()) else {
             return self.life.ended(CloseReason::Internal, [0; 2]);
         };
-        let joined = self.life.plane.engine.join(Join {
+        // Of the client nothing was answered, and what it said was sent but for the rest.
+        let of_client = Offsets {
+            consumed: self.opened.sent,
+            written: 0,
+        };
+        let measured = pair::Place::default();
+        let (both, used) = ([watched, channel.watched], [of_client, channel.used]);
+        let watch = pair::Watch::new(both, Some(used), measured.clone());
+        let join = Join {
             client: client.into(),
             service: service.into(),
             from_client: self.opened.from_client.to_vec(),
             from_service: self.opened.from_service.to_vec(),
             cluster: self.life.flow().cluster.number(),
-        });
-        match joined {
+        };
+        match self.life.plane.engine.join_observed(join, Some(watch)) {
             Ok(joined) => {
-                self.life.flow().relays(joined.live.clone());
+                self.life.flow().relays(Shown {
+                    live: joined.live.clone(),
+                    sent: self.opened.sent,
+                    datapath: "splice",
+                    channel: self.life.channel,
+                    pair: Some((joined.handle(), measured)),
+                });
                 self.life.counted();
                 tokio::spawn(follow(self.life, joined, (place, channel.place)));
             }
@@ -245,7 +291,7 @@ impl Begun {
 
     /// Anything else: copied on this thread, to its end. `from_client` was read
     /// since the ask.
-    pub async fn copy<C: End>(mut self, client: &mut C, from_client: Bytes) {
+    pub async fn copy<C: End>(mut self, client: &mut C, from_client: Bytes) -> CloseReason {
         let to_service = match self.opened.from_client.is_empty() {
             true => from_client,
             false => [&self.opened.from_client[..], &from_client].concat().into(),
@@ -259,17 +305,20 @@ impl Begun {
         match self.opened.leg {
             ServiceLeg::Plain(mut channel) => {
                 life.datapath = "copy";
-                life.copy(client, &mut channel.stream, early).await;
+                let reason = life.copy(client, &mut channel.stream, early).await;
+                channel.watched.ended(channel.stream.as_fd(), reason);
+                reason
             }
             ServiceLeg::Tls(mut channel) => {
                 life.datapath = "copy";
-                life.copy(client, &mut channel.stream, early).await;
+                life.copy(client, &mut channel.stream, early).await
             }
             ServiceLeg::Stream(mut stream, _slot) => {
                 let reason = life.copy(client, &mut stream, early).await;
                 if reason != CloseReason::Finished {
                     stream.reset(reason);
                 }
+                reason
             }
         }
     }
@@ -298,13 +347,31 @@ impl Life {
         early: Early,
     ) -> CloseReason {
         self.counted();
+        let live = Arc::new(Live::default());
+        self.flow().relays(Shown {
+            live: live.clone(),
+            sent: self.sent,
+            datapath: self.datapath,
+            channel: self.channel,
+            pair: None,
+        });
         let metrics = &self.flow().cluster.metrics;
+        let joined = Instant::now();
         let mut bytes = [0; 2];
         let tell = |to_service, to_client| {
+            if to_client > 0 && bytes[1] == 0 {
+                let first_ns = u64::try_from(joined.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                live.first_byte_ns.store(first_ns.max(1), Ordering::Relaxed);
+            }
             bytes[0] += to_service;
             bytes[1] += to_client;
+            live.to_service.store(bytes[0], Ordering::Relaxed);
+            live.to_client.store(bytes[1], Ordering::Relaxed);
             metrics.bytes_to_service.inc_by(to_service);
             metrics.bytes_to_client.inc_by(to_client);
+            if let Some(legs) = metrics.legs.as_ref().filter(|_| self.channel.is_some()) {
+                legs.delivered(to_service, to_client);
+            }
         };
         // Cut, both are dropped as they are armed.
         let reason = tokio::select! {
@@ -323,11 +390,13 @@ impl Life {
             .with_label_values(&[reason.as_str()])
             .inc();
         let flow = self.flow();
+        let to_service = to_service + flow.sent();
+        self.told(flow, reason, [to_service, to_client]);
         let session = flow.session().as_ref().map(SessionKey::to_string);
         tracing::debug!(
             mode = flow.origin.mode(), cluster = %flow.cluster.state.id, service = %flow.service,
-            peer = %self.peer, request_id = %self.id, session, to_service, to_client,
-            duration_s = self.began.elapsed().as_secs_f64(), datapath = self.datapath, %reason,
+            peer = %flow.peer, request_id = %self.id, session, to_service, to_client,
+            duration_s = flow.began.elapsed().as_secs_f64(), datapath = self.datapath, %reason,
             "flow ended"
         );
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::BorrowedFd;
 use std::thread::JoinHandle;
 
 use culvert_engine::Backend;
@@ -109,12 +110,18 @@ pub fn connections_max() -> usize {
 }
 
 /// Binds all addresses of both families where the host has both, else of the one it has.
-pub fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
-    match Listener::bind(addr, options) {
+/// `bound` is shown the socket before it listens.
+pub fn bind(
+    addr: SocketAddr,
+    options: ListenOptions,
+    bound: impl Fn(BorrowedFd<'_>),
+) -> io::Result<Listener> {
+    match Listener::bind_told(addr, options, &bound) {
         Err(_) if addr.is_ipv6() && addr.ip().is_unspecified() && !has_ipv6() => {
-            Listener::bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), options)
+            let addr = (Ipv4Addr::UNSPECIFIED, addr.port()).into();
+            Listener::bind_told(addr, options, &bound)
         }
-        bound => bound,
+        made => made,
     }
 }
 

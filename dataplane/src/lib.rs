@@ -22,6 +22,8 @@ pub mod config;
 #[cfg(feature = "hub")]
 mod conn;
 #[cfg(feature = "hub")]
+mod connections;
+#[cfg(feature = "hub")]
 mod drain;
 mod engine;
 #[cfg(feature = "hub")]
@@ -34,6 +36,8 @@ mod links;
 mod lobby;
 #[cfg(feature = "hub")]
 mod metrics;
+#[cfg(feature = "hub")]
+mod observe;
 #[cfg(feature = "hub")]
 mod pacing;
 #[cfg(feature = "hub")]
@@ -75,5 +79,7 @@ pub fn run(job: Job) -> ExitCode {
         Job::Hub(config) => start::run(*config),
         #[cfg(feature = "relay")]
         Job::Relay(config) => relay::run(*config),
+        #[cfg(feature = "hub")]
+        Job::Probe(config) => observe::probe::run(config),
     }
 }

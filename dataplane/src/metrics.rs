@@ -2,26 +2,32 @@
 
 mod flows;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::Method;
 use parking_lot::RwLock;
 
 use culvert_telemetry::metrics::{
-    ClusterLabels, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Metrics as Registry,
+    ClusterLabels, Counter, CounterVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Metrics as Registry,
 };
 
+use culvert_engine::legs::{Leg, LegBytes};
 use culvert_engine::{Backend, Engine, EngineMetrics};
+use culvert_observe::{Observer, Reason};
 
+use crate::config::MetricsConfig;
+use crate::observe::{Seen, Sight};
+
+pub use culvert_telemetry::metrics::UNROUTED;
 pub use flows::{ChannelMetrics, FlowMetrics};
 
-/// Label of requests whose URL names no known cluster.
-pub const UNROUTED: &str = "_unrouted";
 /// Bounds of `proxy_request_duration_seconds`, from the contract.
 const REQUEST_SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+/// Labels of clusters that are none: unrouted, pairs, overflow, the self-test.
+const LABELS_FIXED: usize = 4;
 /// Methods that get a label of their own.
 const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
@@ -34,7 +40,11 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     active: IntGaugeVec,
-    labels: ClusterLabels,
+    /// Names of clusters in labels.
+    pub labels: Arc<ClusterLabels>,
+    unrouted: OnceLock<Arc<ClusterMetrics>>,
+    /// What is known of connections.
+    pub sight: Arc<Sight>,
     /// `agents_connected`
     pub agents: IntGauge,
     /// `proxy_rate_limited_total`
@@ -60,6 +70,7 @@ pub struct Metrics {
     /// `culvert_streams_refused_total{reason}`
     pub streams_refused: IntCounterVec,
     relay_bytes: IntCounterVec,
+    relay_stall: CounterVec,
     /// Relayed TCP connections
     pub flows: FlowMetrics,
     /// Data channels
@@ -112,6 +123,12 @@ pub struct ClusterMetrics {
     pub spliced_to_service: IntCounter,
     /// Bytes towards the client that the engine moved.
     pub spliced_to_client: IntCounter,
+    /// Seconds in which bytes waited for room, towards the service and the client.
+    pub stalled: [Counter; 2],
+    /// Bytes of the legs of flows, where the kernel does not count them.
+    pub legs: Option<LegBytes>,
+    /// The cluster as connections are counted and tagged.
+    pub seen: Seen,
 }
 
 /// Outcomes of one cluster kept at hand; rarer ones are looked up each time.
@@ -119,14 +136,20 @@ const OUTCOMES_MAX: usize = 32;
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(
+            Observer::absent(Reason::Disabled),
+            &MetricsConfig::default(),
+        )
     }
 }
 
 impl Metrics {
-    /// Registers everything.
-    pub fn new() -> Self {
+    /// Registers everything; `observer` tells what it knows.
+    pub fn new(observer: Observer, config: &MetricsConfig) -> Self {
         let r = Registry::new();
+        let own = config.clusters_max.saturating_sub(LABELS_FIXED);
+        let labels = ClusterLabels::new(own, config.histograms.clone());
+        let labels = Arc::new(labels);
         let panics = r.counter_vec("culvert_panics_total", "Panics caught, by task.", &["task"]);
         let metrics = Self {
             requests: r.counter_vec(
@@ -141,7 +164,9 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             active: r.gauge_vec("tunnel_active_connections", "Requests in flight.", &["cluster"]),
-            labels: ClusterLabels::default(),
+            sight: Sight::new(&r, observer, &labels),
+            labels,
+            unrouted: OnceLock::new(),
             agents: r.gauge("agents_connected", "Agent sessions."),
             rate_limited: r.counter("proxy_rate_limited_total", "Requests answered 429."),
             auth_failures: r.counter_vec(
@@ -199,6 +224,11 @@ impl Metrics {
                 "Bytes relayed: bodies, upgraded connections and flows; datapath is splice for pairs of the engine, else copy.",
                 &["cluster", "direction", "datapath"],
             ),
+            relay_stall: r.seconds_vec(
+                "culvert_relay_stall_seconds_total",
+                "Time in which bytes of pairs of the engine waited for room in the other side's socket.",
+                &["cluster", "direction"],
+            ),
             flows: FlowMetrics::new(&r),
             channels: ChannelMetrics::new(&r),
             engine: EngineMetrics::new(&r, &panics),
@@ -247,10 +277,15 @@ impl Metrics {
 
     /// The instruments of a cluster, or of [`UNROUTED`].
     pub fn cluster(&self, cluster: &str) -> Arc<ClusterMetrics> {
-        let label = match cluster {
-            UNROUTED => UNROUTED,
-            cluster => self.labels.label(cluster),
-        };
+        match cluster {
+            UNROUTED => self.unrouted.get_or_init(|| self.look_up(UNROUTED)).clone(),
+            cluster => self.look_up(cluster),
+        }
+    }
+
+    fn look_up(&self, cluster: &str) -> Arc<ClusterMetrics> {
+        let seen = self.sight.cluster(&self.labels, cluster);
+        let label = &*seen.named.label;
         let bytes = |direction, datapath| {
             self.relay_bytes
                 .with_label_values(&[label, direction, datapath])
@@ -267,6 +302,10 @@ impl Metrics {
             bytes_to_client: bytes("to_client", "copy"),
             spliced_to_service: bytes("to_service", "splice"),
             spliced_to_client: bytes("to_client", "splice"),
+            stalled: ["to_service", "to_client"]
+                .map(|direction| self.relay_stall.with_label_values(&[label, direction])),
+            legs: self.sight.legs.bytes(&seen.named, Leg::Client, Leg::Data),
+            seen: seen.clone(),
         })
     }
 
@@ -322,7 +361,7 @@ mod tests {
 
     #[test]
     fn contract_metrics_carry_exactly_their_labels() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let cluster = metrics.cluster("a");
         cluster.count(&Method::GET, 200);
         cluster.count(&Method::GET, 200);
@@ -343,5 +382,65 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing from:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_thousand_clusters_stay_within_the_budget_of_series() {
+        let metrics = Metrics::default();
+        let mut connections = Vec::new();
+        for number in 0..1100 {
+            let cluster = metrics.cluster(&format!("cluster-{number}"));
+            for method in ["GET", "POST", "PUT"] {
+                for status in [200, 404, 502] {
+                    cluster.count(&method.parse().unwrap(), status);
+                }
+            }
+            cluster.seconds.observe(0.01);
+            cluster.streams_opened.inc();
+            for bytes in [
+                &cluster.bytes_to_service,
+                &cluster.bytes_to_client,
+                &cluster.spliced_to_service,
+                &cluster.spliced_to_client,
+            ] {
+                bytes.inc_by(9);
+            }
+            cluster
+                .stalled
+                .iter()
+                .for_each(|stalled| stalled.inc_by(0.5));
+            if let Some(legs) = &cluster.legs {
+                legs.delivered(5, 7);
+            }
+            metrics
+                .sight
+                .first_byte(&cluster.seen, std::time::Duration::from_millis(3));
+            for leg in [Leg::Client, Leg::Data, Leg::Carrier] {
+                let mut connection =
+                    culvert_engine::legs::Connection::new(&metrics.sight.legs, leg);
+                connection.becomes(&cluster.seen.named, leg);
+                connections.push(connection);
+            }
+        }
+        drop(connections);
+        let began = std::time::Instant::now();
+        let text = metrics.registry.render();
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        println!(
+            "{series} series, {} bytes, {:?}",
+            text.len(),
+            began.elapsed()
+        );
+        assert!(
+            series <= 80_000 && text.len() <= 10 << 20,
+            "{series} {}",
+            text.len()
+        );
+        assert!(text.contains(r#"culvert_metrics_overflow_total{family="cluster"} "#));
+        let own = |line: &&str| {
+            line.starts_with("culvert_first_byte_duration_seconds_count")
+                && line.contains("cluster-")
+        };
+        assert_eq!(text.lines().filter(own).count(), 32);
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use culvert_engine::Engine;
 use culvert_mux::{Budget, Pressure};
+use culvert_observe::Observer;
 use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
 use culvert_proto::hello::Caps;
@@ -76,8 +77,13 @@ pub struct Work(Arc<Plane>);
 
 impl Plane {
     /// A data plane without a table.
-    pub fn new(config: Config, engine: Engine, connections_max: usize) -> Arc<Self> {
-        let metrics = Arc::new(Metrics::new());
+    pub fn new(
+        config: Config,
+        engine: Engine,
+        observer: Observer,
+        connections_max: usize,
+    ) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::new(observer, &config.metrics));
         metrics.memory_budget.set(gauge(config.memory_budget));
         Arc::new(Self {
             table: ArcSwap::default(),
@@ -405,7 +411,8 @@ mod tests {
         let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
         let config = Config::read(argv, &|_| None).unwrap();
         let (engine, _) = crate::engine::start(config.engine, config.io_engine, 1).unwrap();
-        Plane::new(config, engine, 16)
+        let observer = Observer::absent(culvert_observe::Reason::Disabled);
+        Plane::new(config, engine, observer, 16)
     }
 
     /// Requests that pass in a burst of 100.

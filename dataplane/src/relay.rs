@@ -13,6 +13,8 @@ mod join;
 mod metrics;
 mod start;
 mod wait;
+#[cfg(feature = "hub")]
+mod watch;
 
 pub use metrics::describe as describe_metrics;
 pub use start::{Addresses, Relay, run};

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use culvert_engine::Backend;
 use culvert_net::listen::Listener;
 use culvert_net::tls::{ClientAuth, MinVersion, ServerTls, ServerTlsOptions};
+use culvert_observe::{Observer, Reason};
 use culvert_proto::channel::ALPN;
 use culvert_telemetry::lifecycle::{EXIT_FAILURE, Shutdown};
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
 use crate::engine;
 use crate::launch::{Process, StartError, Started, connections_max, spawn};
+use crate::metrics::Metrics;
+use crate::observe;
 use crate::plane::Plane;
 use crate::routes::{self, follow::Handed};
 use crate::runtime;
@@ -54,7 +57,8 @@ pub fn run(config: Config) -> ExitCode {
     };
     let started = process
         .prepare()
-        .and_then(|()| Dataplane::start_with(config, true));
+        .and_then(|()| observe::start(&config))
+        .and_then(|observer| Dataplane::start_with(config, observer, true));
     match started {
         Ok(dataplane) => {
             dataplane.join();
@@ -69,22 +73,27 @@ pub fn run(config: Config) -> ExitCode {
 
 impl Dataplane {
     /// Starts without signal handlers: ended by [`shutdown`](Self::shutdown).
+    /// Without an observer in the kernel, which belongs to a process that has no
+    /// other thread yet.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, false)
+        Self::start_with(config, Observer::absent(Reason::Disabled), false)
     }
 
-    fn start_with(config: Config, signals: bool) -> Result<Self, StartError> {
+    fn start_with(config: Config, observer: Observer, signals: bool) -> Result<Self, StartError> {
         let backend = runtime::probe(config.io_engine)?;
         let tls = config.tls.as_ref().map(load_tls).transpose()?;
         let file = read_clusters(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
         let (engine, engine_backend) = engine::start(config.engine, config.io_engine, threads)?;
-        let listeners = Listeners::bind(&config)?;
+        let listeners = Listeners::bind(&config, &observer)?;
         let addresses = listeners.addresses()?;
-        let plane = Plane::new(config, engine, connections_max());
+        let plane = Plane::new(config, engine, observer, connections_max());
+        let Metrics { sight, labels, .. } = &*plane.metrics;
+        // It ends with the data plane.
+        drop(observe::ends::start(sight, labels, plane.config.flowlog)?);
         announce(&plane, backend, threads, addresses, file.as_ref());
         plane.metrics.runs_on(engine_backend);
         let admin = admin::routes(&plane);

@@ -8,6 +8,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 
+use culvert_engine::legs::Leg;
 use culvert_mux::Pressure;
 use culvert_net::carrier::{CarrierConfig, carrier};
 use culvert_net::crypto::{random_bytes, sha256};
@@ -27,6 +28,7 @@ use culvert_proto::token::Digest;
 
 use crate::conn::{ClientSocket, InFlight};
 use crate::ingress::{Body, Refusal};
+use crate::observe::socket::Identity;
 use crate::plane::{Plane, unix_ms};
 use crate::session;
 use crate::sessions::{Facts, Session};
@@ -262,6 +264,12 @@ impl Entrance {
         {
             put(headers, "sec-websocket-accept", &websocket_accept(key));
         }
+        // Before the 101 is written.
+        in_flight.conn().identify(Identity {
+            seen: self.cluster.metrics.seen.clone(),
+            leg: Leg::Carrier,
+            conn: None,
+        });
         let plane = plane.clone();
         tokio::spawn(async move { self.run(&plane, upgrade, in_flight, caps).await });
         response

@@ -7,10 +7,25 @@ use super::{EngineConfig, THREADS_MAX};
 
 impl Reader {
     pub(super) fn engine(&mut self) -> EngineConfig {
+        self.no_observer();
         EngineConfig {
             io: self.io_engine(),
             threads: self.number("engine-threads", 1, THREADS_MAX),
             spin: self.spin(),
+        }
+    }
+
+    /// An agent runs in other people's clusters and loads no program into a kernel.
+    fn no_observer(&mut self) {
+        if let Some(value) = self.layers.get("ebpf").cloned() {
+            match value.text.as_str() {
+                "auto" | "off" => {}
+                "require" => self.problem(
+                    &value,
+                    "cannot be had (not_in_agent): the observer runs in data planes; remove it",
+                ),
+                _ => self.problem(&value, "is none of auto, off, require"),
+            }
         }
     }
 

@@ -218,6 +218,12 @@ const SETTINGS: &[Setting] = &[
     },
     row("log-format", Text, "auto", "auto, logfmt, json"),
     row(
+        "ebpf",
+        Text,
+        "auto",
+        "eBPF observer: auto and off are the same here, an agent loads nothing; require is no start",
+    ),
+    row(
         "threads",
         Text,
         "auto",

@@ -2,13 +2,14 @@
 //! ends are plain TCP, else a copy.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use culvert_engine::{Engine, Join, Joined};
+use culvert_engine::legs::{Connection, Leg};
+use culvert_engine::{Engine, Join, Joined, Observe};
 use culvert_net::dial::Link;
-use culvert_net::relay::{Early, End, Relayed, arm, relay};
+use culvert_net::relay::{Early, End, Relayed, arm, relay_told};
 use culvert_proto::close::CloseReason;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -23,6 +24,8 @@ pub const PAIRS_MAX: usize = 65_536;
 /// Moves bytes until told to stop.
 pub struct Mover {
     metrics: Arc<AgentMetrics>,
+    /// What its connections are: nearer the client, nearer the service.
+    legs: [Leg; 2],
     /// Absent where nothing can be spliced.
     engine: Option<Engine>,
     running: TaskTracker,
@@ -37,16 +40,24 @@ impl Mover {
         running.close();
         Self {
             metrics,
+            legs: [Leg::Data, Leg::Upstream],
             engine,
             running,
             cut: CancellationToken::new(),
         }
     }
 
+    /// Between these in place of data channels and services.
+    #[must_use]
+    pub fn between(mut self, legs: [Leg; 2]) -> Self {
+        self.legs = legs;
+        self
+    }
+
     /// Brings the engine's counters into the metrics.
     pub fn count(&self) {
         if let Some(engine) = &self.engine {
-            self.metrics.engine().follow(engine.gauges());
+            self.metrics.follow(engine);
         }
     }
 
@@ -71,7 +82,8 @@ impl Mover {
         let mover = self.clone();
         match (client, service, &self.engine) {
             (Link::Plain(client), Link::Plain(service), Some(engine)) => {
-                match splice(engine, client, service, early) {
+                let watch = self.watch([true, true]);
+                match splice(engine, client, service, early, watch) {
                     Ok(joined) => Some(self.running.spawn(mover.spliced(joined))),
                     Err(reason) => {
                         self.metrics.engine().refused(reason);
@@ -111,6 +123,22 @@ impl Mover {
         );
     }
 
+    /// Counts the ends that are connections of their own.
+    fn watch(&self, is_socket: [bool; 2]) -> Legs {
+        let connection = |(leg, is_socket): (Leg, bool)| {
+            is_socket.then(|| {
+                let mut connection = Connection::new(self.metrics.legs(), leg);
+                connection.becomes(self.metrics.named(), leg);
+                connection
+            })
+        };
+        let [client, service] = self.legs;
+        Legs([
+            connection((client, is_socket[0])),
+            connection((service, is_socket[1])),
+        ])
+    }
+
     /// Copies between two ends until both are done, or all is cut.
     pub async fn copy<C: End, S: End>(
         &self,
@@ -120,8 +148,10 @@ impl Mover {
         early: Early,
     ) {
         let _open = self.metrics.open_flow(datapath);
+        let mut legs = self.watch([client.socket().is_some(), service.socket().is_some()]);
+        let tell = |to_service, to_client| self.metrics.relayed(to_service, to_client);
         let relayed = tokio::select! {
-            relayed = relay(&mut client, &mut service, early) => relayed,
+            relayed = relay_told(&mut client, &mut service, early, tell) => relayed,
             // Dropped while they are armed, both are reset.
             () = self.cut.cancelled() => Relayed {
                 reason: CloseReason::DrainDeadline,
@@ -129,6 +159,7 @@ impl Mover {
                 to_client: 0,
             },
         };
+        legs.end([client.socket(), service.socket()], relayed.reason);
         self.metrics.flow_ended(datapath, relayed.reason);
         tracing::debug!(
             code = relayed.reason.as_str(),
@@ -145,6 +176,7 @@ fn splice(
     client: TcpStream,
     service: TcpStream,
     mut early: Early,
+    watch: Legs,
 ) -> Result<Joined, CloseReason> {
     let armed = |tcp: &TcpStream| arm(tcp.as_fd()).map_err(|_| CloseReason::Internal);
     armed(&client)?;
@@ -155,13 +187,44 @@ fn splice(
         Ok(tcp) => Ok(OwnedFd::from(tcp)),
         Err(_) => Err(CloseReason::Internal),
     };
-    engine.join(Join {
+    let join = Join {
         client: own(client)?,
         service: own(service)?,
         from_client: early.to_service.into(),
         from_service: early.to_client.into(),
         cluster: 0,
-    })
+    };
+    engine.join_observed(join, Some(Box::new(watch)))
+}
+
+/// The connections of one flow, as they are counted.
+struct Legs([Option<Connection>; 2]);
+
+impl Legs {
+    fn end(&mut self, sockets: [Option<BorrowedFd<'_>>; 2], reason: CloseReason) {
+        for (leg, socket) in self.0.iter_mut().zip(sockets) {
+            if let (Some(leg), Some(socket)) = (leg, socket) {
+                leg.sample(socket);
+                leg.ends(reason);
+            }
+        }
+    }
+}
+
+impl Observe for Legs {
+    fn joined(&mut self, _: [BorrowedFd<'_>; 2]) {}
+
+    fn sample(&mut self, sockets: [BorrowedFd<'_>; 2]) {
+        for (leg, socket) in self.0.iter_mut().zip(sockets) {
+            if let Some(leg) = leg {
+                leg.sample(socket);
+            }
+        }
+    }
+
+    fn ended(&mut self, sockets: [BorrowedFd<'_>; 2], reason: CloseReason) {
+        self.end(sockets.map(Some), reason);
+    }
 }
 
 fn say(to: &TcpStream, words: &mut Bytes) -> io::Result<()> {

@@ -324,3 +324,23 @@ fn services_that_cannot_be_are_all_named() {
         assert!(said.contains(words), "{words}: {said}");
     }
 }
+
+#[test]
+fn an_observer_in_the_kernel_cannot_be_required_of_an_agent() {
+    let base = [
+        "-server",
+        HUB,
+        "-target=127.0.0.1:6443",
+        "-insecure",
+        "--ebpf",
+    ];
+    for word in ["auto", "off"] {
+        let args = [&base[..], &[word]].concat();
+        let _ = good(&args, &[("TOKEN", TOKEN)]);
+    }
+    for (word, part) in [("require", "not_in_agent"), ("maybe", "auto, off, require")] {
+        let args = [&base[..], &[word]].concat();
+        let why = refused(&args, &[("TOKEN", TOKEN)]);
+        assert!(why.contains(part), "{why}");
+    }
+}

@@ -178,11 +178,10 @@ pub async fn wait(children: [&mut Child; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Beside this binary, else on the PATH.
-/// The path of one of our binaries.
+/// The path of one of our binaries: beside this one, else on the PATH.
 ///
 /// # Errors
-/// When it stands neither beside this one nor on the PATH.
+/// When it stands in neither.
 pub fn find(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()
         .ok()

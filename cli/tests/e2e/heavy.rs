@@ -4,5 +4,5 @@ mod crowd;
 mod harness;
 mod nginx;
 mod pair;
-mod routed;
+pub mod routed;
 mod stalled;

@@ -22,6 +22,7 @@ mod kills;
 mod load;
 mod local;
 mod mtls;
+mod observe;
 mod pair;
 mod pattern;
 mod proxy;

@@ -1,20 +1,26 @@
 //! A data channel on its way in: preface, ticket, answer.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use culvert_engine::legs::Leg;
 use culvert_net::tls::ServerStream;
+use culvert_observe::Offsets;
 use culvert_proto::channel::{ChannelAnswer, Form, PREFACE_BYTES, Preface};
 use culvert_proto::limits::UPGRADE_TIMEOUT_MS;
 
-use super::{Admitted, Channel, ChannelIo, Channels, TlsChannel};
+use super::{Admitted, Channel, ChannelIo, Channels, PlainSocket, TlsChannel};
 use crate::accept::{Place, read_out};
 use crate::conn::{ClientSocket, InFlight};
+use crate::observe::Watched;
+use crate::observe::socket::Identity;
 use crate::plane::Plane;
+use crate::sessions::Session;
 
 /// A preface has this long to come, from its first byte or the end of TLS.
 const PREFACE_MAX: Duration = Duration::from_millis(UPGRADE_TIMEOUT_MS);
@@ -28,7 +34,12 @@ pub struct From {
 }
 
 /// A channel of form 2, whose first bytes, `seen`, were read.
-pub async fn plain(plane: &Arc<Plane>, from: From, mut stream: TcpStream, seen: [u8; 4]) {
+pub async fn plain(
+    plane: &Arc<Plane>,
+    from: From,
+    (mut stream, mut watched): (TcpStream, Watched),
+    seen: [u8; 4],
+) {
     let admitted = match admit(plane, Form::Plain, &mut stream, &seen).await {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -38,9 +49,19 @@ pub async fn plain(plane: &Arc<Plane>, from: From, mut stream: TcpStream, seen: 
     };
     // Answered while the socket's buffer is empty: this does not wait.
     let answer = ChannelAnswer::Parked.encode();
+    watched.becomes(stream.as_fd(), &admitted.identity(plane));
     let answered = stream.write_all(&answer).await.is_ok();
     if answered && let Ok(stream) = stream.into_std() {
-        admitted.take(Form::Plain, ChannelIo::Plain(stream), from.place, plane);
+        let used = Offsets {
+            consumed: PREFACE_BYTES as u64,
+            written: answer.len() as u64,
+        };
+        let socket = PlainSocket {
+            stream,
+            watched,
+            used,
+        };
+        admitted.take(Form::Plain, ChannelIo::Plain(socket), from, plane);
     }
 }
 
@@ -58,6 +79,7 @@ pub async fn tls(
             return farewell(stream, &refused.last_words()).await;
         }
     };
+    busy.conn().identify(admitted.identity(plane));
     let answer = ChannelAnswer::Parked.encode();
     let answered = async {
         stream.write_all(&answer).await?;
@@ -65,11 +87,12 @@ pub async fn tls(
     };
     if answered.await.is_ok() {
         let channel = TlsChannel::here(stream, busy);
-        admitted.take(Form::Tls, ChannelIo::Tls(channel), from.place, plane);
+        admitted.take(Form::Tls, ChannelIo::Tls(channel), from, plane);
     }
 }
 
 struct Good {
+    session: Arc<Session>,
     channels: Arc<Channels>,
     admitted: Admitted,
 }
@@ -150,11 +173,24 @@ async fn admit(
     Ok(Good {
         channels: channels.clone(),
         admitted,
+        session,
     })
 }
 
 impl Good {
-    fn take(self, form: Form, io: ChannelIo, place: Place, plane: &Plane) {
+    /// What the connection turned out to be.
+    fn identity(&self, plane: &Plane) -> Identity {
+        let table = plane.table.load();
+        let cluster = table.get(self.session.key.cluster.as_str());
+        let seen = cluster.map(|cluster| cluster.metrics.seen.clone());
+        Identity {
+            seen: seen.unwrap_or_else(|| plane.metrics.sight.nobody()),
+            leg: Leg::Data,
+            conn: None,
+        }
+    }
+
+    fn take(self, form: Form, io: ChannelIo, from: From, plane: &Plane) {
         let labels = [form.as_str()];
         plane
             .metrics
@@ -162,7 +198,8 @@ impl Good {
             .opened
             .with_label_values(&labels)
             .inc();
-        let channel = Channel { io, place };
+        let From { peer, place } = from;
+        let channel = Channel { io, place, peer };
         match self.admitted {
             Admitted::Park(form) => self.channels.park(form, channel),
             // Nobody waits any more: the channel goes.

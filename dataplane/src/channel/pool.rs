@@ -176,8 +176,8 @@ impl Channel {
     fn is_well(&mut self) -> bool {
         let mut byte = [0];
         match &mut self.io {
-            ChannelIo::Plain(stream) => {
-                let peeked = stream.peek(&mut byte);
+            ChannelIo::Plain(plain) => {
+                let peeked = plain.stream.peek(&mut byte);
                 peeked.is_err_and(|why| why.kind() == io::ErrorKind::WouldBlock)
             }
             ChannelIo::Tls(channel) => {

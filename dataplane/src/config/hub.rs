@@ -1,6 +1,7 @@
 //! What the data plane of a hub is told.
 
 mod build;
+mod observe;
 mod settings;
 
 use std::ffi::OsString;
@@ -16,7 +17,8 @@ use culvert_telemetry::log::LogFormat;
 use super::reader::Reader;
 use super::{ConfigError, EngineConfig, PROGRAM, Problems};
 
-pub(super) use settings::SETTINGS;
+pub use observe::{CLUSTERS_MAX, FlowLogConfig, FlowLogMode, MetricsConfig, ObserveConfig};
+pub(super) use settings::{EBPF, EBPF_TIER, EBPF_TRACE, SETTINGS};
 
 /// Highest limit of streams for each session (contract A-16).
 pub const STREAMS_PER_SESSION_MAX: u32 = 16_384;
@@ -65,6 +67,12 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Bytes that all sessions and streams may buffer.
     pub memory_budget: u64,
+    /// The eBPF observer.
+    pub observe: ObserveConfig,
+    /// How much metrics tell of clusters.
+    pub metrics: MetricsConfig,
+    /// Lines for relayed connections that ended.
+    pub flowlog: FlowLogConfig,
     /// Level or filter of the log.
     pub log_level: String,
     /// Format of the log.

@@ -27,6 +27,8 @@ const SETTINGS: &[culvert_config::Setting] = &[];
 fn verbs(command: Command) -> Command {
     #[cfg(feature = "relay")]
     let command = command.subcommand(super::relay::verb());
+    #[cfg(feature = "hub")]
+    let command = command.subcommand(super::probe::verb());
     command
 }
 
@@ -44,7 +46,7 @@ fn config() -> String {
 fn metrics() -> String {
     let roles = [
         #[cfg(feature = "hub")]
-        crate::metrics::Metrics::new().registry.describe(),
+        crate::metrics::Metrics::default().registry.describe(),
         #[cfg(feature = "relay")]
         format!(
             "## {}\n\n{}",

@@ -54,6 +54,9 @@ pub struct RelayConfig {
     pub engine: EngineConfig,
     /// Session threads; `None` is one for each CPU allowed.
     pub threads: Option<usize>,
+    /// The eBPF observer.
+    #[cfg(feature = "hub")]
+    pub observe: super::ObserveConfig,
     /// Level or filter of the log.
     pub log_level: String,
     /// Format of the log.
@@ -166,6 +169,12 @@ const SETTINGS: &[Setting] = &[
         "auto",
         "Spin for a moment after small messages where CPUs are free: auto, off",
     ),
+    #[cfg(feature = "hub")]
+    super::hub::EBPF,
+    #[cfg(feature = "hub")]
+    super::hub::EBPF_TIER,
+    #[cfg(feature = "hub")]
+    super::hub::EBPF_TRACE,
     row(
         "threads",
         Holds::Text,
@@ -234,6 +243,8 @@ impl Reader<'_> {
         let io_engine = self.choice("io-engine", &IoEngine::CHOICES);
         let threads = self.number("threads", 1..=THREADS_MAX as u64);
         let log_format = self.log_format();
+        #[cfg(feature = "hub")]
+        let observe = self.observe();
         let limits = limits?;
         // The relay counts pairs itself; the engine gives a place back a moment later.
         let engine = self.engine(limits.pairs_max * 2, limits.pairs_max * 2);
@@ -250,6 +261,8 @@ impl Reader<'_> {
             io_engine: io_engine?,
             engine: engine?,
             threads: threads.map(|threads| threads as usize),
+            #[cfg(feature = "hub")]
+            observe: observe?,
             log_level: self.text("log-level")?.to_owned(),
             log_format: log_format?,
             debuggable: self.switch("debuggable"),

@@ -2,6 +2,7 @@
 //! right within a second, a session that stays away after 30 s, the drain.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -9,14 +10,18 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use culvert_engine::Live;
+use culvert_engine::{Handle, Live};
+use culvert_observe::ConnId;
 use culvert_proto::close::CloseReason;
 use culvert_proto::id::{ClusterId, InstanceId, SessionKey};
 
 use super::Origin;
+use crate::observe::pair::Place;
 use crate::plane::Plane;
 use crate::table::{Cluster, Table};
 
+/// Looks at how fast bytes move are at least this far apart.
+const PACE_MIN: Duration = Duration::from_millis(500);
 /// A pair goes on this long after its session died, and longer when the
 /// instance is back by then.
 const ORPHANED_MAX: Duration = Duration::from_secs(30);
@@ -29,12 +34,72 @@ pub struct Flow {
     pub service: Arc<str>,
     /// What leads there.
     pub origin: Origin,
+    /// Its number in the records of both legs.
+    pub conn: ConnId,
+    /// Who asked.
+    pub peer: SocketAddr,
+    /// When.
+    pub began: Instant,
+    shown: OnceLock<Shown>,
+    opened: OnceLock<Duration>,
     id: u64,
     session: Mutex<Option<SessionKey>>,
     cut: OnceLock<CloseReason>,
     told: Notify,
-    live: OnceLock<Arc<Live>>,
     counted: Mutex<Counted>,
+    pace: Mutex<Pace>,
+}
+
+/// How fast bytes move, as of the last looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes a second, towards the service and towards the client.
+    pub rates: [f64; 2],
+    /// The last look that found more bytes than the one before.
+    pub moved: Instant,
+    looked: Instant,
+    bytes: [u64; 2],
+}
+
+impl Pace {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            rates: [0.0; 2],
+            moved: now,
+            looked: now,
+            bytes: [0; 2],
+        }
+    }
+
+    fn look(&mut self, now: Instant, bytes: [u64; 2]) {
+        let passed = now.duration_since(self.looked);
+        if bytes != self.bytes {
+            self.moved = now;
+        }
+        if passed < PACE_MIN {
+            return;
+        }
+        for (direction, rate) in self.rates.iter_mut().enumerate() {
+            let more = bytes[direction].saturating_sub(self.bytes[direction]);
+            *rate = more as f64 / passed.as_secs_f64();
+        }
+        (self.looked, self.bytes) = (now, bytes);
+    }
+}
+
+/// What is told of a flow whose service is connected.
+pub struct Shown {
+    /// Its counters.
+    pub live: Arc<Live>,
+    /// Bytes of the client that went along with the open.
+    pub sent: u64,
+    /// How its bytes move.
+    pub datapath: &'static str,
+    /// Who dialled the data channel.
+    pub channel: Option<SocketAddr>,
+    /// The engine's pair, and where its residence is measured.
+    pub pair: Option<(Handle, Place)>,
 }
 
 /// Bytes that the metrics know of.
@@ -42,6 +107,7 @@ pub struct Flow {
 struct Counted {
     to_service: u64,
     to_client: u64,
+    stalled_ns: [u64; 2],
 }
 
 impl Flow {
@@ -55,9 +121,34 @@ impl Flow {
         *self.session.lock() = Some(session.clone());
     }
 
-    /// The engine relays it.
-    pub fn relays(&self, live: Arc<Live>) {
-        let _ = self.live.set(live);
+    /// Its service is connected.
+    pub fn relays(&self, shown: Shown) {
+        let _ = self.opened.set(self.began.elapsed());
+        let metrics = &self.cluster.metrics;
+        let to_service = match shown.pair {
+            Some(_) => &metrics.spliced_to_service,
+            None => &metrics.bytes_to_service,
+        };
+        to_service.inc_by(shown.sent);
+        if let Some(legs) = &metrics.legs {
+            legs.delivered(shown.sent, 0);
+        }
+        let _ = self.shown.set(shown);
+    }
+
+    /// Bytes of the client that went along with the open.
+    pub fn sent(&self) -> u64 {
+        self.shown.get().map_or(0, |shown| shown.sent)
+    }
+
+    /// How long it took to connect the service.
+    pub fn opened(&self) -> Option<Duration> {
+        self.opened.get().copied()
+    }
+
+    /// What is told of it, once its service is connected.
+    pub fn shown(&self) -> Option<&Shown> {
+        self.shown.get()
     }
 
     /// Resolves when it has to end, and why.
@@ -102,20 +193,70 @@ impl Flow {
         (!stays).then_some(CloseReason::RouteRemoved)
     }
 
+    /// How fast its bytes move.
+    pub fn pace(&self) -> Pace {
+        let mut pace = self.pace.lock();
+        if let Some(shown) = self.shown.get() {
+            pace.look(Instant::now(), shown.bytes());
+        }
+        *pace
+    }
+
     /// Tells the metrics what was relayed since they were last told.
     pub fn count(&self) {
-        let Some(live) = self.live.get() else {
+        let Some(shown) = self.shown.get() else {
             return;
         };
+        self.pace.lock().look(Instant::now(), shown.bytes());
+        let Shown { live, pair, .. } = shown;
+        // What is copied is told as it goes.
+        if pair.is_none() {
+            return;
+        }
         let mut counted = self.counted.lock();
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (to_service, to_client) = (now(&live.to_service), now(&live.to_client));
         let more = |new: u64, old: &mut u64| new.saturating_sub(std::mem::replace(old, new));
         let up = more(to_service, &mut counted.to_service);
         let down = more(to_client, &mut counted.to_client);
-        self.cluster.metrics.spliced_to_service.inc_by(up);
-        self.cluster.metrics.spliced_to_client.inc_by(down);
+        let metrics = &self.cluster.metrics;
+        metrics.spliced_to_service.inc_by(up);
+        metrics.spliced_to_client.inc_by(down);
+        if let Some(legs) = &metrics.legs {
+            legs.delivered(up, down);
+        }
+        for (direction, counter) in metrics.stalled.iter().enumerate() {
+            let stalled_ns = now(&live.stalled_ns[direction]);
+            let waited_ns = more(stalled_ns, &mut counted.stalled_ns[direction]);
+            counter.inc_by(waited_ns as f64 / 1e9);
+        }
     }
+}
+
+impl Shown {
+    /// Bytes delivered to the service and to the client.
+    pub fn bytes(&self) -> [u64; 2] {
+        let Live {
+            to_service,
+            to_client,
+            ..
+        } = &*self.live;
+        let [to_service, to_client] =
+            [to_service, to_client].map(|count| count.load(Ordering::Relaxed));
+        [self.sent + to_service, to_client]
+    }
+}
+
+/// Who asks for a flow.
+pub struct Asked {
+    /// What leads there.
+    pub origin: Origin,
+    /// The flow's number.
+    pub conn: ConnId,
+    /// Where from.
+    pub peer: SocketAddr,
+    /// Since when.
+    pub began: Instant,
 }
 
 /// All flows.
@@ -147,8 +288,14 @@ impl Flows {
         plane: &Arc<Plane>,
         cluster: Arc<Cluster>,
         service: Arc<str>,
-        origin: Origin,
+        asked: Asked,
     ) -> Registered {
+        let Asked {
+            origin,
+            conn,
+            peer,
+            began,
+        } = asked;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let live = plane.metrics.flows.live.with_label_values(&[origin.mode()]);
         live.inc();
@@ -156,12 +303,17 @@ impl Flows {
             cluster,
             service,
             origin,
+            conn,
+            peer,
+            began,
+            shown: OnceLock::new(),
+            opened: OnceLock::new(),
             id,
             session: Mutex::default(),
             cut: OnceLock::new(),
             told: Notify::new(),
-            live: OnceLock::new(),
             counted: Mutex::default(),
+            pace: Mutex::new(Pace::new()),
         });
         let cluster = flow.cluster.state.id.clone();
         let mut flows = self.by_cluster.lock();
@@ -196,6 +348,12 @@ impl Flows {
             }
         }
         ended
+    }
+
+    /// Every flow.
+    pub fn list(&self) -> Vec<Arc<Flow>> {
+        let flows = self.by_cluster.lock();
+        flows.values().flat_map(HashMap::values).cloned().collect()
     }
 
     /// Tells the metrics what all pairs relayed so far.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use culvert_engine::legs::Leg;
 use culvert_net::carrier::{Stream, close_reason};
+use culvert_observe::Offsets;
 use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
 use culvert_proto::id::RequestId;
@@ -21,8 +24,10 @@ use culvert_proto::registry::Standing;
 use super::lives::Flow;
 use super::{OPEN_MAX, Origin};
 use crate::accept::Place;
-use crate::channel::{Channel, ChannelIo, Channels, Offered, TlsChannel};
+use crate::channel::{Channel, ChannelIo, Channels, Offered, PlainSocket, TlsChannel};
 use crate::ingress::Refusal;
+use crate::observe::Watched;
+use crate::observe::socket::Identity;
 use crate::plane::Plane;
 use crate::sessions::{PairSlot, Session, StreamSlot};
 
@@ -51,6 +56,10 @@ pub struct Opened {
     pub from_service: Bytes,
     /// The pair's place in its session's load.
     pub pair: PairSlot,
+    /// Bytes of the client that went along with the open.
+    pub sent: u64,
+    /// Who dialled the channel.
+    pub peer: Option<SocketAddr>,
 }
 
 /// The agent's end of a flow.
@@ -64,6 +73,8 @@ pub enum ServiceLeg {
 pub struct PlainChannel {
     pub stream: TcpStream,
     pub place: Place,
+    pub watched: Watched,
+    pub used: Offsets,
 }
 
 /// A channel of form 1.
@@ -194,16 +205,20 @@ impl Attempt<'_> {
         header.payload_follows = !early.is_empty();
         let mut asked = BytesMut::from(&*encode(&header)?);
         asked.extend_from_slice(&early);
-        let mut leg = ServiceLeg::on(channel).map_err(|_| Failed::Stale)?;
+        let peer = Some(channel.peer);
+        let mut leg = self.on(channel).map_err(|_| Failed::Stale)?;
         let answered = match &mut leg {
-            ServiceLeg::Plain(channel) => exchange(&mut channel.stream, &asked).await,
+            ServiceLeg::Plain(channel) => {
+                channel.used.written += asked.len() as u64;
+                exchange(&mut channel.stream, &asked).await
+            }
             ServiceLeg::Tls(leg) => exchange(&mut *leg.stream, &asked).await,
             ServiceLeg::Stream(..) => return Err(Failed::Stale),
         };
         match answered {
-            Ok((answer, from_service)) => {
-                self.judge(&answer)?;
-                Ok(self.opened(leg, rest, from_service))
+            Ok(answered) => {
+                self.judge(&answered.answer)?;
+                Ok(self.opened(leg, (early.len(), rest), answered, peer))
             }
             Err(_) if early.is_empty() => Err(Failed::Stale),
             Err(why) => Err(broke(&why)),
@@ -224,12 +239,12 @@ impl Attempt<'_> {
             biased;
             channel = offered.arrived() => channel,
             answered = answer(&mut stream) => match answered {
-                Ok((answer, from_service)) => {
+                Ok(answered) => {
                     drop(offered);
-                    self.judge(&answer)?;
+                    self.judge(&answered.answer)?;
                     self.fell_back("channel_failed");
                     let leg = ServiceLeg::Stream(stream, slot);
-                    return Ok(self.opened(leg, rest, from_service));
+                    return Ok(self.opened(leg, (early.len(), rest), answered, None));
                 }
                 // The agent lets go of the stream once it has its channel.
                 Err(why) => tokio::time::timeout(MOVE_MAX, offered.arrived())
@@ -237,16 +252,17 @@ impl Attempt<'_> {
                     .map_err(|_| broke(&why))?,
             },
         };
-        let mut leg = ServiceLeg::on(channel).map_err(|why| broke(&why))?;
+        let peer = Some(channel.peer);
+        let mut leg = self.on(channel).map_err(|why| broke(&why))?;
         let answered = match &mut leg {
             ServiceLeg::Plain(channel) => answer(&mut channel.stream).await,
             ServiceLeg::Tls(leg) => answer(&mut *leg.stream).await,
             ServiceLeg::Stream(stream, _) => answer(stream).await,
         };
-        let (answer, from_service) = answered.map_err(|why| broke(&why))?;
+        let answered = answered.map_err(|why| broke(&why))?;
         drop((stream, slot));
-        self.judge(&answer)?;
-        Ok(self.opened(leg, rest, from_service))
+        self.judge(&answered.answer)?;
+        Ok(self.opened(leg, (early.len(), rest), answered, peer))
     }
 
     async fn on_stream(&self, why: &'static str) -> Result<Opened, Failed> {
@@ -256,10 +272,11 @@ impl Attempt<'_> {
         let (mut stream, slot) = self.stream(&header)?;
         write(&mut stream, &early).await?;
         let answered = answer(&mut stream).await;
-        let (answer, from_service) = answered.map_err(|why| broke(&why))?;
-        self.judge(&answer)?;
+        let answered = answered.map_err(|why| broke(&why))?;
+        self.judge(&answered.answer)?;
         self.fell_back(why);
-        Ok(self.opened(ServiceLeg::Stream(stream, slot), rest, from_service))
+        let leg = ServiceLeg::Stream(stream, slot);
+        Ok(self.opened(leg, (early.len(), rest), answered, None))
     }
 
     fn stream(&self, header: &StreamHeader) -> Result<(Stream, StreamSlot), Failed> {
@@ -276,12 +293,60 @@ impl Attempt<'_> {
         flows.fallbacks.with_label_values(&[why]).inc();
     }
 
-    fn opened(&self, leg: ServiceLeg, from_client: Bytes, from_service: Bytes) -> Opened {
+    /// The channel, tagged as this flow's.
+    fn on(&self, channel: Channel) -> io::Result<ServiceLeg> {
+        let flow = self.wanted.flow;
+        let identity = Identity {
+            seen: flow.cluster.metrics.seen.clone(),
+            leg: Leg::Data,
+            conn: Some(flow.conn),
+        };
+        let Channel { io, place, .. } = channel;
+        Ok(match io {
+            ChannelIo::Plain(plain) => {
+                let PlainSocket {
+                    stream,
+                    mut watched,
+                    used,
+                } = plain;
+                let stream = TcpStream::from_std(stream)?;
+                // Whatever becomes of the open: its end shall not look like a client's.
+                stream.set_zero_linger()?;
+                watched.becomes(stream.as_fd(), &identity);
+                ServiceLeg::Plain(PlainChannel {
+                    stream,
+                    place,
+                    watched,
+                    used,
+                })
+            }
+            ChannelIo::Tls(channel) => {
+                channel.identify(identity);
+                ServiceLeg::Tls(TlsLeg {
+                    channel,
+                    _place: place,
+                })
+            }
+        })
+    }
+
+    fn opened(
+        &self,
+        mut leg: ServiceLeg,
+        (sent, from_client): (usize, Bytes),
+        answered: Answered,
+        peer: Option<SocketAddr>,
+    ) -> Opened {
+        if let ServiceLeg::Plain(channel) = &mut leg {
+            channel.used.consumed += answered.consumed;
+        }
         Opened {
             leg,
             from_client,
-            from_service,
+            from_service: answered.behind,
             pair: self.session.pair(),
+            sent: sent as u64,
+            peer,
         }
     }
 
@@ -320,24 +385,6 @@ impl Attempt<'_> {
     }
 }
 
-impl ServiceLeg {
-    fn on(channel: Channel) -> io::Result<Self> {
-        let Channel { io, place } = channel;
-        Ok(match io {
-            ChannelIo::Plain(stream) => {
-                let stream = TcpStream::from_std(stream)?;
-                // Whatever becomes of the open: its end shall not look like a client's.
-                stream.set_zero_linger()?;
-                Self::Plain(PlainChannel { stream, place })
-            }
-            ChannelIo::Tls(channel) => Self::Tls(TlsLeg {
-                channel,
-                _place: place,
-            }),
-        })
-    }
-}
-
 fn encode(header: &StreamHeader) -> Result<Bytes, Failed> {
     let encoded = header.encode();
     encoded.map_err(|why| Failed::For(Refusal::new(CloseReason::Internal, why.to_string())))
@@ -363,25 +410,40 @@ async fn write(stream: &mut Stream, early: &[u8]) -> Result<(), Failed> {
 async fn exchange(
     io: &mut (impl AsyncRead + AsyncWrite + Unpin),
     asked: &[u8],
-) -> io::Result<(DialAnswer, Bytes)> {
+) -> io::Result<Answered> {
     io.write_all(asked).await?;
     io.flush().await?;
     answer(io).await
 }
 
-/// The dial answer, and what the service said right behind it.
-async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<(DialAnswer, Bytes)> {
+/// What an agent answered.
+struct Answered {
+    answer: DialAnswer,
+    /// What the service said right behind it.
+    behind: Bytes,
+    /// The answer's own bytes.
+    consumed: u64,
+}
+
+/// The dial answer.
+async fn answer(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Answered> {
+    let mut read = 0;
     let mut decoder = DialAnswerDecoder::new();
     let mut buffer = BytesMut::with_capacity(1024);
     loop {
-        if io.read_buf(&mut buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match io.read_buf(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got => read += got,
         }
         let mut bytes = buffer.split().freeze();
         let decoded = decoder.push(&mut bytes);
         let bad = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         if let Some(answer) = decoded.map_err(bad)? {
-            return Ok((answer, bytes));
+            return Ok(Answered {
+                answer,
+                consumed: (read - bytes.len()) as u64,
+                behind: bytes,
+            });
         }
         buffer.reserve(1024);
     }

@@ -172,7 +172,9 @@ async fn join(begun: Begun, upgrade: OnUpgrade, in_flight: InFlight) {
         Err(_) => return begun.dropped(CloseReason::ClientTimeout),
     };
     match raw(upgraded) {
-        Some((mut client, early)) => begun.copy(&mut client, early).await,
+        Some((mut client, early)) => {
+            begun.copy(&mut client, early).await;
+        }
         None => begun.dropped(CloseReason::Internal),
     }
     drop(in_flight);

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use http::Method;
 
+use culvert_engine::legs::Leg;
 use culvert_proto::answer::error_status;
 use culvert_proto::close::CloseReason;
 
 use crate::conn::{ConnState, InFlight};
 use crate::metrics::ClusterMetrics;
+use crate::observe::socket::Identity;
 use crate::plane::Work;
 use crate::table::RequestSlot;
 
@@ -28,6 +30,12 @@ impl Tracked {
     /// Begins to count a request.
     pub fn new(method: Method, metrics: Arc<ClusterMetrics>, in_flight: InFlight) -> Self {
         metrics.active.inc();
+        // Of several clusters on one connection, the last one has it.
+        in_flight.conn().identify(Identity {
+            seen: metrics.seen.clone(),
+            leg: Leg::Client,
+            conn: None,
+        });
         Self {
             method,
             began: Instant::now(),

@@ -40,7 +40,7 @@ fn drains(hall: &Arc<Hall>) -> Extra {
     let hall = hall.clone();
     Box::new(move |request, _, peer| {
         let asked = (request.method(), request.uri().path()) == (&Method::POST, "/admin/drain");
-        asked.then(|| drain(&hall, peer))
+        asked.then(|| drain(&hall, peer).into())
     })
 }
 

@@ -39,6 +39,9 @@ pub struct Hall {
     pub engine: Engine,
     /// The instruments.
     pub metrics: Metrics,
+    /// Watches pairs.
+    #[cfg(feature = "hub")]
+    pub eye: std::sync::OnceLock<super::watch::Eye>,
     /// Orders to drain and to stop.
     pub shutdown: Shutdown,
     /// Loops that run.
@@ -64,6 +67,8 @@ impl Hall {
             lobby: Lobby::new(lobby_max, metrics.introducing.clone()),
             engine,
             metrics,
+            #[cfg(feature = "hub")]
+            eye: std::sync::OnceLock::new(),
             shutdown: Shutdown::default(),
             beats: Beats::default(),
             parties: Arc::default(),

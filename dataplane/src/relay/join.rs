@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use culvert_engine::{Join, Joined, Summary};
+use culvert_engine::{Join, Joined, Observe, Summary};
 use culvert_net::introduction::{Disturbance, Settled};
 use culvert_net::relay::{Early, End as _, arm, relay_told};
 use culvert_proto::close::CloseReason;
@@ -120,14 +120,27 @@ impl Pair {
 
     fn hand_over(&self, bridge: TcpStream, broker: TcpStream) -> Result<Joined, CloseReason> {
         let plain = |stream: TcpStream| stream.into_std().map_err(|_| CloseReason::Internal);
-        let joined = self.hall.engine.join(Join {
+        let observer = self.observer([&broker, &bridge]);
+        let join = Join {
             client: plain(broker)?.into(),
             service: plain(bridge)?.into(),
             from_client: Vec::new(),
             from_service: Vec::new(),
             cluster: 0,
-        });
+        };
+        let joined = self.hall.engine.join_observed(join, observer);
         joined.inspect_err(|reason| self.hall.metrics.engine.refused(*reason))
+    }
+
+    #[cfg(feature = "hub")]
+    fn observer(&self, sides: [&TcpStream; 2]) -> Option<Box<dyn Observe>> {
+        Some(self.hall.eye.get()?.watch(sides))
+    }
+
+    /// A relay alone is built without.
+    #[cfg(not(feature = "hub"))]
+    fn observer(&self, _: [&TcpStream; 2]) -> Option<Box<dyn Observe>> {
+        None
     }
 
     async fn follow(self, joined: Joined) {

@@ -36,7 +36,13 @@ pub struct Metrics {
 
 /// All of them as a table.
 pub fn describe() -> String {
-    Metrics::new().registry.describe()
+    let metrics = Metrics::new();
+    #[cfg(feature = "hub")]
+    drop(super::watch::Eye::new(
+        &metrics.registry,
+        super::watch::absent(),
+    ));
+    metrics.registry.describe()
 }
 
 impl Metrics {

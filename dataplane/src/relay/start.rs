@@ -10,14 +10,22 @@ use culvert_engine::Backend;
 use culvert_net::introduction::OuterServer;
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_net::tls::{ServerTls, keep_fresh};
+#[cfg(feature = "hub")]
+use culvert_observe::Observer;
 use culvert_telemetry::admin::serve;
 use culvert_telemetry::lifecycle::{self, EXIT_FAILURE, Phase, Shutdown};
 
 use super::hall::Hall;
+#[cfg(feature = "hub")]
+use super::watch;
 use super::{admin, arrive, drain};
 use crate::config::RelayConfig;
 use crate::launch::{Process, StartError, Started, bind, bind_admin, spawn};
 use crate::{engine, runtime};
+
+/// A relay alone is built without the observer.
+#[cfg(not(feature = "hub"))]
+type Observer = ();
 
 /// Where a relay listens.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +52,15 @@ pub fn run(config: RelayConfig) -> ExitCode {
         log_format: config.log_format,
         debuggable: config.debuggable,
     };
+    #[cfg(feature = "hub")]
     let started = process
         .prepare()
-        .and_then(|()| Relay::start_with(config, true));
+        .and_then(|()| watch::start(&config))
+        .and_then(|observer| Relay::start_with(config, observer, true));
+    #[cfg(not(feature = "hub"))]
+    let started = process
+        .prepare()
+        .and_then(|()| Relay::start_with(config, (), true));
     match started {
         Ok(relay) => {
             relay.join();
@@ -65,15 +79,28 @@ impl Relay {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: RelayConfig) -> Result<Self, StartError> {
-        Self::start_with(config, false)
+        #[cfg(feature = "hub")]
+        let observer = watch::absent();
+        #[cfg(not(feature = "hub"))]
+        let observer = ();
+        Self::start_with(config, observer, false)
     }
 
-    fn start_with(config: RelayConfig, signals: bool) -> Result<Self, StartError> {
+    fn start_with(
+        config: RelayConfig,
+        observer: Observer,
+        signals: bool,
+    ) -> Result<Self, StartError> {
         let backend = runtime::probe(config.io_engine)?;
         let (outer, tls) = outer(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
         let (engine, engine_backend) = engine::start(config.engine, config.io_engine, threads)?;
-        let public = bind(config.addr, ListenOptions::default())?;
+        let public = bind(config.addr, ListenOptions::default(), |socket| {
+            #[cfg(feature = "hub")]
+            watch::listener(&observer, socket);
+            #[cfg(not(feature = "hub"))]
+            let (_, ()) = (socket, observer);
+        })?;
         let operators = bind_admin(config.admin_addr)?;
         let drains = config.drain_addr.map(bind_admin).transpose()?;
         let admin = operators.local_addr()?;
@@ -84,6 +111,10 @@ impl Relay {
         };
         let hall = Hall::new(config, outer, engine);
         hall.metrics.runs_on(engine_backend);
+        #[cfg(feature = "hub")]
+        let _ = hall
+            .eye
+            .set(watch::Eye::new(&hall.metrics.registry, observer));
         announce(&hall, addresses, backend, threads);
         let main = Main {
             hall: hall.clone(),

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use culvert_net::listen::{ListenOptions, Listener};
+use culvert_observe::Leg;
 
 use super::Mode;
 use crate::lobby::{LOBBY_MAX, Lobby};
@@ -129,8 +130,10 @@ impl Follower<'_> {
             connections: Arc::default(),
             closing: closed,
         });
-        let bound = Listener::bind(at, options)
-            .and_then(|listener| self.plane.route_threads.hand_out(&port, &listener));
+        let observer = &self.plane.metrics.sight.observer;
+        let bound =
+            Listener::bind_told(at, options, |socket| observer.listener(socket, Leg::Client))
+                .and_then(|listener| self.plane.route_threads.hand_out(&port, &listener));
         match bound {
             Ok(()) => {
                 tracing::info!(%at, ?mode, "listening for a route");

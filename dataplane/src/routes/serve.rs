@@ -1,6 +1,7 @@
 //! Clients of routes: from an accepted socket to a flow.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use culvert_engine::legs::Leg;
 use culvert_net::listen::Listener;
 use culvert_net::tls::{Alert, Greeting, GreetingError, read_greeting};
 use culvert_proto::close::CloseReason;
@@ -18,6 +20,7 @@ use super::follow::{Handed, RoutePort};
 use super::{Mode, Way};
 use crate::accept::{Place, guard, read_out};
 use crate::flow::{Ask, Origin};
+use crate::observe::Watched;
 use crate::plane::Plane;
 
 /// Accepts on every listener that this thread is handed.
@@ -56,6 +59,7 @@ fn admit(plane: &Arc<Plane>, port: &Arc<RoutePort>, stream: TcpStream, peer: Soc
     }
     let client = Client {
         plane: plane.clone(),
+        watched: Watched::accepted(&plane.metrics.sight, &stream, Leg::Client),
         stream,
         peer,
         place,
@@ -75,6 +79,8 @@ pub struct Client {
     pub plane: Arc<Plane>,
     /// Its connection.
     pub stream: TcpStream,
+    /// How it is counted.
+    pub watched: Watched,
     /// Its address.
     pub peer: SocketAddr,
     /// Its place among the listener's connections.
@@ -83,7 +89,7 @@ pub struct Client {
 
 impl Client {
     /// A port forward: whatever the client has sent goes along.
-    async fn forward(self, at: SocketAddr) {
+    async fn forward(mut self, at: SocketAddr) {
         let way = self.plane.table.load().routes.tcp(at).cloned();
         let Some(way) = way else {
             return self.reset(CloseReason::RouteRemoved);
@@ -95,7 +101,7 @@ impl Client {
         };
         let ask = self.ask(Origin::Tcp(at), way, early);
         match ask.begin().await {
-            Ok(begun) => begun.join_socket(self.stream, self.place),
+            Ok(begun) => begun.join_socket(self.stream, self.watched, self.place),
             Err(refusal) => self.reset(refusal.reason),
         }
     }
@@ -127,7 +133,7 @@ impl Client {
 
     /// A client that is led by the name it asked for. It is never answered in
     /// the service's place, but for an alert where it cannot be led.
-    pub async fn sealed(self, at: Option<SocketAddr>, greeting: Greeting) {
+    pub async fn sealed(mut self, at: Option<SocketAddr>, greeting: Greeting) {
         let Greeting { bytes, server_name } = greeting;
         let name = server_name.unwrap_or_default();
         let way = self.plane.table.load().routes.sealed(at, &name).cloned();
@@ -143,16 +149,19 @@ impl Client {
         };
         self.arm(Some(Duration::ZERO));
         match self.ask(origin, way, bytes).begin().await {
-            Ok(begun) => begun.join_socket(self.stream, self.place),
-            Err(_) => {
+            Ok(begun) => begun.join_socket(self.stream, self.watched, self.place),
+            Err(refusal) => {
+                self.watched.ends(refusal.reason);
                 self.arm(None);
                 read_out(self.stream, &Alert::InternalError.record()).await;
             }
         }
     }
 
-    fn ask(&self, origin: Origin, way: Way, early: Bytes) -> Ask {
-        Ask::new(&self.plane, origin, way, self.peer, early)
+    fn ask(&mut self, origin: Origin, way: Way, early: Bytes) -> Ask {
+        let ask = Ask::new(&self.plane, origin, way, self.peer, early);
+        self.watched.becomes(self.stream.as_fd(), &ask.identity());
+        ask
     }
 
     /// Armed, the connection of a client whose bytes were read can only end in
@@ -163,7 +172,8 @@ impl Client {
         }
     }
 
-    fn reset(self, reason: CloseReason) {
+    fn reset(mut self, reason: CloseReason) {
+        self.watched.ends(reason);
         tracing::debug!(peer = %self.peer, %reason, "client refused");
         self.arm(Some(Duration::ZERO));
     }

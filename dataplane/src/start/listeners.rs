@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_net::tls::ServerTls;
+use culvert_observe::{Leg, Observer};
 use culvert_telemetry::admin::Admin;
 use culvert_telemetry::metrics::IntGauge;
 
@@ -26,18 +27,22 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds all three.
+    /// Binds all three. What they accept is the observer's from its handshake on.
     ///
     /// # Errors
     /// The first that cannot be bound, by address.
-    pub fn bind(config: &Config) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, observer: &Observer) -> Result<Self, StartError> {
         let carrier = ListenOptions {
             carrier: true,
             ..ListenOptions::default()
         };
         Ok(Self {
-            public: bind(config.addr, carrier)?,
-            internal: bind(config.internal_addr, ListenOptions::default())?,
+            public: bind(config.addr, carrier, |socket| {
+                observer.listener(socket, Leg::Other);
+            })?,
+            internal: bind(config.internal_addr, ListenOptions::default(), |socket| {
+                observer.listener(socket, Leg::Client);
+            })?,
             admin: bind_admin(config.admin_addr)?,
         })
     }

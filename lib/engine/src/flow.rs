@@ -157,6 +157,11 @@ impl<P> Flow<P> {
         self.rest.len() - self.rest_at + piped
     }
 
+    /// Whether they wait for room.
+    pub fn waits_for_room(&self) -> bool {
+        !self.writable && self.pending() > 0
+    }
+
     /// Moves what can be moved, within a fair share.
     pub fn turn<K: Kernel<Pipe = P>>(
         &mut self,

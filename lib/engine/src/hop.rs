@@ -153,6 +153,7 @@ impl Door {
                 live: Arc::default(),
                 ended: None,
                 place,
+                observer: None,
             }),
             Err(why) => {
                 tracing::debug!(target_addr = %self.target, %why, "a hop opens no connection");

@@ -12,6 +12,8 @@ use tokio::sync::oneshot;
 use culvert_proto::close::CloseReason;
 
 use crate::hop::Door;
+use crate::observe::{Observe, Visit};
+use crate::tally::Turns;
 
 /// Counters of one pair that may be read while it lives. Bytes count when they
 /// were delivered to the other side's socket.
@@ -23,6 +25,11 @@ pub struct Live {
     pub to_client: AtomicU64,
     /// Of both, bytes that no copy touched.
     pub spliced: AtomicU64,
+    /// Time in which bytes waited for room in the other side's socket, towards
+    /// the service and towards the client.
+    pub stalled_ns: [AtomicU64; 2],
+    /// From the join to the first byte towards the client; 0 before it.
+    pub first_byte_ns: AtomicU64,
     /// Where the thread finds it.
     pub(crate) place: AtomicU64,
 }
@@ -33,6 +40,8 @@ impl Default for Live {
             to_service: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             spliced: AtomicU64::new(0),
+            stalled_ns: Default::default(),
+            first_byte_ns: AtomicU64::new(0),
             // Nowhere, until it is joined.
             place: AtomicU64::new(u64::MAX),
         }
@@ -75,6 +84,8 @@ pub struct Gauges {
     pub hops_refused: AtomicU64,
     /// Turns of pairs that panicked: each a defect, and the reset of its pair.
     pub panics: AtomicU64,
+    /// Turns of pairs.
+    pub turns: Turns,
 }
 
 /// A pair on its way into a thread.
@@ -87,12 +98,14 @@ pub(crate) struct Arrival {
     /// Who wants to hear of its end.
     pub ended: Option<oneshot::Sender<Summary>>,
     pub place: Place,
+    pub observer: Option<Box<dyn Observe>>,
 }
 
 pub(crate) enum Command {
     Join(Box<Arrival>),
     Open(Box<Door>),
     Cut(Arc<Live>, CloseReason),
+    Visit(Visit),
     Stop,
 }
 

@@ -3,8 +3,9 @@
 //! `flow` is one direction and `pair` two of them, both pure over `kernel`.
 //! `pipe` lends pipes, `poll` tells of readiness by epoll or io_uring
 //! (`backend` says which), `thread` owns the pairs of one thread, `hop`
-//! lets it accept by itself, `metrics` tells. This file places pairs and can
-//! cut them.
+//! lets it accept by itself, `metrics` tells, with `tally` for turns and `legs`
+//! for connections, `observe` lets others look at a pair's sockets. This file
+//! places pairs and can cut them.
 #![deny(unsafe_code)]
 
 mod backend;
@@ -12,15 +13,18 @@ mod flow;
 mod hop;
 mod inbox;
 mod kernel;
+pub mod legs;
 mod metrics;
 #[cfg(test)]
 mod model;
+mod observe;
 mod pair;
 mod pipe;
 mod poll;
 mod ring;
 mod slab;
 mod spin;
+mod tally;
 mod thread;
 
 use std::io;
@@ -43,6 +47,7 @@ pub use backend::{Backend, IoEngine, refusal};
 pub use hop::{HOPS_MAX, Hop};
 pub use inbox::{Gauges, Live, Summary};
 pub use metrics::EngineMetrics;
+pub use observe::{Handle, Observe};
 pub use pair::Limits;
 pub use poll::probe;
 pub use thread::Share;
@@ -138,6 +143,18 @@ impl Engine {
     /// The limit that is reached, or [`CloseReason::Internal`] for sockets that
     /// are none.
     pub fn join(&self, join: Join) -> Result<Joined, CloseReason> {
+        self.join_observed(join, None)
+    }
+
+    /// The same, with somebody who watches the pair.
+    ///
+    /// # Errors
+    /// As [`Engine::join`].
+    pub fn join_observed(
+        &self,
+        join: Join,
+        observer: Option<Box<dyn Observe>>,
+    ) -> Result<Joined, CloseReason> {
         let sockets = [join.client, join.service];
         for socket in &sockets {
             prepare(socket).map_err(|_| CloseReason::Internal)?;
@@ -161,6 +178,7 @@ impl Engine {
             live: live.clone(),
             ended: Some(tell),
             place,
+            observer,
         })));
         let inbox = inbox.clone();
         Ok(Joined { live, ended, inbox })
@@ -193,6 +211,14 @@ impl Engine {
 }
 
 impl Joined {
+    /// Leads to it.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            live: self.live.clone(),
+            inbox: self.inbox.clone(),
+        }
+    }
+
     /// Resets both ends; the summary says `reason`.
     pub fn cut(&self, reason: CloseReason) {
         self.inbox.put(Command::Cut(self.live.clone(), reason));

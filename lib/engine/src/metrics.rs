@@ -1,19 +1,26 @@
 //! What the engine's threads tell, as instruments of the process that runs them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_proto::close::CloseReason;
-use culvert_telemetry::metrics::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics};
+use culvert_telemetry::metrics::family::{Family, Kind, Sample};
+use culvert_telemetry::metrics::{
+    Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics,
+};
+use parking_lot::Mutex;
 
 use crate::inbox::Gauges;
+use crate::tally::{DATAPATHS, DIRECTIONS, TurnsRead};
 
 /// The engine's instruments.
 pub struct EngineMetrics {
-    pairs: IntGauge,
+    pairs: IntGaugeVec,
+    turns: Arc<Mutex<TurnsRead>>,
     pipes: IntGaugeVec,
     pipes_exhausted: Followed,
     rest_bytes: IntGauge,
-    spun: Followed,
+    spun: Counter,
     bytes: Followed,
     spliced_bytes: Followed,
     refused: IntCounterVec,
@@ -31,10 +38,12 @@ impl EngineMetrics {
     #[must_use]
     pub fn new(m: &Metrics, panics: &IntCounterVec) -> Self {
         Self {
-            pairs: m.gauge(
+            pairs: m.gauge_vec(
                 "culvert_engine_pairs",
                 "Pairs of sockets that the engine relays.",
+                &["thread"],
             ),
+            turns: tell_turns(m),
             pipes: m.gauge_vec(
                 "culvert_pipes",
                 "Pipes of the engine: borrowed by directions that splice.",
@@ -48,10 +57,13 @@ impl EngineMetrics {
                 "culvert_engine_rest_bytes",
                 "Bytes read and not sent yet, kept for sinks that took a part.",
             ),
-            spun: Followed::new(m.counter(
-                "culvert_engine_spun_seconds_total",
-                "Seconds of CPU spent waiting for the next small message.",
-            )),
+            spun: m
+                .seconds_vec(
+                    "culvert_engine_spun_seconds_total",
+                    "Seconds of CPU spent waiting for the next small message.",
+                    &[],
+                )
+                .with_label_values::<&str>(&[]),
             bytes: Followed::new(m.counter(
                 "culvert_engine_bytes_total",
                 "Bytes delivered by the engine, pairs that live included.",
@@ -74,13 +86,26 @@ impl EngineMetrics {
         self.refused.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Bytes that the engine delivered, as of the last look at its threads: towards
+    /// the service and towards the client, copied and spliced.
+    #[must_use]
+    pub fn delivered(&self) -> [[u64; 2]; 2] {
+        self.turns.lock().bytes
+    }
+
     /// Takes over what the threads count.
     pub fn follow<'a>(&self, threads: impl Iterator<Item = &'a Gauges>) {
-        let (mut pairs, mut pipes, mut rest) = (0, 0, 0);
+        let (mut pipes, mut rest) = (0, 0);
+        let mut turns = TurnsRead::default();
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let (mut exhausted, mut spun_us, mut panics) = (0, 0, 0);
         let (mut bytes, mut spliced) = (0, 0);
-        for thread in threads {
-            pairs += thread.pairs.load(Ordering::Relaxed);
+        for (number, thread) in threads.enumerate() {
+            let pairs = thread.pairs.load(Ordering::Relaxed);
+            self.pairs
+                .with_label_values(&[number.to_string()])
+                .set(gauge(pairs));
+            thread.turns.add_to(&mut turns);
             pipes += thread.pipes.load(Ordering::Relaxed);
             rest += thread.rest_bytes.load(Ordering::Relaxed);
             exhausted += thread.pipes_exhausted.load(Ordering::Relaxed);
@@ -89,18 +114,68 @@ impl EngineMetrics {
             spliced += thread.spliced_bytes.load(Ordering::Relaxed);
             panics += thread.panics.load(Ordering::Relaxed);
         }
-        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.pairs.set(gauge(pairs));
+        *self.turns.lock() = turns;
         self.pipes
             .with_label_values(&["borrowed"])
             .set(gauge(pipes));
         self.rest_bytes.set(gauge(rest));
         self.pipes_exhausted.is_now(exhausted);
-        self.spun.is_now(spun_us / 1_000_000);
+        let spun_s = spun_us as f64 / 1e6;
+        self.spun.inc_by((spun_s - self.spun.get()).max(0.0));
         self.bytes.is_now(bytes);
         self.spliced_bytes.is_now(spliced);
         self.panics.is_now(panics);
     }
+}
+
+const TURNS: &[Family] = &[
+    Family {
+        name: "culvert_relay_turnaround_seconds",
+        kind: Kind::Histogram,
+        help: "From readiness of a socket to the end of the engine's turn that moved its bytes.",
+        labels: &["direction", "datapath"],
+    },
+    Family {
+        name: "culvert_engine_turn_seconds",
+        kind: Kind::Histogram,
+        help: "Rounds of an engine thread over all pairs that had something to do.",
+        labels: &[],
+    },
+    Family {
+        name: "culvert_relay_datapath_switches_total",
+        kind: Kind::Counter,
+        help: "Directions of pairs that changed between copying and splicing.",
+        labels: &["from", "to"],
+    },
+];
+
+/// Registers what is told of turns.
+fn tell_turns(m: &Metrics) -> Arc<Mutex<TurnsRead>> {
+    let turns: Arc<Mutex<TurnsRead>> = Arc::default();
+    let read = turns.clone();
+    m.collect(
+        TURNS,
+        Box::new(move || {
+            let read = *read.lock();
+            let mut turnaround = Vec::new();
+            for (direction, row) in DIRECTIONS.iter().zip(read.turnaround) {
+                for (datapath, spread) in DATAPATHS.iter().zip(row) {
+                    turnaround.push(Sample::spread(&[direction, datapath], spread));
+                }
+            }
+            let [copy, splice] = DATAPATHS;
+            let [to_splice, back] = read.switches.map(|count| count as f64);
+            vec![
+                turnaround,
+                vec![Sample::spread(&[], read.round)],
+                vec![
+                    Sample::number(&[copy, splice], to_splice),
+                    Sample::number(&[splice, copy], back),
+                ],
+            ]
+        }),
+    );
+    turns
 }
 
 impl Followed {

@@ -114,9 +114,15 @@ impl<K: Kernel> Pair<K> {
         (flow.moved(), flow.spliced())
     }
 
-    /// Whether it moves bulk in any direction.
-    pub fn is_splicing(&self) -> bool {
-        self.flows.iter().any(Flow::is_splicing)
+    /// Whether it moves bulk: what comes from the client, and from the service.
+    pub fn splicing(&self) -> [bool; 2] {
+        self.flows.each_ref().map(Flow::is_splicing)
+    }
+
+    /// Whether bytes wait for room: what comes from the client, and from the
+    /// service.
+    pub fn waits_for_room(&self) -> [bool; 2] {
+        self.flows.each_ref().map(Flow::waits_for_room)
     }
 
     /// A poll told of `side`.

@@ -1,9 +1,11 @@
 //! One engine thread: its pairs, their turns and their times. No future, no
 //! lock and no allocation for a byte.
 
+mod show;
+
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,11 +19,13 @@ use crate::flow::{COPY_BYTES, Env, Rests, THIN_BYTES};
 use crate::hop::{DOORS, Doors};
 use crate::inbox::{Arrival, Command, Inbox, Live, Place, Summary};
 use crate::kernel::Linux;
+use crate::observe::{Observe, Visit};
 use crate::pair::{Limits, Outcome, Pair, Side};
 use crate::pipe::Pool;
 use crate::poll::{EVENTS_MAX, Event, Poll};
 use crate::slab::{Id, Slab, Times};
 use crate::spin::Spin;
+use crate::tally::{Stalls, Tally, micros, millis, nanos};
 use culvert_net::peer::LOOK_INTERVAL;
 
 /// The token of the bell.
@@ -46,7 +50,10 @@ pub struct Share {
 struct Entry {
     pair: Pair<Linux>,
     cluster: u32,
-    began_ms: u64,
+    began_ns: u64,
+    /// When it was told to have a turn, or had its last one.
+    ready_ns: u64,
+    stalls: Stalls,
     /// It is in the run queue.
     queued: bool,
     /// A look is set.
@@ -55,7 +62,14 @@ struct Entry {
     later_ms: u64,
     live: Arc<Live>,
     ended: Option<oneshot::Sender<Summary>>,
+    observer: Option<Box<dyn Observe>>,
     _place: Place,
+}
+
+impl Entry {
+    fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [Side::Client, Side::Service].map(|side| self.pair.socket(side).as_fd())
+    }
 }
 
 /// A thread at work.
@@ -70,6 +84,9 @@ pub struct Worker {
     /// When to look at pairs, and when to let them try again.
     looks: Times,
     laters: Times,
+    /// When to show pairs to who watches them, and who asked to be shown one.
+    samples: Times,
+    visits: VecDeque<Visit>,
     limits: Limits,
     spin: Spin,
     clock: Instant,
@@ -83,6 +100,7 @@ struct Shared {
     pool: Pool<<Linux as crate::kernel::Kernel>::Pipe>,
     rests: Rests,
     scratch: Box<[u8]>,
+    now_ns: u64,
     now_ms: u64,
 }
 
@@ -115,6 +133,7 @@ impl Worker {
                 pool: Pool::new(share.pipes_max),
                 rests: Rests::new(share.rest_bytes_max),
                 scratch: vec![0; COPY_BYTES].into(),
+                now_ns: 0,
                 now_ms: 0,
             },
             pairs: Slab::default(),
@@ -123,6 +142,8 @@ impl Worker {
             arrivals: Vec::new(),
             looks: Times::default(),
             laters: Times::default(),
+            samples: Times::default(),
+            visits: VecDeque::new(),
             limits: share.limits,
             spin: Spin::new(share.spins),
             clock: Instant::now(),
@@ -140,7 +161,8 @@ impl Worker {
             told.clear();
             let timeout = self.timeout();
             self.poll.wait(timeout, &mut told)?;
-            self.shared.now_ms = millis(self.clock.elapsed());
+            let now = self.clock.elapsed();
+            (self.shared.now_ns, self.shared.now_ms) = (nanos(now), millis(now));
             for event in &told {
                 if event.token == BELL {
                     if event.ended {
@@ -158,6 +180,7 @@ impl Worker {
             self.admit()?;
             self.keep_time()?;
             self.work()?;
+            self.show();
         }
     }
 
@@ -165,10 +188,12 @@ impl Worker {
         // As old as the last round: a look may come that much late.
         let now_ms = self.shared.now_ms;
         let doors = self.doors.wants(now_ms);
-        if doors.is_ok() || !self.queue.is_empty() || self.spins() {
+        let busy = !self.queue.is_empty() || !self.visits.is_empty();
+        if doors.is_ok() || busy || self.spins() {
             return Some(Duration::ZERO);
         }
-        let pairs = self.looks.next().into_iter().chain(self.laters.next());
+        let times = [&self.looks, &self.laters, &self.samples];
+        let pairs = times.into_iter().filter_map(Times::next);
         let next = pairs.chain(doors.err().flatten()).min()?;
         Some(Duration::from_millis(next.saturating_sub(now_ms)))
     }
@@ -187,6 +212,7 @@ impl Worker {
                     let (id, _) = Id::of(live.place.load(Ordering::Relaxed));
                     self.end(id, reason)?;
                 }
+                Command::Visit(visit) => self.visits.push_back(visit),
                 Command::Stop => {
                     for id in self.pairs.ids() {
                         self.end(id, CloseReason::Shutdown)?;
@@ -211,23 +237,28 @@ impl Worker {
             live,
             ended,
             place,
+            observer,
         } = arrival;
         let mut env = self.shared.env(cluster);
         let pair = Pair::join(sockets, early, probed, &mut env);
         let entry = Entry {
             pair,
             cluster,
-            began_ms: self.shared.now_ms,
+            began_ns: self.shared.now_ns,
+            ready_ns: self.shared.now_ns,
+            stalls: Stalls::default(),
             queued: false,
             watched: false,
             later_ms: LATER_MS,
             live: live.clone(),
             ended,
+            observer,
             _place: place,
         };
         let Ok(id) = self.pairs.insert(Box::new(entry)) else {
             return Ok(());
         };
+        self.show_first(id);
         live.place.store(id.token(Side::Client), Ordering::Relaxed);
         for side in [Side::Client, Side::Service] {
             if self.watch(id, side).is_err() {
@@ -265,6 +296,9 @@ impl Worker {
             return Ok(());
         };
         entry.pair.ready(side, event.told);
+        if !entry.queued {
+            entry.ready_ns = self.shared.now_ns;
+        }
         if !std::mem::replace(&mut entry.queued, true) {
             self.queue.push_back(id);
         }
@@ -287,8 +321,10 @@ impl Worker {
             let Some(entry) = self.pairs.get(id) else {
                 continue;
             };
-            let mut env = self.shared.env(entry.cluster);
             let look_ms = millis(LOOK_INTERVAL);
+            let tally = Tally::of(&entry.pair);
+            entry.stalls.seen(&tally, self.shared.now_ns, &entry.live);
+            let mut env = self.shared.env(entry.cluster);
             match guarded(|| entry.pair.look(&self.limits, look_ms, &mut env)) {
                 Some(Ok(Some(due_ms))) => self.looks.set(due_ms.max(now_ms + 1), id),
                 Some(Ok(None)) => entry.watched = false,
@@ -302,54 +338,81 @@ impl Worker {
     /// One turn for everyone in the queue.
     fn work(&mut self) -> io::Result<()> {
         let turns = self.queue.len();
+        if turns == 0 {
+            return Ok(());
+        }
         let (before, mut bulk) = (self.moved.0, false);
         for _ in 0..turns {
             let Some(id) = self.queue.pop_front() else {
                 break;
             };
-            let Some(entry) = self.pairs.get(id) else {
-                continue;
-            };
-            let mut env = self.shared.env(entry.cluster);
-            let (all, spliced) = total(&entry.pair);
-            let outcome = guarded(|| turn(&mut entry.pair, &mut env));
-            let now = total(&entry.pair);
-            self.moved.0 += now.0 - all;
-            self.moved.1 += now.1 - spliced;
-            bulk |= entry.pair.is_splicing();
-            count(&entry.pair, &entry.live);
-            let Some(outcome) = outcome else {
-                self.panicked(id)?;
-                continue;
-            };
-            if outcome != Outcome::Later {
-                entry.later_ms = LATER_MS;
-            }
-            match outcome {
-                Outcome::Again => self.queue.push_back(id),
-                Outcome::Waits => entry.queued = false,
-                Outcome::Later => {
-                    entry.queued = false;
-                    self.laters.set(self.shared.now_ms + entry.later_ms, id);
-                    entry.later_ms = (entry.later_ms * 2).min(LATER_MAX_MS);
-                }
-                Outcome::Ended(reason) => {
-                    self.end(id, reason)?;
-                    continue;
-                }
-            }
-            if !std::mem::replace(&mut entry.watched, true) {
-                let due_ms = self.shared.now_ms + millis(LOOK_INTERVAL);
-                self.looks.set_behind(due_ms, id);
+            if let Some((outcome, splices)) = self.take_turn(id)? {
+                bulk |= splices;
+                self.follow_up(id, outcome)?;
             }
         }
-        if turns > 0 {
-            self.tell_gauges();
-            let moved = self.moved.0 - before;
-            let small = moved > 0 && moved < THIN_BYTES as u64 && !bulk;
-            if self.spin.is_allowed() {
-                self.spin.worked(micros(self.clock.elapsed()), small);
+        self.tell_gauges();
+        let ended = self.clock.elapsed();
+        let took_ns = nanos(ended).saturating_sub(self.shared.now_ns);
+        self.inbox.gauges.turns.round(took_ns);
+        let moved = self.moved.0 - before;
+        let small = moved > 0 && moved < THIN_BYTES as u64 && !bulk;
+        if self.spin.is_allowed() {
+            self.spin.worked(micros(ended), small);
+        }
+        Ok(())
+    }
+
+    /// The turn of a pair, and whether it moves bulk; nothing when it is gone.
+    fn take_turn(&mut self, id: Id) -> io::Result<Option<(Outcome, bool)>> {
+        let Some(entry) = self.pairs.get(id) else {
+            return Ok(None);
+        };
+        let mut env = self.shared.env(entry.cluster);
+        let before = Tally::of(&entry.pair);
+        let outcome = guarded(|| turn(&mut entry.pair, &mut env));
+        let after = Tally::of(&entry.pair);
+        let now_ns = nanos(self.clock.elapsed());
+        let took_ns = now_ns.saturating_sub(entry.ready_ns);
+        self.inbox.gauges.turns.turned(&before, &after, took_ns);
+        // Of whoever goes on, the next turn has been due since now.
+        entry.ready_ns = now_ns;
+        entry.stalls.seen(&after, now_ns, &entry.live);
+        if after.answered(&before) {
+            let first = now_ns.saturating_sub(entry.began_ns).max(1);
+            entry.live.first_byte_ns.store(first, Ordering::Relaxed);
+        }
+        after.tell(&entry.live);
+        let ((all, spliced), (all_before, spliced_before)) = (after.total(), before.total());
+        self.moved.0 += all - all_before;
+        self.moved.1 += spliced - spliced_before;
+        match outcome {
+            Some(outcome) => Ok(Some((outcome, after.is_splicing()))),
+            None => self.panicked(id).map(|()| None),
+        }
+    }
+
+    /// What comes of a turn.
+    fn follow_up(&mut self, id: Id, outcome: Outcome) -> io::Result<()> {
+        let now_ms = self.shared.now_ms;
+        let Some(entry) = self.pairs.get(id) else {
+            return Ok(());
+        };
+        if outcome != Outcome::Later {
+            entry.later_ms = LATER_MS;
+        }
+        match outcome {
+            Outcome::Again => self.queue.push_back(id),
+            Outcome::Waits => entry.queued = false,
+            Outcome::Later => {
+                entry.queued = false;
+                self.laters.set(now_ms + entry.later_ms, id);
+                entry.later_ms = (entry.later_ms * 2).min(LATER_MAX_MS);
             }
+            Outcome::Ended(reason) => return self.end(id, reason),
+        }
+        if !std::mem::replace(&mut entry.watched, true) {
+            self.looks.set_behind(now_ms + millis(LOOK_INTERVAL), id);
         }
         Ok(())
     }
@@ -369,11 +432,16 @@ impl Worker {
         for side in [Side::Client, Side::Service] {
             self.poll.remove(id.token(side))?;
         }
+        let tally = Tally::of(&entry.pair);
+        entry.stalls.seen(&tally, self.shared.now_ns, &entry.live);
+        tally.tell(&entry.live);
+        if let Some(mut observer) = entry.observer.take() {
+            observer.ended(entry.sockets(), reason);
+        }
         entry.pair.release(&mut self.shared.env(entry.cluster));
-        count(&entry.pair, &entry.live);
         let Entry {
             pair,
-            began_ms,
+            began_ns,
             live,
             ended,
             _place: place,
@@ -385,7 +453,7 @@ impl Worker {
             to_service: live.to_service.load(Ordering::Relaxed),
             to_client: live.to_client.load(Ordering::Relaxed),
             spliced: live.spliced.load(Ordering::Relaxed),
-            life_ms: self.shared.now_ms - began_ms,
+            life_ms: self.shared.now_ns.saturating_sub(began_ns) / 1_000_000,
         };
         // Before the summary: who hears of the end finds the place free.
         drop(place);
@@ -422,28 +490,6 @@ fn turn(pair: &mut Pair<Linux>, env: &mut Env<'_, Linux>) -> Outcome {
     #[cfg(test)]
     assert_ne!(env.cluster, tests::POISONED, "wanted by the test");
     pair.turn(env)
-}
-
-/// Bytes delivered both ways, and those of them spliced.
-fn total(pair: &Pair<Linux>) -> (u64, u64) {
-    let (up, down) = (pair.counts(Side::Client), pair.counts(Side::Service));
-    (up.0 + down.0, up.1 + down.1)
-}
-
-fn count(pair: &Pair<Linux>, live: &Live) {
-    let (to_service, up) = pair.counts(Side::Client);
-    let (to_client, down) = pair.counts(Side::Service);
-    live.to_service.store(to_service, Ordering::Relaxed);
-    live.to_client.store(to_client, Ordering::Relaxed);
-    live.spliced.store(up + down, Ordering::Relaxed);
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -61,7 +61,19 @@ impl Listener {
     /// # Errors
     /// When the address is taken or not ours; the text names the address.
     pub fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
-        bind(addr, options)
+        Self::bind_told(addr, options, |_| {})
+    }
+
+    /// The same; `bound` is shown the socket before anybody can connect to it.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_told(
+        addr: SocketAddr,
+        options: ListenOptions,
+        bound: impl FnOnce(BorrowedFd<'_>),
+    ) -> io::Result<Listener> {
+        bind(addr, options, bound)
             .map(|socket| Listener { socket, options })
             .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}")))
     }
@@ -164,11 +176,9 @@ pub struct Progress {
 /// # Errors
 /// When it is no TCP socket.
 pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
-    // Offsets of `struct tcp_info` in linux/tcp.h.
     let mut info = [0; TCP_INFO_BYTES as usize];
     let length = tcp_info(socket.as_fd(), &mut info)?;
-    let four = |at: usize| <[u8; 4]>::try_from(&info[at..at + 4]).map_or(0, u32::from_ne_bytes);
-    let eight = |at: usize| <[u8; 8]>::try_from(&info[at..at + 8]).map_or(0, u64::from_ne_bytes);
+    let (four, eight) = (|at| four(&info, at), |at| eight(&info, at));
     Ok(Progress {
         segments_unacked: four(24),
         last_ack_ms: four(56),
@@ -180,6 +190,72 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
             four(228)
         },
     })
+}
+
+/// What the kernel counted of one connection so far (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Smoothed round trip, in us; 0 before the first.
+    pub rtt_us: u32,
+    /// The least round trip of the last minutes, in us.
+    pub rtt_min_us: u32,
+    /// Segments sent again.
+    pub retransmitted: u32,
+    /// Segments received.
+    pub segments_in: u32,
+    /// Segments sent.
+    pub segments_out: u32,
+    /// Payload received in order; FIN counts as one.
+    pub bytes_received: u64,
+    /// Payload acknowledged; SYN of the dialling side and FIN count as one each.
+    pub bytes_acked: u64,
+    /// Bytes written and not sent.
+    pub bytes_unsent: u32,
+    /// Time with something to send, in us.
+    pub busy_us: u64,
+    /// Of it, shut in by the peer's window.
+    pub rwnd_us: u64,
+    /// Of it, shut in by the send buffer.
+    pub sndbuf_us: u64,
+    /// FIN was received.
+    pub is_half_closed: bool,
+}
+
+/// Reads what was counted of `socket`.
+///
+/// # Errors
+/// When it is no TCP socket.
+pub fn totals(socket: &impl AsFd) -> io::Result<Totals> {
+    /// CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT.
+    const FIN_CAME: [u8; 4] = [8, 9, 11, 6];
+    let mut info = [0; TCP_INFO_BYTES as usize];
+    tcp_info(socket.as_fd(), &mut info)?;
+    let (four, eight) = (|at| four(&info, at), |at| eight(&info, at));
+    Ok(Totals {
+        rtt_us: four(68),
+        rtt_min_us: Some(four(148)).filter(|us| *us != u32::MAX).unwrap_or(0),
+        retransmitted: four(100),
+        segments_out: four(136),
+        segments_in: four(140),
+        bytes_acked: eight(120),
+        bytes_received: eight(128),
+        bytes_unsent: four(144),
+        busy_us: eight(168),
+        rwnd_us: eight(176),
+        sndbuf_us: eight(184),
+        is_half_closed: FIN_CAME.contains(&info[0]),
+    })
+}
+
+// Offsets of `struct tcp_info` in linux/tcp.h.
+type Info = [u8; TCP_INFO_BYTES as usize];
+
+fn four(info: &Info, at: usize) -> u32 {
+    <[u8; 4]>::try_from(&info[at..at + 4]).map_or(0, u32::from_ne_bytes)
+}
+
+fn eight(info: &Info, at: usize) -> u64 {
+    <[u8; 8]>::try_from(&info[at..at + 8]).map_or(0, u64::from_ne_bytes)
 }
 
 /// Bytes of `socket` that its peer has not acknowledged; FIN counts as one. After a reset it stays
@@ -239,7 +315,11 @@ pub fn bound_probes(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<StdListener> {
+fn bind(
+    addr: SocketAddr,
+    options: ListenOptions,
+    bound: impl FnOnce(BorrowedFd<'_>),
+) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(options.reuse_port)?;
@@ -250,6 +330,7 @@ fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<StdListener> {
     }
     set_leg_options(&socket)?;
     socket.bind(&addr.into())?;
+    bound(socket.as_fd());
     socket.listen(options.backlog.clamp(1, BACKLOG_MAX))?;
     Ok(socket.into())
 }
@@ -331,6 +412,13 @@ mod tests {
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         let paused = progress(&writer).unwrap();
+        let counted = totals(&writer).unwrap();
+        assert!(
+            counted.rtt_us > 0 && counted.segments_out > 1,
+            "{counted:?}"
+        );
+        assert_eq!(totals(&reader).unwrap().retransmitted, 0);
+        assert!(totals(&reader).unwrap().bytes_received >= 1000);
         assert!(paused.bytes_unsent > 0, "{paused:?}");
         assert!(paused.window_bytes < read.window_bytes, "{paused:?}");
         assert!(progress(&File::open("/dev/null").unwrap()).is_err());

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,21 @@ pub type Answer = Response<Full<Bytes>>;
 /// One probe: `true` is 200 `ok`.
 pub type Probe = Box<dyn Fn() -> bool + Send + Sync>;
 /// Routes that the process adds: request, body and the caller's address.
-pub type Extra = Box<dyn Fn(&Request<()>, &Bytes, SocketAddr) -> Option<Answer> + Send + Sync>;
+pub type Extra = Box<dyn Fn(&Request<()>, &Bytes, SocketAddr) -> Option<Reply> + Send + Sync>;
+
+/// How a route answers.
+pub enum Reply {
+    /// At once.
+    Now(Answer),
+    /// When others have said what it needs.
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self::Now(answer)
+    }
+}
 
 /// What the admin server answers with.
 pub struct Admin {
@@ -76,13 +91,14 @@ impl Admin {
             }
         };
         let request = Request::from_parts(parts, ());
-        (self.extra)(&request, &body, peer).unwrap_or_else(|| {
-            text(
-                StatusCode::NOT_FOUND,
-                TEXT,
-                format!("no route {}\n", request.uri().path()),
-            )
-        })
+        match (self.extra)(&request, &body, peer) {
+            Some(Reply::Now(answer)) => answer,
+            Some(Reply::Later(answer)) => answer.await,
+            None => {
+                let said = format!("no route {}\n", request.uri().path());
+                text(StatusCode::NOT_FOUND, TEXT, said)
+            }
+        }
     }
 }
 
@@ -176,11 +192,8 @@ mod tests {
             readyz_serve: Box::new(|| true),
             extra: Box::new(|request, body, _| {
                 (request.uri().path() == "/echo").then(|| {
-                    text(
-                        StatusCode::OK,
-                        TEXT,
-                        String::from_utf8_lossy(body).into_owned(),
-                    )
+                    let said = String::from_utf8_lossy(body).into_owned();
+                    Reply::Later(Box::pin(async { text(StatusCode::OK, TEXT, said) }))
                 })
             }),
         };

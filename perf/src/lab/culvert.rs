@@ -38,8 +38,13 @@ struct Options<'a> {
     io_engine: &'a str,
     clusters: serde_json::Value,
     more: &'a [&'a str],
+    /// The tier of the eBPF observer; without one it is off.
+    observer: Option<&'a str>,
     group: Option<&'a Cgroup>,
 }
+
+/// The observer watches its own cgroup, which `ip netns exec` hides.
+const WITH_CGROUP: &str = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
 
 impl Lab {
     /// Starts a data plane for these clusters; `tls` on the agents' port or on none;
@@ -58,6 +63,7 @@ impl Lab {
             io_engine,
             clusters: entries.into(),
             more: &[],
+            observer: None,
             group: None,
         })
     }
@@ -69,7 +75,14 @@ impl Lab {
         std::fs::set_permissions(&clusters, std::fs::Permissions::from_mode(0o600))?;
         let port = 9201;
         let internal = SocketAddr::from((LOCAL, 9202));
-        let mut spawn = Spawn::new(self.binaries.join("culvert-dataplane"))
+        let program = self.binaries.join("culvert-dataplane");
+        let observed = match options.observer {
+            None => Spawn::new(program).args(["--ebpf", "off"]),
+            Some(tier) => Spawn::new("sh")
+                .args(["-c", WITH_CGROUP, "sh", &program.to_string_lossy()])
+                .args(["--ebpf", "require", "--ebpf-tier-max", tier]),
+        };
+        let mut spawn = observed
             .args(["--addr", &format!("0.0.0.0:{port}")])
             .args(["--internal-addr", &internal.to_string()])
             .args(["--clusters", &clusters.to_string_lossy()])
@@ -131,7 +144,7 @@ impl Lab {
 }
 
 /// A route from a port of the hub to the service.
-pub(super) fn tcp(lab: &Lab, leg: Leg) -> Result<Running> {
+pub(super) fn tcp(lab: &Lab, leg: Leg, observer: Option<&str>) -> Result<Running> {
     let listen = format!("{}:{ENTRY_PORT}", lab.address(Host::Hub, Host::Client));
     let route = match leg {
         Leg::Sealed => {
@@ -155,6 +168,7 @@ pub(super) fn tcp(lab: &Lab, leg: Leg) -> Result<Running> {
             {"id": "dev", "token": format!("{TOKEN}dev"), "routes": [route]}
         ]),
         more: &[trusted, &["--engine-threads", "1"]].concat(),
+        observer,
         group: groups[0].as_ref(),
     })?;
     let service = format!("bench={}", lab.service(Host::Site));

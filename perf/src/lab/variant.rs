@@ -48,6 +48,10 @@ pub enum Variant {
     Socat,
     /// tunnel: a tcp route, no TLS on the agent's leg.
     TcpPlain,
+    /// tunnel: the same with the data plane's eBPF observer in tier sockops.
+    TcpPlainSockops,
+    /// tunnel: the same with the observer in tier skb.
+    TcpPlainSkb,
     /// tunnel: a tcp route, TLS on the agent's leg.
     TcpEncrypted,
     /// tunnel: a sealed route: end-to-end TLS passes unopened.
@@ -95,6 +99,8 @@ impl Variant {
             Variant::NginxStream => "nginx stream",
             Variant::Socat => "socat",
             Variant::TcpPlain => "culvert tcp, plain",
+            Variant::TcpPlainSockops => "culvert tcp, plain, observer sockops",
+            Variant::TcpPlainSkb => "culvert tcp, plain, observer skb",
             Variant::TcpEncrypted => "culvert tcp, encrypted",
             Variant::Sealed => "culvert sealed",
             Variant::Pair => "culvert pair",
@@ -154,9 +160,11 @@ impl Variant {
             Variant::HaproxySplice => hop::haproxy(lab, true),
             Variant::NginxStream => nginx::stream(lab),
             Variant::Socat => hop::socat(lab),
-            Variant::TcpPlain => culvert::tcp(lab, culvert::Leg::Plain),
-            Variant::TcpEncrypted => culvert::tcp(lab, culvert::Leg::Encrypted),
-            Variant::Sealed => culvert::tcp(lab, culvert::Leg::Sealed),
+            Variant::TcpPlain => culvert::tcp(lab, culvert::Leg::Plain, None),
+            Variant::TcpPlainSockops => culvert::tcp(lab, culvert::Leg::Plain, Some("sockops")),
+            Variant::TcpPlainSkb => culvert::tcp(lab, culvert::Leg::Plain, Some("skb")),
+            Variant::TcpEncrypted => culvert::tcp(lab, culvert::Leg::Encrypted, None),
+            Variant::Sealed => culvert::tcp(lab, culvert::Leg::Sealed, None),
             Variant::Pair => pair::start(lab, pair::Outer::End),
             Variant::PairKeep => pair::start(lab, pair::Outer::Keep),
             Variant::PairStunnel => pair::rival(lab, pair::Ends::Stunnel),

@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use culvert_engine::IoEngine;
+use culvert_observe::{Mode, Tier};
+use culvert_telemetry::metrics::ClusterHistograms;
 
-use super::{ClustersText, Config, ControlLink, STREAMS_PER_SESSION_MAX, StateSource, Tls};
+use super::{
+    CLUSTERS_MAX, ClustersText, Config, ControlLink, FlowLogConfig, FlowLogMode, MetricsConfig,
+    ObserveConfig, STREAMS_PER_SESSION_MAX, StateSource, Tls,
+};
 use crate::config::reader::Reader;
 use crate::config::{PAIRS_MAX, THREADS_MAX, units};
 
@@ -36,6 +41,9 @@ impl Reader<'_> {
         let cluster_pairs_max = self.number("cluster-pairs-max", pairs);
         let memory_budget = self.memory_budget();
         let log_format = self.log_format();
+        let observe = self.observe();
+        let metrics = self.metrics();
+        let flowlog = self.flowlog();
         let engine = self.engine(pairs_max? as usize, cluster_pairs_max? as usize);
         Some(Config {
             addr: addr?,
@@ -58,9 +66,50 @@ impl Reader<'_> {
             engine: engine?,
             threads: threads.map(|threads| threads as usize),
             memory_budget: memory_budget?,
+            observe: observe?,
+            metrics: metrics?,
+            flowlog: flowlog?,
             log_level: self.text("log-level")?.to_owned(),
             log_format: log_format?,
             debuggable: self.switch("debuggable"),
+        })
+    }
+
+    /// What is asked of the observer.
+    pub(in crate::config) fn observe(&mut self) -> Option<ObserveConfig> {
+        let mode = self.choice("ebpf", &Mode::CHOICES);
+        let tier_max = self.choice("ebpf-tier-max", &Tier::CHOICES);
+        Some(ObserveConfig {
+            mode: mode?,
+            tier_max: tier_max?,
+            trace: self.switch("ebpf-trace"),
+        })
+    }
+
+    fn metrics(&mut self) -> Option<MetricsConfig> {
+        let clusters_max = self.number("metrics-clusters-max", 8..=CLUSTERS_MAX as u64);
+        let histograms = self.parse("metrics-cluster-histograms", |text| {
+            Ok(match text {
+                "auto" => ClusterHistograms::Auto,
+                "all" => ClusterHistograms::All,
+                "none" => ClusterHistograms::None,
+                names => ClusterHistograms::Named(
+                    names.split(',').map(str::trim).map(Into::into).collect(),
+                ),
+            })
+        });
+        Some(MetricsConfig {
+            clusters_max: clusters_max? as usize,
+            histograms: histograms?,
+        })
+    }
+
+    fn flowlog(&mut self) -> Option<FlowLogConfig> {
+        let mode = self.choice("flowlog", &FlowLogMode::CHOICES);
+        let slow = self.parse("flowlog-slow", units::duration);
+        Some(FlowLogConfig {
+            mode: mode?,
+            slow: slow?,
         })
     }
 

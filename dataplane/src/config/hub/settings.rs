@@ -2,6 +2,28 @@
 
 use culvert_config::{Holds, Setting, row};
 
+/// The eBPF observer, in every role.
+pub(in crate::config) const EBPF: Setting = row(
+    "ebpf",
+    Holds::Text,
+    "auto",
+    "eBPF observer: auto, off, require (no start below --ebpf-tier-max)",
+);
+/// See [`EBPF`].
+pub(in crate::config) const EBPF_TIER: Setting = row(
+    "ebpf-tier-max",
+    Holds::Text,
+    "skb",
+    "Highest tier of the observer: sockops, skb",
+);
+/// See [`EBPF`].
+pub(in crate::config) const EBPF_TRACE: Setting = row(
+    "ebpf-trace",
+    Holds::Switch,
+    "",
+    "Load the trace programs too; needs CAP_PERFMON",
+);
+
 /// All of it.
 pub(in crate::config) const SETTINGS: &[Setting] = &[
     Setting {
@@ -185,6 +207,33 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         Holds::Text,
         "1GiB",
         "Bytes that sessions and streams may buffer",
+    ),
+    EBPF,
+    EBPF_TIER,
+    EBPF_TRACE,
+    row(
+        "metrics-clusters-max",
+        Holds::Text,
+        "1024",
+        "Labels of clusters in metrics, 4 of them for what is none, 8 to 8192; further clusters share _overflow",
+    ),
+    row(
+        "metrics-cluster-histograms",
+        Holds::Text,
+        "auto",
+        "Clusters with histograms of their own: auto (the first 32), all, none, or names with commas; others share _other",
+    ),
+    row(
+        "flowlog",
+        Holds::Text,
+        "off",
+        "One JSON line on standard output for each relayed connection that ended: off, slow, all",
+    ),
+    row(
+        "flowlog-slow",
+        Holds::Text,
+        "100ms",
+        "A connection is slow from this residence, mean round trip or time to connect on",
     ),
     Setting {
         env_aliases: &["PERISCOPE_LOG_LEVEL"],
