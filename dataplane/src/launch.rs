@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::thread::JoinHandle;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use culvert_engine::Backend;
 use culvert_net::listen::{ListenOptions, Listener};
 use culvert_telemetry::lifecycle;
@@ -55,6 +57,7 @@ impl Process<'_> {
             lifecycle::forbid_dumps()?;
         }
         raise_descriptor_limit();
+        raise_locked_memory_limit();
         Ok(())
     }
 }
@@ -88,20 +91,33 @@ where
 
 /// As many descriptors as the system allows this process.
 fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(why) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%why, "the limit of descriptors stays");
+    raise(Resource::Nofile, getrlimit(Resource::Nofile).maximum);
+}
+
+/// Rings count as locked memory of the user, over all of its processes, unless the
+/// process may lock any amount; root may, until the observer gives that up.
+fn raise_locked_memory_limit() {
+    if !raise(Resource::Memlock, None) {
+        raise(Resource::Memlock, getrlimit(Resource::Memlock).maximum);
     }
+}
+
+/// Whether the limit is this now; `None` is none.
+fn raise(resource: Resource, limit: Option<u64>) -> bool {
+    let raised = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    let set = setrlimit(resource, raised);
+    if let Err(why) = set {
+        tracing::debug!(%why, ?resource, "a limit stays");
+    }
+    set.is_ok()
 }
 
 /// Connections that one listener may have: a half of the descriptors.
 pub fn connections_max() -> usize {
-    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = getrlimit(Resource::Nofile).current;
     let share = descriptors
         .unwrap_or(u64::MAX)
         .saturating_sub(DESCRIPTORS_KEPT)
