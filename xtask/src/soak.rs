@@ -73,14 +73,15 @@ fn observer() -> Result<()> {
     run::wait(tests)
 }
 
-/// The real binaries: every byte of [`PATTERN_BYTES`] over each datapath and through pairs, and churn.
+/// The real binaries: every byte of [`PATTERN_BYTES`] over each datapath and through pairs, churn, and
+/// what the observer counts of it.
 fn routed(churn: u64) -> Result<()> {
     run::wait(run::cargo(&["build", "--locked", "--workspace", "--bins"]))?;
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
     tests.args(["--package", "culvert-cli", "--success-output", "final"]);
     tests.args([
         "-E",
-        "test(/^heavy::(routed::(integrity|churn)|pair::bytes)/)",
+        "test(/^heavy::(routed::(integrity|churn)|pair::bytes)|^observe::(bytes|lives)/)",
     ]);
     tests.env("CULVERT_BIN_DIR", run::target_dir().join("debug"));
     tests.env("CULVERT_PATTERN_BYTES", PATTERN_BYTES.to_string());
@@ -89,5 +90,7 @@ fn routed(churn: u64) -> Result<()> {
         PATTERN_CONNECTIONS.to_string(),
     );
     tests.env("CULVERT_CHURN", churn.to_string());
+    tests.env("CULVERT_OBSERVE_CONNECTIONS", OBSERVED_RELAYS.to_string());
+    tests.env("CULVERT_OBSERVE_SHORT", churn.to_string());
     run::wait(tests)
 }
