@@ -15,7 +15,6 @@ use crate::api::Api;
 use crate::args::Quickstart;
 use crate::error::{CliError, Result};
 use child::Child;
-pub use child::find;
 use state::State;
 
 pub use child::find;
