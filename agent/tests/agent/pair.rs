@@ -288,6 +288,11 @@ impl Process {
         Self { child, lines }
     }
 
+    /// Kills it and waits until nobody listens where it did.
+    pub async fn kill(mut self) {
+        within(self.child.kill()).await.unwrap();
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();

@@ -336,7 +336,7 @@ async fn a_certificate_that_is_lost_on_the_way_is_given_again_to_the_same_broker
     site.bridge.line_with("did not say that it is kept").await;
     broker.line_with("msg=\"no certificate\"").await;
     // It dies there and then, and comes back with the key that it had.
-    drop(broker);
+    broker.kill().await;
     // Who has the code alone gets nothing: it was used.
     let state = args.iter().position(|arg| arg == "--state").unwrap() + 1;
     let kept = std::mem::replace(&mut args[state], "memory".to_owned());
@@ -346,7 +346,7 @@ async fn a_certificate_that_is_lost_on_the_way_is_given_again_to_the_same_broker
     site.bridge
         .line_with("the pairing code has been used")
         .await;
-    drop(stranger);
+    stranger.kill().await;
     args[state] = kept;
     let _broker = run(&args);
     let (client, served) = (connect(listen).await, site.service.accept().await);
