@@ -64,7 +64,10 @@ impl Control {
             .args(["--admin-addr", "127.0.0.1:9900"]);
         let mut process = Watched::start(spawn, bed, &bed.hub, name)?;
         // A build without the vendor's key, and no licence: the contract wants a word on both.
-        process.expect(&["public key is the all-zero placeholder", "running in unlicensed mode"]);
+        process.expect(&[
+            "public key is the all-zero placeholder",
+            "running in unlicensed mode",
+        ]);
         Ok(Control {
             process,
             socket,
