@@ -16,8 +16,16 @@ use super::*;
 const CONNECTIONS: u64 = 1_500;
 const AT_ONCE: usize = 64;
 
-/// Sizes over five orders of magnitude; `number` decides.
+/// What one connection carries each way, to a service that reads late: then reads are full, and the
+/// relay splices.
+const BULK_BYTES: u64 = 16 << 20;
+const LATE: Duration = Duration::from_millis(200);
+
+/// Sizes over five orders of magnitude; `number` decides. The first is bulk.
 fn sizes(number: u64) -> (u64, u64) {
+    if number == 0 {
+        return (BULK_BYTES, BULK_BYTES);
+    }
     let mix = |value: u64| (value ^ (value >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 20;
     let size = |seed: u64| {
         let most = [1, 200, 4_000, 70_000, 700_000][usize::try_from(mix(seed) % 5).unwrap_or(0)];
@@ -29,6 +37,9 @@ fn sizes(number: u64) -> (u64, u64) {
 /// Sends what its first 16 bytes say, once it has read as much as they say.
 async fn serve(mut stream: TcpStream) -> Result<()> {
     let (up, down) = (stream.read_u64().await?, stream.read_u64().await?);
+    if up == BULK_BYTES {
+        tokio::time::sleep(LATE).await;
+    }
     let (mut reader, mut writer) = stream.split();
     let sent = async {
         let piece = vec![5; 65_536];
