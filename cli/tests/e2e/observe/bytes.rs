@@ -34,16 +34,12 @@ fn sizes(number: u64) -> (u64, u64) {
     (size(number * 2 + 1), size(number * 2 + 2))
 }
 
-/// Sends what its first 16 bytes say, once it has read as much as they say.
-async fn serve(mut stream: TcpStream) -> Result<()> {
-    let (up, down) = (stream.read_u64().await?, stream.read_u64().await?);
-    if up == BULK_BYTES {
-        tokio::time::sleep(LATE).await;
-    }
+/// Sends as much as `sends` says and reads to the end of the other side, which sends `other`.
+async fn exchange(mut stream: TcpStream, sends: u64, other: u64) -> Result<()> {
     let (mut reader, mut writer) = stream.split();
     let sent = async {
         let piece = vec![5; 65_536];
-        let mut left = usize::try_from(down)?;
+        let mut left = usize::try_from(sends)?;
         while left > 0 {
             let now = left.min(piece.len());
             writer.write_all(&piece[..now]).await?;
@@ -58,35 +54,26 @@ async fn serve(mut stream: TcpStream) -> Result<()> {
     };
     let (read, sent) = tokio::join!(read, sent);
     sent?;
-    ensure!(read? == up, "the service read less than was sent");
+    ensure!(read? == other, "one side read less than was sent");
     Ok(())
+}
+
+/// The service: its first 16 bytes say what the client sends and what it wants.
+async fn serve(mut stream: TcpStream) -> Result<()> {
+    let (up, down) = (stream.read_u64().await?, stream.read_u64().await?);
+    if up == BULK_BYTES {
+        tokio::time::sleep(LATE).await;
+    }
+    exchange(stream, down, up).await
 }
 
 async fn ask(to: SocketAddr, number: u64) -> Result<(u64, u64)> {
     let (up, down) = sizes(number);
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
-    let (mut reader, mut writer) = stream.split();
-    let sent = async {
-        writer.write_u64(up).await?;
-        writer.write_u64(down).await?;
-        let piece = vec![9; 65_536];
-        let mut left = usize::try_from(up)?;
-        while left > 0 {
-            let now = left.min(piece.len());
-            writer.write_all(&piece[..now]).await?;
-            left -= now;
-        }
-        writer.shutdown().await?;
-        anyhow::Ok(())
-    };
-    let read = async {
-        let mut sink = tokio::io::sink();
-        anyhow::Ok(tokio::io::copy(&mut reader, &mut sink).await?)
-    };
-    let (read, sent) = tokio::join!(read, sent);
-    sent?;
-    ensure!(read? == down, "the client read less than was sent");
+    stream.write_u64(up).await?;
+    stream.write_u64(down).await?;
+    exchange(stream, up, down).await?;
     Ok((up + 16, down))
 }
 
