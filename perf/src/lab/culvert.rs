@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{ENTRY_PORT, Host, LOCAL, Lab, RELAY_CPU, Running, SEALED_NAME, START_MAX, get};
+use super::{Host, LOCAL, Lab, RELAY_CPU, Running, SEALED_NAME, START_MAX, get};
 use crate::tcp::client_hello;
 use crate::testbed::{Cgroup, Process, Spawn};
 
@@ -143,9 +143,14 @@ impl Lab {
     }
 }
 
-/// A route from a port of the hub to the service.
-pub(super) fn tcp(lab: &Lab, leg: Leg, observer: Option<&str>) -> Result<Running> {
-    let listen = format!("{}:{ENTRY_PORT}", lab.address(Host::Hub, Host::Client));
+/// A route from `listen`, a port of the hub, to `service`.
+pub(super) fn tcp(
+    lab: &Lab,
+    leg: Leg,
+    observer: Option<&str>,
+    listen: SocketAddr,
+    service: SocketAddr,
+) -> Result<Running> {
     let route = match leg {
         Leg::Sealed => {
             serde_json::json!({"service": "bench", "sealed": SEALED_NAME, "addr": listen})
@@ -171,13 +176,13 @@ pub(super) fn tcp(lab: &Lab, leg: Leg, observer: Option<&str>) -> Result<Running
         observer,
         group: groups[0].as_ref(),
     })?;
-    let service = format!("bench={}", lab.service(Host::Site));
+    let service = format!("bench={service}");
     let flags = [trusted, &[service_flag, &service]].concat();
     let agent = lab.agent(&hub, tls, &flags, groups[1].as_ref())?;
     let mut process = hub.process;
-    process.wait_port(lab.at(Host::Client), lab.entry(), START_MAX)?;
+    process.wait_port(lab.at(Host::Client), listen, START_MAX)?;
     Ok(Running {
-        entry: Some(lab.entry()),
+        entry: Some(listen),
         preface: match leg {
             Leg::Sealed => client_hello(SEALED_NAME),
             _ => Vec::new(),

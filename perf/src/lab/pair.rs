@@ -8,15 +8,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::culvert::{self, Leg};
 use super::{ENTRY_PORT, Host, LOCAL, Lab, RELAY_CPU, Running, START_MAX, get};
 use crate::testbed::{Cgroup, Process, Spawn};
 
 const RELAY_PORT: u16 = 9201;
-const BRIDGE_HEALTH: u16 = 9203;
+const BRIDGE_HEALTH: u16 = 9208;
 const BROKER_HEALTH: u16 = 9204;
 const RELAY_ADMIN: u16 = 9205;
-/// Where the far end of a rival listens for its middle.
-const RIVAL_SITE: u16 = 9206;
+/// Where the far end of a rival, or a bridge that is dialled, listens.
+const SITE_PORT: u16 = 9206;
+/// Where a tcp route takes the broker in.
+const ROUTE_PORT: u16 = 9207;
 
 /// What becomes of the outer TLS when a pair is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,45 +41,88 @@ impl Outer {
 
 /// Relay, bridge and broker; each connection has a pair of its own.
 pub(super) fn start(lab: &Lab, outer: Outer) -> Result<Running> {
-    let files = certificates(lab)?;
     lab.await_free_entry()?;
     let groups = [Cgroup::new()?, Cgroup::new()?];
     let relay = relay(lab, outer, groups[0].as_ref())?;
-    let entry = SocketAddr::from((LOCAL, ENTRY_PORT));
-    let side = |role: &str| {
-        let file = |what: &str| files.join(what).to_string_lossy().into_owned();
-        Spawn::new(lab.binaries.join("culvert-agent"))
-            .args([role, "--outer-tls", outer.word(), "--log-level", "warn"])
-            .args([
-                "--relay-ca",
-                &lab.text("cert.pem"),
-                "--tls-ca",
-                &file("ca.crt"),
-            ])
-            .args(["--tls-cert", &file(&format!("{role}.crt"))])
-            .args(["--tls-key", &file(&format!("{role}.key"))])
-            .env("TOKIO_WORKER_THREADS", "1")
-            .counted_by(groups[1].as_ref())
-            .cpu(RELAY_CPU)
-    };
     let at = |host| format!("{}:{RELAY_PORT}", lab.address(Host::Hub, host));
-    let bridge = side("bridge")
-        .args(["--to", &lab.service(Host::Site).to_string()])
-        .args(["--allow-address", "127.0.0.0/8", "--relay", &at(Host::Site)])
-        .args(["--health-addr", &format!("{LOCAL}:{BRIDGE_HEALTH}")]);
-    let broker = side("broker")
-        .args(["--listen", &entry.to_string(), "--flow-per-pair"])
-        .args(["--relay", &at(Host::Client)])
-        .args(["--health-addr", &format!("{LOCAL}:{BROKER_HEALTH}")]);
-    let bridge = ready(lab, bridge, Host::Site, ("bridge", BRIDGE_HEALTH))?;
-    let broker = ready(lab, broker, Host::Client, ("broker", BROKER_HEALTH))?;
+    let meet = |relay: String| {
+        let ca = lab.text("cert.pem");
+        [
+            "--outer-tls",
+            outer.word(),
+            "--relay-ca",
+            &ca,
+            "--relay",
+            &relay,
+        ]
+        .map(str::to_owned)
+    };
+    let agent = agents(
+        lab,
+        &meet(at(Host::Site)),
+        &meet(at(Host::Client)),
+        groups[1].as_ref(),
+    )?;
     Ok(Running {
-        entry: Some(entry),
+        entry: Some(SocketAddr::from((LOCAL, ENTRY_PORT))),
         hub: vec![relay],
-        agent: vec![bridge, broker],
+        agent,
         groups,
         ..Running::default()
     })
+}
+
+/// The same two agents, of which the broker dials the bridge through a tcp route: what the engine's
+/// own `tcp` spends on the bytes that it gets from them.
+pub(super) fn by_route(lab: &Lab) -> Result<Running> {
+    let site = SocketAddr::from((lab.address(Host::Site, Host::Site), SITE_PORT));
+    let listen = SocketAddr::from((lab.address(Host::Hub, Host::Client), ROUTE_PORT));
+    let mut running = culvert::tcp(lab, Leg::Plain, None, listen, site)?;
+    let agents = agents(
+        lab,
+        &["--mode", "direct", "--listen-pair", &site.to_string()].map(str::to_owned),
+        &["--mode", "direct", "--dial", &listen.to_string()].map(str::to_owned),
+        running.groups[1].as_ref(),
+    )?;
+    running.agent.extend(agents);
+    running.entry = Some(SocketAddr::from((LOCAL, ENTRY_PORT)));
+    Ok(running)
+}
+
+/// A bridge and a broker that meet as `bridge_meets` and `broker_meets` say.
+fn agents(
+    lab: &Lab,
+    bridge_meets: &[String],
+    broker_meets: &[String],
+    group: Option<&Cgroup>,
+) -> Result<Vec<Process>> {
+    let files = certificates(lab)?;
+    let side = |role: &str, health: u16| {
+        let file = |what: &str| files.join(what).to_string_lossy().into_owned();
+        Spawn::new(lab.binaries.join("culvert-agent"))
+            .args([role, "--log-level", "warn", "--tls-ca", &file("ca.crt")])
+            .args(["--tls-cert", &file(&format!("{role}.crt"))])
+            .args(["--tls-key", &file(&format!("{role}.key"))])
+            .args(["--health-addr", &format!("{LOCAL}:{health}")])
+            .env("TOKIO_WORKER_THREADS", "1")
+            .counted_by(group)
+            .cpu(RELAY_CPU)
+    };
+    let bridge = side("bridge", BRIDGE_HEALTH)
+        .args(["--to", &lab.service(Host::Site).to_string()])
+        .args(["--allow-address", "127.0.0.0/8"])
+        .args(bridge_meets);
+    let broker = side("broker", BROKER_HEALTH)
+        .args([
+            "--listen",
+            &format!("{LOCAL}:{ENTRY_PORT}"),
+            "--flow-per-pair",
+        ])
+        .args(broker_meets);
+    Ok(vec![
+        ready(lab, bridge, Host::Site, ("bridge", BRIDGE_HEALTH))?,
+        ready(lab, broker, Host::Client, ("broker", BROKER_HEALTH))?,
+    ])
 }
 
 /// What makes the end-to-end TLS of a rival.
@@ -94,7 +140,7 @@ pub(super) fn rival(lab: &Lab, ends: Ends) -> Result<Running> {
     lab.await_free_entry()?;
     let groups = [Cgroup::new()?, Cgroup::new()?];
     let entry = SocketAddr::from((LOCAL, ENTRY_PORT));
-    let far = SocketAddr::from((lab.address(Host::Site, Host::Hub), RIVAL_SITE));
+    let far = SocketAddr::from((lab.address(Host::Site, Host::Hub), SITE_PORT));
     let middle = SocketAddr::from((lab.address(Host::Hub, Host::Client), RELAY_PORT));
     let service = lab.service(Host::Site);
     let end = |role: &str, at: SocketAddr, to: SocketAddr| {

@@ -60,6 +60,8 @@ pub enum Variant {
     Pair,
     /// tunnel: the same with the outer TLS kept.
     PairKeep,
+    /// tunnel: the same bridge and broker, of which the broker dials the bridge by a tcp route.
+    PairByTcp,
     /// tunnel: stunnel at both ends of the same end-to-end TLS, socat in the middle.
     PairStunnel,
     /// tunnel: socat at both ends and in the middle.
@@ -105,6 +107,7 @@ impl Variant {
             Variant::Sealed => "culvert sealed",
             Variant::Pair => "culvert pair",
             Variant::PairKeep => "culvert pair, outer TLS kept",
+            Variant::PairByTcp => "the pair's agents by culvert tcp",
             Variant::PairStunnel => "stunnel, socat between",
             Variant::PairSocat => "socat with TLS, socat between",
             Variant::Rathole => "rathole",
@@ -140,6 +143,7 @@ impl Variant {
     /// When one does not start; the text ends with its last lines.
     pub fn start(self, lab: &Lab) -> Result<Running> {
         let service = lab.service(Host::Site);
+        let tcp = |leg, observer| culvert::tcp(lab, leg, observer, lab.entry(), service);
         let engine = |io, spins| hop::reference(lab, Mechanism::Culvert, io, spins);
         match self {
             Variant::Direct => Ok(Running::default()),
@@ -160,13 +164,14 @@ impl Variant {
             Variant::HaproxySplice => hop::haproxy(lab, true),
             Variant::NginxStream => nginx::stream(lab),
             Variant::Socat => hop::socat(lab),
-            Variant::TcpPlain => culvert::tcp(lab, culvert::Leg::Plain, None),
-            Variant::TcpPlainSockops => culvert::tcp(lab, culvert::Leg::Plain, Some("sockops")),
-            Variant::TcpPlainSkb => culvert::tcp(lab, culvert::Leg::Plain, Some("skb")),
-            Variant::TcpEncrypted => culvert::tcp(lab, culvert::Leg::Encrypted, None),
-            Variant::Sealed => culvert::tcp(lab, culvert::Leg::Sealed, None),
+            Variant::TcpPlain => tcp(culvert::Leg::Plain, None),
+            Variant::TcpPlainSockops => tcp(culvert::Leg::Plain, Some("sockops")),
+            Variant::TcpPlainSkb => tcp(culvert::Leg::Plain, Some("skb")),
+            Variant::TcpEncrypted => tcp(culvert::Leg::Encrypted, None),
+            Variant::Sealed => tcp(culvert::Leg::Sealed, None),
             Variant::Pair => pair::start(lab, pair::Outer::End),
             Variant::PairKeep => pair::start(lab, pair::Outer::Keep),
+            Variant::PairByTcp => pair::by_route(lab),
             Variant::PairStunnel => pair::rival(lab, pair::Ends::Stunnel),
             Variant::PairSocat => pair::rival(lab, pair::Ends::Socat),
             Variant::Rathole => tunnel::rathole(lab, None),
