@@ -15,9 +15,11 @@ mod auth;
 mod body;
 mod clusters;
 mod companion;
+mod fleet;
 mod kind;
 mod license;
 mod page;
+mod pages;
 mod personal;
 mod problem;
 mod routes;
@@ -36,6 +38,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::fanout::Fanout;
 use crate::hub::Hub;
 use crate::identity::SignIn;
 use crate::license::Licensing;
@@ -44,6 +47,7 @@ use crate::metrics::Metrics;
 pub use access::Caller;
 pub use audit::Unknown;
 pub use kind::reference as errors;
+pub use pages::Pages;
 pub use personal::PERSONAL_LIFE_SECONDS_DEFAULT;
 pub use problem::Problem;
 pub use serve::{CONNECTIONS_MAX, serve_tcp, serve_unix};
@@ -66,6 +70,10 @@ pub struct Context {
     pub personal_life_seconds: u64,
     /// How people sign in; `None` = nobody does.
     pub sign_in: Option<SignIn>,
+    /// Asks the clusters; `None` where no data plane is known.
+    pub fanout: Option<Arc<Fanout>>,
+    /// What they answered a moment ago.
+    pub pages: Pages,
     /// Audit rows of callers who showed no valid credential.
     pub unknown: Unknown,
 }
@@ -134,6 +142,8 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(personal::list, personal::mint))
         .routes(routes!(personal::revoke))
         .routes(routes!(agents::list))
+        .routes(routes!(fleet::show))
+        .routes(routes!(fleet::ask))
         .routes(routes!(audit::list))
         .routes(routes!(status::dataplanes))
         .routes(routes!(status::show))

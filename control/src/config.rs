@@ -17,8 +17,10 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::audit::Retention;
+use crate::fanout::Fanout;
 use crate::identity::SignIn;
 use crate::license::LicenseConfig;
+use crate::outbound::{Outbound, askable};
 use crate::store::Dsn;
 
 pub use settings::PROGRAM;
@@ -54,6 +56,8 @@ pub struct Config {
     pub peer_uid: Option<u32>,
     /// Where people and agents find the hub.
     pub public_url: Option<String>,
+    /// Asks the clusters.
+    pub fanout: Option<Fanout>,
     /// How long audit rows are kept.
     pub retention: Retention,
     /// Longest life of a person's token, in seconds.
@@ -129,6 +133,7 @@ impl Config {
             peer_uid: checks.parsed("peer-uid", |text| {
                 text.parse().map_err(|_| "is no user id".to_owned())
             }),
+            fanout: checks.fanout(public_url.as_deref(), &outbound),
             public_url,
             retention: checks.retention(),
             personal_life_seconds: checks
@@ -191,6 +196,14 @@ impl Checks {
             self.say(name, &why);
         }
         path
+    }
+
+    /// By way of the data plane; people find it at the public URL.
+    fn fanout(&mut self, public_url: Option<&str>, outbound: &Outbound) -> Option<Fanout> {
+        let url = |text: &str| askable(text).map_err(|why| why.to_string());
+        let given = self.parsed("data-plane-url", url);
+        let url = given.or_else(|| public_url.and_then(|public| url(public).ok()))?;
+        Some(Fanout::new(url, outbound.clone()))
     }
 
     fn retention(&mut self) -> Retention {

@@ -1,5 +1,5 @@
-//! HTTPS requests that control makes: the license server, identity providers.
-//! Never to clusters, and no tunnel byte waits for one.
+//! HTTPS requests that control makes: the license server, identity providers, its own
+//! data plane. Never to clusters, and no tunnel byte waits for one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,11 @@ use std::time::Duration;
 use culvert_net::dial::{Dialer, HubUrl, ProxyConfig};
 use culvert_net::tls::ClientTls;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
 
 /// One exchange, the dial included, takes no longer.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -33,12 +35,27 @@ pub enum OutboundError {
         /// What was seen.
         why: String,
     },
+    /// More than the caller reads.
+    #[error("the answer of {host} is longer than {bytes_max} bytes")]
+    TooLong {
+        /// Who was asked.
+        host: String,
+        /// Most that is read.
+        bytes_max: usize,
+    },
     /// It took too long.
     #[error("no answer from {host} within 30 s")]
     Slow {
         /// Who was asked.
         host: String,
     },
+}
+
+/// A connection to one host, for requests one after another.
+pub struct Conversation {
+    url: HubUrl,
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<hyper::Result<()>>,
 }
 
 /// Makes requests, through the proxy where one applies. Follows no redirect.
@@ -71,50 +88,103 @@ impl Outbound {
     /// [`OutboundError`].
     pub async fn send(
         &self,
-        request: Request<Vec<u8>>,
+        mut request: Request<Vec<u8>>,
     ) -> Result<Response<Vec<u8>>, OutboundError> {
-        let uri = request.uri().to_string();
-        let url: HubUrl = uri
-            .parse()
-            .map_err(|_| OutboundError::Url(format!("{uri:?} is no https:// URL")))?;
-        if !url.is_tls() && !is_loopback(url.host()) {
-            let why = format!("{uri:?} is not https; only this machine may be asked without TLS");
-            return Err(OutboundError::Url(why));
-        }
-        let host = url.authority();
-        match tokio::time::timeout(DEADLINE, self.exchange(&url, request)).await {
+        let url = askable(&request.uri().to_string())?;
+        request
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let exchange = async {
+            let mut conversation = self.converse(&url).await?;
+            conversation.send(request, ANSWER_BYTES_MAX).await
+        };
+        match tokio::time::timeout(DEADLINE, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(OutboundError::Slow { host }),
+            Err(_) => Err(OutboundError::Slow {
+                host: url.authority(),
+            }),
         }
     }
 
-    async fn exchange(
-        &self,
-        url: &HubUrl,
-        request: Request<Vec<u8>>,
-    ) -> Result<Response<Vec<u8>>, OutboundError> {
+    /// Connects to the host of `url`; see [`askable`].
+    ///
+    /// # Errors
+    /// [`OutboundError`]. The caller sets the deadline.
+    pub async fn converse(&self, url: &HubUrl) -> Result<Conversation, OutboundError> {
         let dialer = self.dialer.as_ref();
         let dialer = dialer.map_err(|why| OutboundError::Dial(why.to_string()))?;
         let conn = dialer.dial(std::slice::from_ref(url)).await;
         let conn = conn.map_err(|why| OutboundError::Dial(why.to_string()))?;
-        let broken = |why: String| OutboundError::Http {
-            host: url.authority(),
-            why,
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(conn.io))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(conn.io))
             .await
-            .map_err(|why| broken(why.to_string()))?;
-        let driver = tokio::spawn(connection);
-        let request = origin_form(url, request).map_err(broken)?;
-        let answer = async {
-            let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head, body.to_bytes()))
-        };
-        let answer = answer.await.map_err(|why| broken(why.to_string()));
-        driver.abort();
-        let (head, body) = answer?;
-        Ok(Response::from_parts(head, body.to_vec()))
+            .map_err(|why| broken(url, &why))?;
+        Ok(Conversation {
+            url: url.clone(),
+            sender,
+            driver: tokio::spawn(connection),
+        })
+    }
+}
+
+impl Conversation {
+    /// Sends `request` and reads an answer of at most `bytes_max`.
+    ///
+    /// # Errors
+    /// [`OutboundError`]; then the conversation is over. The caller sets the deadline.
+    pub async fn send(
+        &mut self,
+        request: Request<Vec<u8>>,
+        bytes_max: usize,
+    ) -> Result<Response<Vec<u8>>, OutboundError> {
+        let url = &self.url;
+        let request = origin_form(url, request).map_err(|why| broken(url, &why))?;
+        let ready = self.sender.ready().await;
+        ready.map_err(|why| broken(url, &why))?;
+        let answer = self.sender.send_request(request).await;
+        let (head, body) = answer.map_err(|why| broken(url, &why))?.into_parts();
+        let body = Limited::new(body, bytes_max).collect().await;
+        let body = body.map_err(|why| {
+            if why.is::<LengthLimitError>() {
+                let host = url.authority();
+                return OutboundError::TooLong { host, bytes_max };
+            }
+            broken(url, &why)
+        })?;
+        Ok(Response::from_parts(head, body.to_bytes().to_vec()))
+    }
+
+    /// Whether the other side is still there.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A URL that may be asked: https, or of this machine.
+///
+/// # Errors
+/// [`OutboundError::Url`].
+pub fn askable(text: &str) -> Result<HubUrl, OutboundError> {
+    let url: HubUrl = text
+        .parse()
+        .map_err(|_| OutboundError::Url(format!("{text:?} is no https:// URL")))?;
+    if url.is_tls() || is_loopback(url.host()) {
+        return Ok(url);
+    }
+    let why = format!("{text:?} is not https; only this machine may be asked without TLS");
+    Err(OutboundError::Url(why))
+}
+
+fn broken(url: &HubUrl, why: &dyn std::fmt::Display) -> OutboundError {
+    OutboundError::Http {
+        host: url.authority(),
+        why: why.to_string(),
     }
 }
 
@@ -125,8 +195,6 @@ fn origin_form(url: &HubUrl, request: Request<Vec<u8>>) -> Result<Request<Full<B
     head.uri = path.parse().map_err(|_| format!("{path:?} is no path"))?;
     let host = HeaderValue::from_str(&url.host_header()).map_err(|why| why.to_string())?;
     head.headers.insert(header::HOST, host);
-    head.headers
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     Ok(Request::from_parts(head, Full::from(body)))
 }
 

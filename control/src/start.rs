@@ -153,6 +153,7 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
     started(&config, &hub, &bound);
 
     let sign_in = config.sign_in.take();
+    let fanout = config.fanout.take().map(Arc::new);
     let context = Arc::new(Context {
         sign_in,
         hub: hub.clone(),
@@ -166,6 +167,8 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
             .unwrap_or_default(),
         public_url: config.public_url.clone(),
         personal_life_seconds: config.personal_life_seconds,
+        fanout,
+        pages: api::Pages::default(),
         unknown: api::Unknown::default(),
     });
     let mut tasks = JoinSet::new();

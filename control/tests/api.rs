@@ -66,6 +66,8 @@ impl Api {
             public_url: Some("https://hub.test:8443".to_owned()),
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
             sign_in: None,
+            fanout: None,
+            pages: api::Pages::default(),
             unknown: api::Unknown::default(),
         };
         let (router, shutdown) = (api::router(Arc::new(context)), Shutdown::default());

@@ -1,6 +1,9 @@
 //! Signing in, rights, and what an attacker tries: through the whole API, on a real store.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "identity/fleet.rs"]
+mod fleet;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -87,6 +90,8 @@ impl Site {
             public_url: Some(ORIGIN.to_owned()),
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
             sign_in: Some(sign_in),
+            fanout: None,
+            pages: api::Pages::default(),
             unknown: api::Unknown::default(),
         });
         Self {
@@ -108,6 +113,8 @@ impl Site {
             public_url: old.public_url.clone(),
             personal_life_seconds: old.personal_life_seconds,
             sign_in: Some(sign_in),
+            fanout: None,
+            pages: api::Pages::default(),
             unknown: api::Unknown::default(),
         };
         Self {

@@ -210,6 +210,8 @@ impl Site {
             public_url: None,
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
             sign_in: None,
+            fanout: None,
+            pages: api::Pages::default(),
             unknown: api::Unknown::default(),
         }))
     }

@@ -8,7 +8,7 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use culvert_identity::Session;
+use culvert_identity::{SESSION_COOKIE, Session};
 use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
@@ -290,6 +290,14 @@ pub(super) fn nobody() -> Actor {
         email: String::new(),
         groups: Vec::new(),
     }
+}
+
+/// The session alone of the cookies that a browser sent.
+pub(super) fn own_cookie(cookies: &HeaderValue) -> HeaderValue {
+    let own = cookies.to_str().ok();
+    let own = own.and_then(|cookies| culvert_identity::find(cookies, SESSION_COOKIE));
+    let own = own.and_then(|own| HeaderValue::from_str(&format!("{SESSION_COOKIE}={own}")).ok());
+    own.unwrap_or(HeaderValue::from_static(""))
 }
 
 /// What makes it happen.

@@ -117,6 +117,12 @@ const SETTINGS: &[Setting] = &[
             "Where people and agents find the hub, for example https://hub.example.com:8443",
         )
     },
+    row(
+        "data-plane-url",
+        Text,
+        "",
+        "Where control asks clusters for /api/fleet, as the person who asks: people's listener of the data plane; default: --public-url",
+    ),
     Setting {
         env_aliases: &[
             "PERISCOPE_AUDIT_RETENTION_DAYS",
@@ -256,13 +262,13 @@ const SETTINGS: &[Setting] = &[
         "proxy",
         Text,
         "",
-        "Proxy towards the license server and identity providers; default: HTTPS_PROXY and its kin",
+        "Proxy towards the license server, identity providers and --data-plane-url; default: HTTPS_PROXY and its kin",
     ),
     row(
         "outbound-ca",
         Text,
         "",
-        "Further CA certificates of the license server, identity providers and proxies, PEM",
+        "Further CA certificates of the license server, identity providers, the data plane and proxies, PEM",
     ),
     row("log-level", Text, "info", "error, warn, info, debug, trace"),
     row("log-format", Text, "auto", "auto, logfmt, json"),
