@@ -1,6 +1,7 @@
 //! What clients say to the internal listener, and what becomes of it.
 
 mod body;
+mod caller;
 mod exchange;
 mod forward;
 mod head;
@@ -37,6 +38,7 @@ use crate::sessions::StreamSlot;
 use crate::table::Cluster;
 
 pub use body::Body;
+pub use caller::{Caller, Credential, Person};
 pub use forward::{FORWARD_PATH, forward};
 pub use refuse::Refusal;
 
@@ -97,6 +99,8 @@ fn request_id(headers: &HeaderMap) -> Id {
 /// A request that may be relayed, with everything it holds.
 struct Ingress<'a> {
     plane: &'a Arc<Plane>,
+    /// Who asks; known here, before anything is forwarded.
+    caller: Caller,
     cluster: Arc<Cluster>,
     id: &'a Id,
     asked: Asked,
@@ -173,6 +177,7 @@ impl<'a> Ingress<'a> {
             Ok((cluster, asked, rest)) => Ok(Self {
                 header: stream_header(&cluster, id, parts, peer),
                 plane,
+                caller: Caller::Machine,
                 cluster,
                 id,
                 asked,

@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-proto", &[]),
     ("culvert-telemetry", &[]),
     ("culvert-config", &["culvert-proto"]),
-    ("culvert-identity", &[]),
+    ("culvert-identity", &["culvert-proto"]),
     ("culvert-licence", &[]),
     (
         "culvert-net",
@@ -42,6 +42,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "culvert-config",
             "culvert-engine",
+            "culvert-identity",
             "culvert-mux",
             "culvert-net",
             "culvert-observe",
