@@ -1,5 +1,6 @@
 //! A cluster as control keeps it.
 
+mod access;
 mod personal;
 mod route;
 
@@ -7,12 +8,13 @@ use std::collections::BTreeMap;
 
 use culvert_config::clusters::{host_port_problem, text_problem};
 use culvert_proto::id::{ClusterId, Epoch};
-use culvert_proto::limits::{LABELS_MAX, STREAMS_MAX};
+use culvert_proto::limits::{ACCESS_GROUPS_MAX, LABELS_MAX, STREAMS_MAX};
 use culvert_proto::token::{Digest, TokenEntry};
 use culvert_proto::update::{self, ClusterState, TokenHash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use access::Access;
 pub use personal::Personal;
 pub use route::{Route, listens};
 
@@ -82,6 +84,8 @@ pub struct Spec {
     pub rate_per_second: u32,
     /// Whether clients may impersonate users towards this cluster.
     pub allow_impersonation: bool,
+    /// Which people may enter, and as whom.
+    pub access: Access,
 }
 
 /// What may be changed; what is absent stays.
@@ -109,6 +113,8 @@ pub struct Patch {
     pub rate_per_second: Option<u32>,
     /// Whether clients may impersonate users.
     pub allow_impersonation: Option<bool>,
+    /// Which people may enter, and as whom; given whole.
+    pub access: Option<Access>,
 }
 
 /// What a second agent of a cluster does.
@@ -148,6 +154,7 @@ impl Default for Spec {
             requests_max: 0,
             rate_per_second: 0,
             allow_impersonation: false,
+            access: Access::default(),
         }
     }
 }
@@ -174,6 +181,7 @@ impl Patch {
         set(&mut spec.requests_max, self.requests_max);
         set(&mut spec.rate_per_second, self.rate_per_second);
         set(&mut spec.allow_impersonation, self.allow_impersonation);
+        set(&mut spec.access, self.access);
     }
 }
 
@@ -206,6 +214,14 @@ impl Spec {
         }
         if let Some(why) = self.target_addr.as_deref().and_then(host_port_problem) {
             say("target_addr", why);
+        }
+        if let Some(why) = self.access.problem() {
+            say("access", why);
+        }
+        let counts = [self.access.grants.len(), self.access.allowed_groups.len()];
+        if counts.iter().any(|count| *count > ACCESS_GROUPS_MAX) {
+            let why = format!("holds over {ACCESS_GROUPS_MAX} grants or allowed groups");
+            say("access", why);
         }
         problems
     }
@@ -249,6 +265,7 @@ impl Cluster {
                 .collect(),
             routes: self.routes.iter().map(|it| it.route.clone()).collect(),
             personal_tokens: self.personal.iter().map(|it| it.token.clone()).collect(),
+            access: spec.access.to_state(),
         }
     }
 }

@@ -21,7 +21,7 @@ use culvert_net::crypto::SigningKey;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::limits::CLUSTERS_MAX;
 use culvert_proto::token::{Digest, TokenIndex, TokenText};
-use culvert_proto::update::{Report, Rotation, State};
+use culvert_proto::update::{Report, Rotation, Settings, State};
 use culvert_rpc::{Feed, LinkId};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, Notify};
@@ -59,6 +59,8 @@ pub struct Hub {
     listing: ArcSwap<Listing>,
     /// Whose token is which.
     tokens: ArcSwap<TokenIndex>,
+    /// What data planes are told beside clusters.
+    settings: ArcSwap<Settings>,
     writer: Turn<Writer>,
     acknowledged: Notify,
     /// A data plane reported.
@@ -114,6 +116,7 @@ impl Hub {
             feed: Feed::new(key, state),
             fleet: Mutex::default(),
             listing: ArcSwap::default(),
+            settings: ArcSwap::default(),
             tokens: ArcSwap::from_pointee(index(&clusters)),
             clusters: ArcSwap::from_pointee(clusters),
             writer: Turn::new(Writer::at(loaded.generation)),

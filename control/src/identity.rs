@@ -12,6 +12,7 @@ use culvert_identity::{
 };
 use culvert_net::crypto;
 use culvert_proto::token::Digest;
+use culvert_proto::update;
 
 pub use admin::{Admin, BadHash, hash};
 pub use attempts::Attempts;
@@ -78,6 +79,19 @@ impl SignIn {
         })
     }
 
+    /// What data planes have to know of it.
+    #[must_use]
+    pub fn published(&self) -> update::SignIn {
+        let keys = [&self.ring.current].into_iter().chain(&self.ring.previous);
+        let seconds = |life: u64| u32::try_from(life).unwrap_or(u32::MAX);
+        update::SignIn {
+            keys: keys.map(Key::published).collect(),
+            idle_s: seconds(self.life.idle_s),
+            life_s: seconds(self.life.absolute_s),
+            origins: self.origins.iter().map(|it| it.as_str().into()).collect(),
+        }
+    }
+
     /// The session that a `Cookie` header holds, if it holds one that is good now. Whether its
     /// subject signed out everywhere is for the caller to ask.
     ///
@@ -124,11 +138,7 @@ impl SignIn {
         now_unix_s: u64,
     ) -> Result<String, culvert_identity::SealError> {
         let nonce = crypto::random_bytes();
-        let value = self.ring.seal(SESSION_COOKIE, session, nonce)?;
-        let rest = session.expires_unix_s.saturating_sub(now_unix_s);
-        Ok(format!(
-            "{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={rest}"
-        ))
+        self.ring.set_cookie(session, nonce, now_unix_s)
     }
 
     /// `Set-Cookie` values that take our cookies from the browser.

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Context};
 use crate::config::Config;
 use crate::hub::{Hub, HubError};
+use crate::identity::SignIn;
 use crate::license::{self, Licensing};
 use crate::metrics::Metrics;
 use crate::registry::file::{FileError, Listing};
@@ -150,9 +151,11 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
         tracing::info!(path = %path.display(), changes, "registry file applied");
     }
     let bound = Bound::bind(&config, tls)?;
+    let sign_in = config.sign_in.take();
+    hub.publish_sign_in(sign_in.as_ref().map(SignIn::published))
+        .await?;
     started(&config, &hub, &bound);
 
-    let sign_in = config.sign_in.take();
     let fanout = config.fanout.take().map(Arc::new);
     let context = Arc::new(Context {
         sign_in,

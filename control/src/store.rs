@@ -49,6 +49,13 @@ pub enum Step {
     Put(Arc<Cluster>),
     /// It is gone.
     Remove(ClusterId),
+    /// Every session of the subject below the epoch ends.
+    End {
+        /// Whose.
+        subject: String,
+        /// When it ended, milliseconds since 1970.
+        epoch: u64,
+    },
 }
 
 /// What the store held when it was opened.
@@ -74,12 +81,13 @@ pub struct Touch {
 }
 
 impl Step {
-    /// Which cluster changes.
+    /// Which cluster changes, if one does.
     #[must_use]
-    pub fn id(&self) -> &ClusterId {
+    pub fn id(&self) -> Option<&ClusterId> {
         match self {
-            Self::Put(cluster) => &cluster.id,
-            Self::Remove(id) => id,
+            Self::Put(cluster) => Some(&cluster.id),
+            Self::Remove(id) => Some(id),
+            Self::End { .. } => None,
         }
     }
 }
@@ -238,16 +246,16 @@ impl Store {
         self.bounded(self.backend.session_epoch(subject)).await
     }
 
-    /// Ends every session of `subject`, with the row that says who did it.
+    /// Subjects whose sessions ended after `since_unix_ms`, with their epochs; the newest,
+    /// and no more than are published.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn raise_session_epoch(
+    pub async fn ended_sessions(
         &self,
-        subject: &str,
-        entry: &Entry,
-    ) -> Result<(), StoreError> {
-        self.bounded(self.backend.raise_session_epoch(subject, entry))
+        since_unix_ms: u64,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        self.bounded(self.backend.ended_sessions(since_unix_ms))
             .await
     }
 

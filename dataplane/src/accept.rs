@@ -39,6 +39,8 @@ pub enum Side {
     Public,
     /// Clients, metrics, probes.
     Internal,
+    /// People.
+    People,
 }
 
 /// What all threads that accept on one address share.
@@ -102,7 +104,7 @@ fn admit(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAd
     }
     let leg = match port.side {
         Side::Public => Leg::Other,
-        Side::Internal => Leg::Client,
+        Side::Internal | Side::People => Leg::Client,
     };
     let arrival = Arrival {
         plane: plane.clone(),

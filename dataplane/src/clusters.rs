@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use culvert_config::clusters::{
-    self, CLUSTERS_FILE_BYTES_MAX as FILE_BYTES_MAX, Listed, Secrets, file_id,
+    self, At, CLUSTERS_FILE_BYTES_MAX as FILE_BYTES_MAX, Listed, Secrets, file_id,
 };
+use culvert_identity::Policy;
 use culvert_net::crypto::{read_private, sha256};
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::{Digest, TOKEN_BYTES_MIN, TokenText};
@@ -111,6 +112,11 @@ pub fn parse(text: &str, tls: bool) -> Result<Clusters, ClustersError> {
         if tokens.is_empty() {
             return Err(ClustersError(format!("cluster {id}: no token is given")));
         }
+        if let Some(At { value, line }) = &cluster.access {
+            let checked = Policy::from(value).checked();
+            let why = |why| ClustersError(format!("line {line}: cluster {id}: access: {why}"));
+            checked.map_err(why)?;
+        }
         if tokens.iter().any(|token| short.contains(&token.digest)) {
             read.short_tokens.push(id.clone());
         }
@@ -172,6 +178,7 @@ fn state(listed: Listed) -> ClusterState {
     state.labels = labels
         .map(|(key, value)| (key.into(), value.into()))
         .collect();
+    state.access = listed.access.map(|at| at.value).unwrap_or_default();
     state.routes = listed.routes;
     state.personal_tokens = listed.personal_tokens;
     state
@@ -180,7 +187,7 @@ fn state(listed: Listed) -> ClusterState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use culvert_proto::update::Policy;
+    use culvert_proto::update;
 
     fn why(text: &str) -> String {
         parse(text, false)
@@ -241,7 +248,10 @@ mod tests {
             "maxStreams":7,"maxRequests":8,"rateLimit":9,"name":"A","labels":{"env":"x"}}]"#;
         let read = parse(text, true).unwrap();
         let cluster = &read.state.clusters["a"];
-        assert_eq!((cluster.tokens.len(), cluster.policy), (2, Policy::Replace));
+        assert_eq!(
+            (cluster.tokens.len(), cluster.policy),
+            (2, update::Policy::Replace)
+        );
         assert_eq!(
             (
                 cluster.streams_max,

@@ -1,10 +1,12 @@
-//! What clients say to the internal listener, and what becomes of it.
+//! What clients say to the internal listener, and people to theirs, and what becomes of it.
 
+mod arrival;
 mod body;
 mod caller;
 mod exchange;
 mod forward;
 mod head;
+mod person;
 mod refuse;
 mod relayed;
 mod response;
@@ -16,20 +18,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TRAILER, UPGRADE,
 };
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use culvert_net::crypto::random_bytes;
 use culvert_proto::answer::BodyKind;
 use culvert_proto::close::CloseReason;
+use culvert_proto::head::RequestRules;
+use culvert_proto::hello::CarrierKind;
 use culvert_proto::id::RequestId;
 use culvert_proto::open::{StreamHeader, StreamKind};
-use culvert_proto::route::parse_tunnel_path;
+use culvert_proto::route::parse_cluster_path;
 
 use crate::conn::InFlight;
 use crate::metrics::UNROUTED;
@@ -37,13 +40,16 @@ use crate::plane::{Plane, unix_ms};
 use crate::sessions::StreamSlot;
 use crate::table::Cluster;
 
-pub use body::Body;
-pub use caller::{Caller, Credential, Person};
+pub use body::{Body, BodyCut};
+pub use caller::Caller;
 pub use forward::{FORWARD_PATH, forward};
+pub use head::judge;
 pub use refuse::Refusal;
 
+use arrival::{Arrival, Door};
 use exchange::Exchange;
-use head::{Asked, Route};
+use head::{Asked, Route, Towards};
+use person::Admitted;
 use relayed::Relayed;
 use response::ResponseReader;
 use tracked::Tracked;
@@ -58,11 +64,40 @@ pub async fn tunnel(
     in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    serve(plane, Door::Machines, peer, in_flight, request).await
+}
+
+/// Answers a request to `/c/{cluster}/...`.
+pub async fn person(
+    plane: &Arc<Plane>,
+    peer: SocketAddr,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    serve(plane, Door::People, peer, in_flight, request).await
+}
+
+async fn serve(
+    plane: &Arc<Plane>,
+    door: Door,
+    peer: SocketAddr,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let id = request_id(request.headers());
     let (parts, body) = request.into_parts();
     let closing = parts.version < Version::HTTP_2 && plane.is_draining();
-    let mut answer = match Ingress::admit(plane, peer, in_flight, &id, &parts, &body) {
+    let arrival = Arrival {
+        plane,
+        door,
+        peer,
+        id: &id,
+    };
+    let mut answer = match Ingress::admit(&arrival, in_flight, &parts, &body) {
         Ok(ingress) => ingress.relay(parts, body).await,
+        Err((refusal, kind)) if door == Door::People => {
+            person::refuse(plane, peer, &parts, &refusal, kind).await
+        }
         Err((refusal, kind)) => refusal.answer(kind),
     };
     if closing && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -101,6 +136,7 @@ struct Ingress<'a> {
     plane: &'a Arc<Plane>,
     /// Who asks; known here, before anything is forwarded.
     caller: Caller,
+    renewed: Option<HeaderValue>,
     cluster: Arc<Cluster>,
     id: &'a Id,
     asked: Asked,
@@ -118,75 +154,56 @@ struct Opened {
 }
 
 impl<'a> Ingress<'a> {
-    /// Everything that can refuse a request before a stream is opened.
     fn admit(
-        plane: &'a Arc<Plane>,
-        peer: SocketAddr,
+        arrival: &Arrival<'a>,
         in_flight: InFlight,
-        id: &'a Id,
         parts: &Parts,
         body: &Incoming,
     ) -> Result<Self, (Refusal, BodyKind)> {
+        let (plane, id) = (arrival.plane, arrival.id);
         let table = plane.table.load();
         let raw = parts
             .uri
             .path_and_query()
             .map_or("", |target| target.as_str());
-        let routed = parse_tunnel_path(raw);
-        let cluster = routed
-            .as_ref()
-            .ok()
-            .and_then(|route| table.get(route.cluster))
-            .cloned();
-        let (metrics, kind) = match &cluster {
+        let routed = parse_cluster_path(arrival.door.prefix(), raw);
+        let named = routed.as_ref().ok();
+        let (metrics, kind) = match named.and_then(|route| table.get(route.cluster)) {
             Some(cluster) => (cluster.metrics.clone(), cluster.body_kind()),
             None => (plane.metrics.cluster(UNROUTED), BodyKind::Problem),
         };
         let mut tracked = Tracked::new(parts.method.clone(), metrics, in_flight);
-        let admitted = || {
-            let work = plane
-                .begin()
-                .ok_or_else(|| Refusal::new(CloseReason::Draining, ""))?;
-            tracked.work(work);
-            let (has_body, length) = (!body.is_end_stream(), body.size_hint().exact());
-            let asked = head::judge(parts, has_body, length)?;
-            let route = routed.map_err(|why| {
-                let mut refusal = Refusal::new(why.close_reason(), why.to_string());
-                refusal.close = refusal.reason == CloseReason::BadHead;
-                refusal
-            })?;
-            let cluster = cluster.ok_or_else(|| unknown(plane, route.cluster))?;
-            if !cluster.state.enabled {
-                return Err(Refusal::new(CloseReason::Disabled, ""));
-            }
-            check_length(plane, length)?;
-            // The cluster first: what it may not do costs its neighbours nothing.
-            let slot = cluster.admit().and_then(|slot| {
-                plane.limit_rate()?;
-                Ok(slot)
-            });
-            tracked.hold(slot.inspect_err(|refusal| {
-                if refusal.reason == CloseReason::RateLimited {
-                    plane.metrics.rate_limited.inc();
+        match arrival.judge(&table, routed, (parts, body), &mut tracked) {
+            Ok(judged) => {
+                let Admitted {
+                    caller,
+                    renewed,
+                    watching,
+                } = judged.admitted;
+                tracked.watch(watching);
+                let mut header = stream_header(&judged.cluster, id, parts, arrival.peer);
+                if let Some(person) = caller.person() {
+                    person.log(id.id);
+                    header.principal = Some(person.subject.as_str().into());
                 }
-            })?);
-            Ok((cluster, asked, route.rest.to_owned()))
-        };
-        let admitted = admitted();
-        match admitted {
-            Ok((cluster, asked, rest)) => Ok(Self {
-                header: stream_header(&cluster, id, parts, peer),
-                plane,
-                caller: Caller::Machine,
-                cluster,
-                id,
-                asked,
-                rest,
-                tracked,
-            }),
+                Ok(Self {
+                    header,
+                    plane,
+                    caller,
+                    renewed,
+                    cluster: judged.cluster,
+                    id,
+                    asked: judged.asked,
+                    rest: judged.rest,
+                    tracked,
+                })
+            }
             Err(refusal) => {
                 tracked.refused(refusal.reason);
-                tracing::debug!(reason = %refusal.reason, request_id = %id.id, "request refused");
+                tracing::debug!(
+                    reason = %refusal.reason, detail = refusal.detail, request_id = %id.id,
+                    "request refused"
+                );
                 Err((refusal, kind))
             }
         }
@@ -212,12 +229,22 @@ impl<'a> Ingress<'a> {
             target: &self.rest,
             host: self.cluster.host(),
             request_id: &self.id.text,
-            rules: self.cluster.rules(),
+            rules: self.rules(),
         };
-        let head = head::build(parts, &self.asked, &route)?;
+        let mut head = head::build(parts, &self.asked, &route)?;
         let id = &self.cluster.state.id;
         let metrics = &self.cluster.metrics;
         let (stream, mut slot) = self.plane.sessions.open(id, metrics, &self.header)?;
+        if let Some(person) = self.caller.person() {
+            let towards = Towards {
+                kind: self.cluster.kind(),
+                is_radar: slot.session().facts.kind == CarrierKind::Radar,
+                cluster: id.as_str(),
+                hub_id: &self.plane.table.load().hub_id,
+            };
+            head::write_identity(&mut head, person, &towards)?;
+        }
+        head::end(&mut head);
         let upgrade = self.asked.upgrade.is_some();
         let reader = ResponseReader::new(parts.method == http::Method::HEAD, upgrade);
         let begun = Exchange::begin(stream, head.freeze(), reader).await;
@@ -243,6 +270,25 @@ impl<'a> Ingress<'a> {
             slot,
             client,
         })
+    }
+
+    /// Which fields of the client pass: of a person none that says who somebody is.
+    fn rules(&self) -> RequestRules {
+        let mut rules = self.cluster.rules();
+        rules.allow_impersonation &= self.caller.person().is_none();
+        rules
+    }
+
+    /// Keeps of an answer's head what may travel to the client.
+    fn keep_fields(&self, headers: &mut HeaderMap, slot: &StreamSlot) {
+        let is_page = self.caller.person().is_some();
+        head::keep_response_fields(headers, slot.session().facts.kind.is_culvert(), is_page);
+        if is_page {
+            head::guard_pages(headers);
+        }
+        if let Some(cookie) = &self.renewed {
+            headers.append(SET_COOKIE, cookie.clone());
+        }
     }
 
     fn refuse(mut self, refusal: &Refusal) -> Response<Body> {
@@ -272,7 +318,7 @@ impl<'a> Ingress<'a> {
         } = answer;
         let trailers = self.asked.trailers || parts.version == Version::HTTP_2;
         let announced = head::trailer_names(&headers);
-        head::keep_response_fields(&mut headers, slot.session().facts.kind.is_culvert());
+        self.keep_fields(&mut headers, &slot);
         if let Some(names) = announced.filter(|_| trailers) {
             headers.insert(TRAILER, names);
         }
@@ -325,7 +371,7 @@ impl<'a> Ingress<'a> {
             refusal.detail = "It switched to a protocol that was not asked for.".to_owned();
             return self.refuse(&refusal);
         };
-        head::keep_response_fields(&mut headers, slot.session().facts.kind.is_culvert());
+        self.keep_fields(&mut headers, &slot);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, upgrade);
         let mut tracked = self.tracked;
@@ -341,23 +387,6 @@ impl<'a> Ingress<'a> {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = headers;
         response
-    }
-}
-
-fn unknown(plane: &Plane, cluster: &str) -> Refusal {
-    if plane.table.load().source == crate::table::Source::None {
-        return Refusal::new(CloseReason::NoTable, "");
-    }
-    Refusal::new(CloseReason::UnknownCluster, format!("Cluster {cluster}."))
-}
-
-fn check_length(plane: &Plane, length: Option<u64>) -> Result<(), Refusal> {
-    match (plane.config.body_bytes_max, length) {
-        (Some(max), Some(length)) if length > max => {
-            let detail = format!("The body has {length} bytes; {max} are allowed.");
-            Err(Refusal::closing(CloseReason::BodyTooLarge, detail))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -24,6 +24,8 @@ mod conn;
 #[cfg(feature = "hub")]
 mod connections;
 #[cfg(feature = "hub")]
+mod console;
+#[cfg(feature = "hub")]
 mod drain;
 mod engine;
 #[cfg(feature = "hub")]
@@ -40,6 +42,8 @@ mod metrics;
 mod observe;
 #[cfg(feature = "hub")]
 mod pacing;
+#[cfg(feature = "hub")]
+mod people;
 #[cfg(feature = "hub")]
 mod plane;
 #[cfg(feature = "relay")]
@@ -61,6 +65,8 @@ mod subscribe;
 mod table;
 #[cfg(feature = "hub")]
 mod tunnel;
+#[cfg(feature = "hub")]
+mod watches;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,7 @@ use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
 use crate::beats::Beats;
 use crate::config::Config;
+use crate::console::Requests;
 pub use crate::engine::gauge;
 use crate::flow::lives::Flows;
 use crate::ingress::Refusal;
@@ -31,6 +32,7 @@ use crate::routes::follow::Threads;
 use crate::session::take_routes;
 use crate::sessions::Sessions;
 use crate::table::{Defaults, Source, Table};
+use crate::watches::Watches;
 
 /// One data plane.
 pub struct Plane {
@@ -58,6 +60,10 @@ pub struct Plane {
     pub admission: Admission,
     /// Paces failed credentials.
     pub failures: FailurePacing,
+    /// Streams without an end that people hold.
+    pub watches: Watches,
+    /// Requests that are passed on to control.
+    pub console: Requests,
     rate: ArcSwap<Option<(NonZeroU32, Limiter)>>,
     /// Its phase.
     pub shutdown: Shutdown,
@@ -97,6 +103,8 @@ impl Plane {
             links: Links::default(),
             admission: Admission::default(),
             failures: FailurePacing::default(),
+            watches: Watches::default(),
+            console: Requests::default(),
             rate: ArcSwap::from_pointee(rate_of(&config, 0)),
             shutdown: Shutdown::default(),
             refusing: watch::Sender::new(false),
@@ -124,16 +132,8 @@ impl Plane {
             rate: self.config.cluster_rate_limit.and_then(NonZeroU32::new),
             streams_max: self.config.streams_max,
         };
-        let clusters = state.clusters.values();
-        let table = Table::build(
-            state.generation,
-            source,
-            clusters,
-            &before,
-            defaults,
-            &self.metrics,
-        )
-        .map_err(|why| why.to_string())?;
+        let table = Table::build(state, source, &before, defaults, &self.metrics)
+            .map_err(|why| why.to_string())?;
         let table = Arc::new(table);
         self.table.store(table.clone());
         self.set_rate(state.settings.rate_per_second);
@@ -197,6 +197,12 @@ impl Plane {
             .tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// Whether people come in by the public listener: they have none of their own, and browsers
+    /// are not asked for certificates.
+    pub fn people_are_public(&self) -> bool {
+        self.config.user_addr.is_none() && !self.wants_certificates()
     }
 
     /// Counts a connection that failed before it asked for anything.

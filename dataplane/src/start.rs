@@ -27,7 +27,7 @@ use crate::observe;
 use crate::plane::Plane;
 use crate::routes::{self, follow::Handed};
 use crate::runtime;
-use listeners::Listeners;
+use listeners::{Certificates, Listeners};
 use main_thread::Main;
 
 /// Where a data plane listens.
@@ -37,6 +37,8 @@ pub struct Addresses {
     pub public: SocketAddr,
     /// Clients.
     pub internal: SocketAddr,
+    /// People, where they have their own.
+    pub people: Option<SocketAddr>,
     /// Operators.
     pub admin: SocketAddr,
 }
@@ -84,7 +86,7 @@ impl Dataplane {
 
     fn start_with(config: Config, observer: Observer, signals: bool) -> Result<Self, StartError> {
         let backend = runtime::probe(config.io_engine)?;
-        let tls = config.tls.as_ref().map(load_tls).transpose()?;
+        let certificates = load_certificates(&config)?;
         let file = read_clusters(&config)?;
         let threads = config.threads.unwrap_or_else(runtime::cpus_allowed);
         let (engine, engine_backend) = engine::start(config.engine, config.io_engine, threads)?;
@@ -98,36 +100,35 @@ impl Dataplane {
         plane.metrics.runs_on(engine_backend);
         let admin = admin::routes(&plane);
         let ports = listeners.ports(
-            tls.as_ref(),
+            &certificates,
             plane.config.internal_plain,
             &admin,
             &plane.metrics.handshakes_waiting,
         );
-        let Listeners {
-            public,
-            internal,
-            admin: operators,
-        } = listeners;
         let main = Main {
             plane: plane.clone(),
             backend,
             admin,
-            tls,
+            certificates,
             file,
             signals,
         };
         // Before anybody hands out listeners of routes.
         let routed: Vec<_> = (0..threads).map(|_| plane.route_threads.join()).collect();
         // First: whoever is accepted finds the first state in use.
+        let operators = listeners.admin.try_clone()?;
         let mut running = vec![spawn("main", backend, move |started| {
             main.run(operators, started)
         })?];
         for (number, routed) in routed.into_iter().enumerate() {
-            let clones = [public.try_clone()?, internal.try_clone()?];
-            let (plane, ports) = (plane.clone(), ports.clone());
+            let own = ports
+                .iter()
+                .map(|(port, listener)| Ok((port.clone(), listener.try_clone()?)));
+            let own = own.collect::<std::io::Result<Vec<_>>>()?;
+            let plane = plane.clone();
             let name = format!("session-{number}");
             running.push(spawn(&name, backend, move |started| {
-                session_thread(plane, ports, clones, routed, started)
+                session_thread(plane, own, routed, started)
             })?);
         }
         plane.set_listening();
@@ -160,13 +161,12 @@ impl Dataplane {
 
 async fn session_thread(
     plane: Arc<Plane>,
-    ports: [Arc<Port>; 2],
-    listeners: [Listener; 2],
+    ports: Vec<(Arc<Port>, Listener)>,
     routed: mpsc::UnboundedReceiver<Handed>,
     started: Started,
 ) -> Result<(), StartError> {
     tokio::spawn(routes::serve::run(plane.clone(), routed));
-    for (port, listener) in ports.into_iter().zip(listeners) {
+    for (port, listener) in ports {
         let accepting = accept(plane.clone(), port, listener);
         tokio::spawn(async move {
             if let Err(why) = accepting.await {
@@ -182,16 +182,36 @@ async fn session_thread(
     Ok(())
 }
 
-fn load_tls(tls: &Tls) -> Result<Arc<ServerTls>, StartError> {
+fn load_certificates(config: &Config) -> Result<Certificates, StartError> {
+    let Some(tls) = &config.tls else {
+        return Ok(Certificates::default());
+    };
+    let agents = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ALPN.to_vec()];
+    let people = match config.user_addr {
+        Some(_) => Some(load_tls(tls, false, agents[..2].to_vec())?),
+        None => None,
+    };
+    Ok(Certificates {
+        all: Some(load_tls(tls, true, agents)?),
+        people,
+    })
+}
+
+fn load_tls(
+    tls: &Tls,
+    asks_clients: bool,
+    alpn: Vec<Vec<u8>>,
+) -> Result<Arc<ServerTls>, StartError> {
+    let client_ca = tls.client_ca.clone().filter(|_| asks_clients);
     let options = ServerTlsOptions {
         cert: tls.cert.clone(),
         key: tls.key.clone(),
-        client_auth: tls.client_ca.clone().map(|ca| ClientAuth {
+        client_auth: client_ca.map(|ca| ClientAuth {
             ca,
             required: true,
             rsa: true,
         }),
-        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec(), ALPN.to_vec()],
+        alpn,
         min_version: MinVersion::Tls12,
     };
     let loaded = ServerTls::load(options).map_err(|why| StartError::Config(why.to_string()))?;
@@ -220,12 +240,16 @@ fn announce(
     let Addresses {
         public,
         internal,
+        people,
         admin,
     } = addresses;
     tracing::info!(
         %public, %internal, %admin, threads, backend = backend.name(), reason = backend.reason,
         "data plane starts"
     );
+    if let Some(people) = people {
+        tracing::info!(%people, "people have a listener of their own");
+    }
     if plane.config.tls.is_none() {
         tracing::warn!(
             "no --tls flags: both ports speak plain HTTP; for development and tests only"

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use culvert_identity::Policy;
 use culvert_proto::answer::BodyKind;
 use culvert_proto::channel::Form;
 use culvert_proto::close::CloseReason;
@@ -13,11 +14,12 @@ use culvert_proto::head::{RequestRules, RouteKind as Behind};
 use culvert_proto::id::{ClusterId, Epoch, Generation};
 use culvert_proto::limits::TARGETS_MAX;
 use culvert_proto::token::{IndexError, TokenIndex};
-use culvert_proto::update::{ClusterState, EVERY_SERVICE, RouteKind, TargetKind};
+use culvert_proto::update::{ClusterState, EVERY_SERVICE, RouteKind, State, TargetKind};
 
 use crate::ingress::Refusal;
 use crate::metrics::{ClusterMetrics, Metrics};
 use crate::pacing::{Limiter, limiter, take};
+use crate::people::People;
 use crate::routes::Routes;
 
 /// Where a table came from.
@@ -67,6 +69,10 @@ pub struct Table {
     pub routes: Routes,
     /// Whose token a digest is.
     pub tokens: TokenIndex,
+    /// How people are known; `None` where nobody signs in.
+    pub people: Option<People>,
+    /// Whose state it is.
+    pub hub_id: Arc<str>,
 }
 
 /// One cluster as this generation describes it.
@@ -77,6 +83,8 @@ pub struct Cluster {
     pub metrics: Arc<ClusterMetrics>,
     /// Streams at once for each session.
     pub streams_max: u32,
+    /// Which people may enter, and as whom.
+    pub access: Arc<Policy>,
     live: Arc<Live>,
     requests_max: u32,
     rate: Option<(NonZeroU32, Arc<Limiter>)>,
@@ -115,6 +123,8 @@ impl Default for Table {
             clusters: HashMap::new(),
             routes: Routes::default(),
             tokens: TokenIndex::default(),
+            people: None,
+            hub_id: Arc::default(),
         }
     }
 }
@@ -124,21 +134,22 @@ impl Table {
     ///
     /// # Errors
     /// When two clusters share a token.
-    pub fn build<'a>(
-        generation: Generation,
+    pub fn build(
+        state: &State,
         source: Source,
-        clusters: impl IntoIterator<Item = &'a Arc<ClusterState>>,
         before: &Table,
         defaults: Defaults,
         metrics: &Metrics,
     ) -> Result<Self, IndexError> {
         let mut table = Self {
-            generation,
+            generation: state.generation,
             source,
+            people: People::of(state),
+            hub_id: state.hub_id.clone(),
             ..Self::default()
         };
         let mut entries = Vec::new();
-        for state in clusters {
+        for state in state.clusters.values() {
             entries.extend(state.token_entries());
             let known = before.clusters.get(state.id.as_str()).map(Arc::as_ref);
             let cluster = Cluster::new(state.clone(), known, defaults, metrics);
@@ -181,7 +192,12 @@ impl Cluster {
             (Some(rate), _) => Some((rate, Arc::new(limiter(rate)))),
             (None, _) => None,
         };
+        let same_access = before.filter(|before| before.state.access == state.access);
         Self {
+            access: same_access.map_or_else(
+                || Arc::new(Policy::from(&state.access)),
+                |before| before.access.clone(),
+            ),
             metrics: before.map_or_else(
                 || metrics.cluster(state.id.as_str()),
                 |before| before.metrics.clone(),

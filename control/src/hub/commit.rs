@@ -60,11 +60,11 @@ impl Hub {
                 if let Some(steps) = writer.uncertain.clone() {
                     let recorded = self.store.generation().await?;
                     if recorded.0 == writer.generation.0 + 1 {
-                        self.publish(&mut writer, recorded, steps);
+                        self.publish(&mut writer, recorded, steps, Vec::new());
                     }
                 }
             }
-            News::Changed(newest, steps) => self.follow(&mut writer, newest, steps),
+            News::Changed(newest, steps) => self.follow(&mut writer, newest, steps).await?,
             News::All(newest, clusters) => {
                 let held = self.clusters.load();
                 let gone = held.keys().filter(|id| {
@@ -74,7 +74,7 @@ impl Hub {
                 let gone: Vec<Step> = gone.cloned().map(Step::Remove).collect();
                 let put = clusters.into_iter().map(|it| Step::Put(Arc::new(it)));
                 let steps = gone.into_iter().chain(put).collect();
-                self.follow(&mut writer, newest, steps);
+                self.follow(&mut writer, newest, steps).await?;
             }
         }
         writer.uncertain = None;
@@ -135,7 +135,28 @@ impl Hub {
         for entry in &entries {
             self.metrics.audited(entry);
         }
-        self.publish(writer, next, steps);
+        self.publish(writer, next, steps, Vec::new());
+        Ok(())
+    }
+
+    /// Records a generation that changes no cluster, and gives every data plane all of it.
+    pub(super) async fn commit_whole(&self, held: &mut Held<'_>) -> Result<(), HubError> {
+        let claim = match held.claim.take() {
+            Some(claim) => claim,
+            None => self.claim_again(held.writer.generation).await?,
+        };
+        let people = self.people().await?;
+        let next = Generation(held.writer.generation.0 + 1);
+        self.store.record(claim, &[], next, &[]).await?;
+        let update = Update {
+            generation: next,
+            issued_unix_ms: self.now_ms(),
+            changes: people,
+        };
+        let published = self.feed.leap(&update);
+        published.expect("whoever holds the turn raises the generation");
+        self.metrics.generation.set(gauge(next.0));
+        held.writer.generation = next;
         Ok(())
     }
 
@@ -148,21 +169,35 @@ impl Hub {
         }
     }
 
-    /// Takes over what other processes recorded.
-    fn follow(&self, writer: &mut Writer, newest: Generation, steps: Vec<Step>) {
+    /// Takes over what other processes recorded. Keys are this process's own: data planes that
+    /// came from another get them with the next generation.
+    async fn follow(
+        &self,
+        writer: &mut Writer,
+        newest: Generation,
+        steps: Vec<Step>,
+    ) -> Result<(), HubError> {
         if newest <= writer.generation {
-            return;
+            return Ok(());
         }
+        let people = self.people().await?;
         for step in &steps {
             if let Step::Remove(id) = step {
                 self.end_delivery(id);
                 self.fleet.lock().remove(id);
             }
         }
-        self.publish(writer, newest, steps);
+        self.publish(writer, newest, steps, people);
+        Ok(())
     }
 
-    fn publish(&self, writer: &mut Writer, generation: Generation, steps: Vec<Step>) {
+    fn publish(
+        &self,
+        writer: &mut Writer,
+        generation: Generation,
+        steps: Vec<Step>,
+        people: Vec<Change>,
+    ) {
         let now_ms = self.now_ms();
         let mut clusters = Clusters::clone(&self.clusters.load());
         let changes = steps.into_iter().map(|step| match step {
@@ -175,8 +210,12 @@ impl Hub {
                 clusters.remove(&id);
                 Change::Remove(id)
             }
+            Step::End { subject, epoch } => Change::End {
+                subject: subject.into(),
+                epoch,
+            },
         });
-        let changes = changes.collect();
+        let changes = people.into_iter().chain(changes).collect();
         let update = Update {
             generation,
             issued_unix_ms: now_ms,

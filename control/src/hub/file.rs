@@ -33,9 +33,8 @@ impl Hub {
             let chunk = merges.drain(..merges.len().min(STEPS_MAX));
             let (steps, rows): (Vec<_>, Vec<_>) = chunk
                 .map(|merge| {
-                    let (verb, step) = step(merge);
-                    let id = step.id();
-                    let row = cause.did(verb, id, id.as_str(), now_ms);
+                    let (verb, id, step) = step(merge);
+                    let row = cause.did(verb, &id, id.as_str(), now_ms);
                     (step, row)
                 })
                 .unzip();
@@ -110,11 +109,12 @@ impl Hub {
     }
 }
 
-fn step(merge: Merge) -> (Verb, Step) {
+fn step(merge: Merge) -> (Verb, ClusterId, Step) {
+    let put = |verb, cluster: Cluster| (verb, cluster.id.clone(), Step::Put(Arc::new(cluster)));
     match merge {
-        Merge::Create(cluster) => (Verb::ClusterCreate, Step::Put(Arc::new(cluster))),
-        Merge::Update(cluster) => (Verb::ClusterUpdate, Step::Put(Arc::new(cluster))),
-        Merge::Delete(id) => (Verb::ClusterDelete, Step::Remove(id)),
+        Merge::Create(cluster) => put(Verb::ClusterCreate, cluster),
+        Merge::Update(cluster) => put(Verb::ClusterUpdate, cluster),
+        Merge::Delete(id) => (Verb::ClusterDelete, id.clone(), Step::Remove(id)),
     }
 }
 

@@ -1,14 +1,17 @@
-//! API tokens, and sessions that end everywhere. Neither is part of the state that
-//! is published: control alone asks for them, and asks the store each time, so that
-//! every process knows what another decided.
+//! API tokens, and sessions that end everywhere. Control asks the store for both each
+//! time, so that every process knows what another decided; data planes learn who signed
+//! out everywhere, and the keys of sessions, from the state.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use culvert_proto::token::{Digest, TokenText};
+use culvert_proto::update::{Change, Settings, SignIn};
 
 use super::{Hub, HubError};
 use crate::audit::{Cause, Entry, Outcome, Verb};
 use crate::identity::{API_TOKENS_MAX, ApiToken, Scope};
+use crate::store::Step;
 use crate::token;
 
 impl Hub {
@@ -93,11 +96,52 @@ impl Hub {
     /// # Errors
     /// When it cannot be recorded.
     pub async fn end_sessions(&self, cause: &Cause, subject: &str) -> Result<(), HubError> {
-        let entry = row(cause, Verb::LogoutEverywhere, subject, self.now_ms());
-        self.store.raise_session_epoch(subject, &entry).await?;
-        self.metrics.audited(&entry);
+        let mut writer = self.turn().await?;
+        let now_ms = self.now_ms();
+        let held = self.store.session_epoch(subject).await?;
+        let end = Step::End {
+            subject: subject.to_owned(),
+            epoch: held.saturating_add(1).max(now_ms),
+        };
+        let entry = row(cause, Verb::LogoutEverywhere, subject, now_ms);
+        self.commit(&mut writer, vec![end], vec![entry]).await?;
+        drop(writer);
         tracing::info!(subject, "signed out everywhere");
+        self.in_use().await;
         Ok(())
+    }
+
+    /// Publishes how people are signed in, in a generation of its own and whole: what data
+    /// planes hold of an earlier process may differ, whatever its number is.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn publish_sign_in(&self, sign_in: Option<SignIn>) -> Result<(), HubError> {
+        self.settings.store(Arc::new(Settings {
+            sign_in: sign_in.map(Arc::new),
+            ..Settings::default()
+        }));
+        let mut writer = self.turn().await?;
+        self.commit_whole(&mut writer).await
+    }
+
+    /// What stands in the state beside clusters, as this process and the store know it.
+    pub(super) async fn people(&self) -> Result<Vec<Change>, HubError> {
+        let settings = Settings::clone(&self.settings.load());
+        let life_s = settings.sign_in.as_ref().map_or(0, |it| it.life_s);
+        let since_ms = self.now_ms().saturating_sub(u64::from(life_s) * 1000);
+        let ended = match life_s {
+            0 => Vec::new(),
+            _ => self.store.ended_sessions(since_ms).await?,
+        };
+        let ends = ended.into_iter().map(|(subject, epoch)| Change::End {
+            subject: subject.into(),
+            epoch,
+        });
+        Ok([Change::Settings(settings)]
+            .into_iter()
+            .chain(ends)
+            .collect())
     }
 
     /// Records a login, or that one was refused. A store that cannot write keeps nobody out.

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use culvert_config::clusters::{Claims, Entry, Secrets, check, file_id, read};
+use culvert_config::clusters::{At, Claims, Entry, Secrets, check, file_id, read};
+use culvert_identity as identity;
 use culvert_net::crypto::read_private;
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::{
@@ -80,6 +81,7 @@ impl Listing {
             return Err("no cluster is listed; leave --clusters out to use none".to_owned());
         }
         let listed = check(entries, &Digests).map_err(|problems| problems.to_string())?;
+        sound_access(&listed)?;
         let clusters = listed
             .into_iter()
             .map(|listed| (listed.id.clone(), listed.into()));
@@ -169,6 +171,22 @@ impl Listing {
     }
 }
 
+/// Refuses access policies that cannot be meant.
+fn sound_access(listed: &[culvert_config::clusters::Listed]) -> Result<(), String> {
+    for cluster in listed {
+        let Some(At { value, line }) = &cluster.access else {
+            continue;
+        };
+        if let Err(why) = identity::Policy::from(value).checked() {
+            return Err(format!(
+                "line {line}: cluster {}: access: {why}",
+                cluster.id
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// What is kept of secrets in the file.
 struct Digests;
 
@@ -210,6 +228,7 @@ impl From<culvert_config::clusters::Listed> for Listed {
                 requests_max: listed.requests_max,
                 rate_per_second: listed.rate_per_second,
                 allow_impersonation: listed.allow_impersonation,
+                access: listed.access.map(|at| at.value.into()),
             },
             tokens: listed.tokens,
             routes: routes.collect(),

@@ -62,6 +62,6 @@ pub(super) trait Backend: Send + Sync {
     ) -> Done<'a, u64>;
     fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool>;
     fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64>;
-    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()>;
+    fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>>;
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }

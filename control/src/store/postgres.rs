@@ -283,12 +283,13 @@ async fn announce(
     generation: Generation,
 ) -> rows::Result<()> {
     let number = rows::signed(generation.0)?;
-    for step in steps {
+    // A generation without a cluster leaves a gap, over which others read everything.
+    for id in steps.iter().filter_map(Step::id) {
         sqlx::query(
             "INSERT INTO history (generation, cluster_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         )
         .bind(number)
-        .bind(step.id().as_str())
+        .bind(id.as_str())
         .execute(&mut *connection)
         .await?;
     }
@@ -424,8 +425,8 @@ impl Backend for Postgres {
         Box::pin(identity::epoch(&self.pool, subject))
     }
 
-    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()> {
-        Box::pin(identity::raise_epoch(&self.pool, subject, entry))
+    fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>> {
+        Box::pin(identity::ended(&self.pool, since_unix_ms))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

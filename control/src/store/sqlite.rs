@@ -252,8 +252,8 @@ impl Backend for Sqlite {
         Box::pin(identity::epoch(&self.readers, subject))
     }
 
-    fn raise_session_epoch<'a>(&'a self, subject: &'a str, entry: &'a Entry) -> Done<'a, ()> {
-        Box::pin(identity::raise_epoch(&self.pool, subject, entry))
+    fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>> {
+        Box::pin(identity::ended(&self.readers, since_unix_ms))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

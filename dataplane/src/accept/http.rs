@@ -15,9 +15,11 @@ use culvert_proto::answer::BodyKind;
 use culvert_proto::close::CloseReason;
 use culvert_proto::head::HeadError;
 use culvert_proto::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
+use culvert_proto::route::PEOPLE_PREFIX;
 
 use super::{Port, Side};
 use crate::conn::{ConnState, InFlight};
+use crate::console;
 use crate::ingress::{self, Body, Refusal};
 use crate::plane::Plane;
 use crate::tunnel;
@@ -112,7 +114,7 @@ async fn answer(
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let path = request.uri().path();
     let answer = match port.side {
-        Side::Public if request.method() == Method::CONNECT => {
+        Side::Public | Side::People if request.method() == Method::CONNECT => {
             let why = HeadError::Method;
             Refusal::closing(why.close_reason(), why.to_string()).answer(BodyKind::Problem)
         }
@@ -125,8 +127,11 @@ async fn answer(
             None if path.starts_with(ingress::FORWARD_PATH) => {
                 ingress::forward(plane, peer, in_flight, request).await
             }
+            None if plane.people_are_public() => people(plane, peer, in_flight, request).await,
             None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
         },
+        Side::People if path == "/healthz" => probe(port, &request),
+        Side::People => people(plane, peer, in_flight, request).await,
         Side::Internal => match path {
             "/metrics" | "/healthz" | "/livez" | "/readyz" | "/readyz/serve" => {
                 plane.refresh_metrics();
@@ -136,6 +141,22 @@ async fn answer(
         },
     };
     Ok(answer)
+}
+
+/// What people ask for: a cluster's service, or else control's own pages.
+async fn people(
+    plane: &Arc<Plane>,
+    peer: SocketAddr,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    if request.uri().path().starts_with(PEOPLE_PREFIX) {
+        return ingress::person(plane, peer, in_flight, request).await;
+    }
+    match plane.config.control_api {
+        Some(control) => console::pass(plane, control, peer, in_flight, request).await,
+        None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
+    }
 }
 
 fn probe(port: &Port, request: &Request<Incoming>) -> Response<Body> {

@@ -30,6 +30,12 @@ pub struct Config {
     pub addr: SocketAddr,
     /// Internal listener: `/tunnel/{cluster}/`, metrics, probes.
     pub internal_addr: SocketAddr,
+    /// People's own listener, without client certificates.
+    pub user_addr: Option<SocketAddr>,
+    /// Control's API, for its pages on the people's listener.
+    pub control_api: Option<SocketAddr>,
+    /// Proxies that are believed about whom they speak for.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Admin listener: metrics, probes, connections, drain.
     pub admin_addr: SocketAddr,
     /// Where the state comes from.

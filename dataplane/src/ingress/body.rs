@@ -9,6 +9,7 @@ use http_body::{Frame, SizeHint};
 use culvert_proto::close::CloseReason;
 
 use super::relayed::Relayed;
+use crate::console::Answer;
 
 /// The body of every answer: ours, or one relayed from an agent.
 pub enum Body {
@@ -16,6 +17,8 @@ pub enum Body {
     Whole(Bytes),
     /// Streamed from an agent.
     Relayed(Box<Relayed>),
+    /// Streamed from control.
+    Control(Box<Answer>),
 }
 
 /// Why a body broke off. hyper then cuts the connection inside the framing.
@@ -48,6 +51,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Control(answer) => answer.poll_frame(cx),
         }
     }
 
@@ -55,6 +59,7 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Relayed(relayed) => relayed.is_done(),
+            Self::Control(answer) => answer.is_done(),
         }
     }
 
@@ -62,6 +67,7 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(relayed) => relayed.size_hint(),
+            Self::Control(answer) => answer.size_hint(),
         }
     }
 }

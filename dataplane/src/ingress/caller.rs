@@ -1,6 +1,9 @@
 //! Who asks: a machine with its own rights, or a person as themselves.
 
-use culvert_identity::Tier;
+use std::sync::Arc;
+
+use culvert_identity::{Identity, Tier};
+use culvert_proto::id::RequestId;
 
 /// Who a request comes from, known before anything is forwarded.
 pub enum Caller {
@@ -18,10 +21,12 @@ pub struct Person {
     pub email: String,
     /// Groups, as the identity provider says.
     pub groups: Vec<String>,
-    /// How much they may do in this cluster, where its mode has tiers.
+    /// How much they may do in this cluster, where somebody said so.
     pub tier: Option<Tier>,
     /// What shows who they are.
     pub credential: Credential,
+    /// As whom they act in the cluster.
+    pub identity: Identity,
 }
 
 /// What shows who a person is.
@@ -30,5 +35,25 @@ pub enum Credential {
     /// A session cookie.
     Session,
     /// A personal token, by its public id.
-    Token(std::sync::Arc<str>),
+    Token(Arc<str>),
+}
+
+impl Person {
+    /// Says in the log who asks.
+    pub fn log(&self, request_id: RequestId) {
+        tracing::debug!(
+            %request_id, subject = self.subject, email = self.email, groups = self.groups.len(),
+            tier = self.tier.map(Tier::as_str), credential = ?self.credential, "a person asks"
+        );
+    }
+}
+
+impl Caller {
+    /// The person, unless it is a machine.
+    pub fn person(&self) -> Option<&Person> {
+        match self {
+            Self::Machine => None,
+            Self::Person(person) => Some(person),
+        }
+    }
 }

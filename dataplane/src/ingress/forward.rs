@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{AUTHORIZATION, CONNECTION, HeaderValue, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, UPGRADE, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -15,7 +15,7 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::UPGRADE_TIMEOUT_MS;
 use culvert_proto::token::{Digest, TokenIndex};
-use culvert_proto::update::{PersonalToken, ServiceName};
+use culvert_proto::update::{ClusterState, PersonalToken, ServiceName};
 
 use super::upgrade::raw;
 use super::{Body, Refusal, X_REQUEST_ID, request_id};
@@ -138,29 +138,40 @@ fn authenticate(
     request: &Request<Incoming>,
     cluster: &str,
 ) -> Result<PersonalToken, Refusal> {
-    let presented = request.headers().get(AUTHORIZATION);
-    let presented = presented
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map_or("", |(_, token)| token.trim());
+    let presented = bearer(request.headers()).unwrap_or_default();
     let digest = Digest(sha256(presented.as_bytes()));
     let table = plane.table.load();
     if table.source == crate::table::Source::None {
         return Err(Refusal::new(CloseReason::NoTable, ""));
     }
     let state = table.get(cluster).map(|cluster| cluster.state.clone());
+    personal_token(state.as_deref(), &digest)
+}
+
+/// The live personal token of a cluster with this digest: one search, whether there is such a
+/// cluster or not.
+pub(super) fn personal_token(
+    state: Option<&ClusterState>,
+    digest: &Digest,
+) -> Result<PersonalToken, Refusal> {
     let entries = state
         .iter()
         .flat_map(|state| state.personal_token_entries());
     let index = TokenIndex::build(entries.collect::<Vec<_>>()).unwrap_or_default();
-    let found = index.find(&digest, unix_ms());
+    let found = index.find(digest, unix_ms());
     found.map_err(|why| Refusal::new(why.close_reason(), why.to_string()))?;
     let mut tokens = state.iter().flat_map(|state| &state.personal_tokens);
-    let token = tokens.find(|token| token.digest == digest);
+    let token = tokens.find(|token| token.digest == *digest);
     token
         .cloned()
         .ok_or_else(|| Refusal::new(CloseReason::Unauthenticated, ""))
+}
+
+/// The bearer token of a request, if it brings one.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The client has its 101: raw bytes from here on.

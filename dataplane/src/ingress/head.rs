@@ -4,6 +4,7 @@
 //! applied to what hyper parsed.
 
 mod answer;
+mod identity;
 
 use bytes::{BufMut as _, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -16,7 +17,8 @@ use culvert_proto::head::{
 };
 use culvert_proto::limits::{COOKIES_MAX, HEAD_FIELD_BYTES_MAX};
 
-pub use answer::{keep_response_fields, response_trailer_passes, trailer_names};
+pub use answer::{guard_pages, keep_response_fields, response_trailer_passes, trailer_names};
+pub use identity::{Towards, write_identity};
 
 use super::refuse::Refusal;
 use super::upload::Framing;
@@ -153,7 +155,7 @@ pub struct Route<'a> {
     pub rules: RequestRules,
 }
 
-/// Builds the head towards the agent.
+/// Builds the head towards the agent, up to [`end`].
 ///
 /// # Errors
 /// When a field that would pass asks for an identity nobody may take.
@@ -192,8 +194,12 @@ pub fn build(parts: &Parts, asked: &Asked, route: &Route<'_>) -> Result<BytesMut
         }
         None => field(&mut out, "connection", b"close"),
     }
-    out.put_slice(b"\r\n");
     Ok(out)
+}
+
+/// Ends a head.
+pub fn end(out: &mut BytesMut) {
+    out.put_slice(b"\r\n");
 }
 
 fn field(out: &mut BytesMut, name: &str, value: &[u8]) {

@@ -14,6 +14,7 @@ use crate::metrics::ClusterMetrics;
 use crate::observe::socket::Identity;
 use crate::plane::Work;
 use crate::table::RequestSlot;
+use crate::watches::Watching;
 
 /// A request in flight. Dropping it is its end, however that comes about.
 pub struct Tracked {
@@ -23,6 +24,7 @@ pub struct Tracked {
     metrics: Arc<ClusterMetrics>,
     slot: Option<RequestSlot>,
     work: Option<Work>,
+    watching: Option<Watching>,
     in_flight: InFlight,
 }
 
@@ -43,6 +45,7 @@ impl Tracked {
             metrics,
             slot: None,
             work: None,
+            watching: None,
             in_flight,
         }
     }
@@ -50,6 +53,11 @@ impl Tracked {
     /// Keeps the cluster's place until the request ends.
     pub fn hold(&mut self, slot: RequestSlot) {
         self.slot = Some(slot);
+    }
+
+    /// Keeps the person's place until the request ends.
+    pub fn watch(&mut self, watching: Option<Watching>) {
+        self.watching = watching;
     }
 
     /// Keeps a drain waiting until the request ends.

@@ -1,4 +1,4 @@
-//! The three bound ports.
+//! The bound ports.
 
 use std::io;
 use std::net::TcpListener;
@@ -16,18 +16,29 @@ use crate::config::Config;
 use crate::launch::{StartError, bind, bind_admin, connections_max};
 use crate::lobby::{LOBBY_MAX, Lobby};
 
+/// TLS of the listeners; none where they speak plain HTTP.
+#[derive(Clone, Default)]
+pub struct Certificates {
+    /// With client certificates, where they are required.
+    pub all: Option<Arc<ServerTls>>,
+    /// Without: of people's own listener.
+    pub people: Option<Arc<ServerTls>>,
+}
+
 /// The bound sockets.
 pub struct Listeners {
     /// Agents.
     pub public: Listener,
     /// Clients.
     pub internal: Listener,
+    /// People, where they have their own.
+    pub people: Option<Listener>,
     /// Operators.
     pub admin: TcpListener,
 }
 
 impl Listeners {
-    /// Binds all three. What they accept is the observer's from its handshake on.
+    /// Binds them all. What they accept is the observer's from its handshake on.
     ///
     /// # Errors
     /// The first that cannot be bound, by address.
@@ -43,6 +54,12 @@ impl Listeners {
             internal: bind(config.internal_addr, ListenOptions::default(), |socket| {
                 observer.listener(socket, Leg::Client);
             })?,
+            people: match config.user_addr {
+                Some(addr) => Some(bind(addr, ListenOptions::default(), |socket| {
+                    observer.listener(socket, Leg::Client);
+                })?),
+                None => None,
+            },
             admin: bind_admin(config.admin_addr)?,
         })
     }
@@ -55,6 +72,10 @@ impl Listeners {
         Ok(Addresses {
             public: self.public.local_addr()?,
             internal: self.internal.local_addr()?,
+            people: match &self.people {
+                Some(people) => Some(people.local_addr()?),
+                None => None,
+            },
             admin: self.admin.local_addr()?,
         })
     }
@@ -62,22 +83,33 @@ impl Listeners {
     /// What the threads that accept share.
     pub fn ports(
         &self,
-        tls: Option<&Arc<ServerTls>>,
+        certificates: &Certificates,
         internal_plain: bool,
         admin: &Arc<Admin>,
         waiting: &IntGauge,
-    ) -> [Arc<Port>; 2] {
+    ) -> Vec<(Arc<Port>, &Listener)> {
         let lobby_max = (connections_max() / 2).min(LOBBY_MAX);
-        [Side::Public, Side::Internal].map(|side| {
-            Arc::new(Port {
+        let people = self.people.iter().map(|people| (Side::People, people));
+        let all = [
+            (Side::Public, &self.public),
+            (Side::Internal, &self.internal),
+        ];
+        let all = all.into_iter().chain(people).map(|(side, listener)| {
+            let tls = match side {
+                Side::Public => &certificates.all,
+                Side::Internal if internal_plain => &None,
+                Side::Internal => &certificates.all,
+                Side::People => &certificates.people,
+            };
+            let port = Port {
                 side,
-                tls: tls
-                    .filter(|_| side == Side::Public || !internal_plain)
-                    .cloned(),
+                tls: tls.clone(),
                 lobby: Lobby::new(lobby_max, waiting.clone()),
                 admin: admin.clone(),
                 connections: Arc::default(),
-            })
-        })
+            };
+            (Arc::new(port), listener)
+        });
+        all.collect()
     }
 }

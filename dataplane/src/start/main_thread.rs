@@ -9,6 +9,7 @@ use culvert_net::tls::{ServerTls, keep_fresh};
 use culvert_telemetry::admin::{Admin, serve};
 use culvert_telemetry::lifecycle::{self, Phase};
 
+use super::listeners::Certificates;
 use crate::clusters::Clusters;
 use crate::config::StateSource;
 use crate::drain;
@@ -26,7 +27,7 @@ pub struct Main {
     /// Answers operators.
     pub admin: Arc<Admin>,
     /// Certificates to follow.
-    pub tls: Option<Arc<ServerTls>>,
+    pub certificates: Certificates,
     /// The clusters file as it was read.
     pub file: Option<Clusters>,
     /// Obey signals.
@@ -45,7 +46,8 @@ impl Main {
             obey_signals(&plane)?;
         }
         tokio::spawn(serve(listener, self.admin));
-        if let Some(tls) = self.tls {
+        let Certificates { all, people } = self.certificates;
+        for tls in all.into_iter().chain(people) {
             tokio::spawn(watch_certificates(plane.clone(), tls));
         }
         let _ = started.send(Ok(()));

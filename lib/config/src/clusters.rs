@@ -3,6 +3,7 @@
 //! `[{"id": "dev", "token": "...", "targetAddr": "127.0.0.1:6443"}]`. One bad entry
 //! makes the file bad; [`check`] names everything that is wrong at once.
 
+mod access;
 mod addr;
 mod check;
 mod claims;
@@ -66,6 +67,7 @@ pub struct Entry {
     pub max_requests: Option<At<u32>>,
     pub rate_limit: Option<At<u32>>,
     pub labels: Option<At<BTreeMap<String, String>>>,
+    pub access: Option<At<AccessEntry>>,
     #[serde(default)]
     pub routes: Vec<RouteEntry>,
     #[serde(default)]
@@ -81,6 +83,31 @@ pub struct RouteEntry {
     pub tcp: Option<At<String>>,
     pub sealed: Option<At<String>>,
     pub addr: Option<At<String>>,
+}
+
+/// Who may enter, as it is written.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(missing_docs, reason = "as for Entry")]
+pub struct AccessEntry {
+    pub mode: Option<At<String>>,
+    #[serde(default)]
+    pub grants: Vec<GrantEntry>,
+    pub prefix: Option<At<String>>,
+    #[serde(default)]
+    pub allowed_groups: Vec<At<String>>,
+    pub read_only: Option<At<bool>>,
+    pub username_claim: Option<At<String>>,
+}
+
+/// The right of a group as it is written.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(missing_docs, reason = "as for Entry")]
+pub struct GrantEntry {
+    pub group: At<String>,
+    pub tier: At<String>,
+    pub expires: Option<At<String>>,
 }
 
 /// One person's token as it is written: its digest, or the file that holds it.

@@ -8,15 +8,15 @@
 mod password;
 mod policy;
 mod session;
-mod tier;
+mod word;
 
+pub use culvert_proto::update::{Mode, Tier, UserClaim};
 pub use password::{PASSWORD_BYTES_MIN, WeakPassword, check_password};
-pub use policy::{Denied, GROUPS_MAX, Grant, Identity, Mode, Person, Policy, PolicyError};
+pub use policy::{Denied, GROUPS_MAX, Grant, Identity, Person, Policy, PolicyError, USER_GRANT};
 pub use session::{
     COOKIE_BYTES_MAX, COOKIES_MAX, CookieError, KEY_BYTES, Key, Life, NONCE_BYTES, Ring, SealError,
-    Session, find,
+    Session, find, find_among,
 };
-pub use tier::Tier;
 
 /// The cookie of a session.
 pub const SESSION_COOKIE: &str = "__Host-culvert_session";

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::Tier;
+use culvert_proto::limits::GROUPS_MAX as SENT_GROUPS_MAX;
+use culvert_proto::update::{Access, Mode, Tier, UserClaim};
 
 /// Groups of a person that are looked at.
 pub const GROUPS_MAX: usize = 512;
@@ -10,18 +11,9 @@ pub const GROUPS_MAX: usize = 512;
 const NAME_BYTES_MAX: usize = 256;
 /// Names that Kubernetes keeps for itself; nobody acts as one of them.
 const RESERVED: &str = "system:";
-
-/// How people of an identity provider become identities of a cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Nobody is impersonated: all who may enter act as the agent.
-    Shared,
-    /// The group of the person's highest tier.
-    #[default]
-    Tier,
-    /// The person's own groups behind a prefix.
-    Raw,
-}
+/// In front of a subject, where one person is meant and not a group. Groups of an identity
+/// provider that begin so count for nothing.
+pub const USER_GRANT: &str = "user:";
 
 /// A group's right in a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +37,8 @@ pub struct Policy {
     pub allowed_groups: Vec<String>,
     /// Only what reads: no grant gives more.
     pub read_only: bool,
+    /// What names the person upstream.
+    pub user_claim: UserClaim,
 }
 
 /// A policy that cannot be meant.
@@ -57,15 +51,20 @@ pub enum PolicyError {
     #[error("the prefix is empty: groups of the identity provider would be those of the cluster")]
     EmptyPrefix,
     /// It would make identities of Kubernetes itself, or no header at all.
-    #[error("the prefix {0:?} begins with system: or holds what no header holds")]
+    #[error("the prefix {0:?} begins with system:, or holds a comma or what no header holds")]
     BadPrefix(String),
+    /// Nobody can be meant.
+    #[error("the group {0:?} is empty, over {NAME_BYTES_MAX} bytes or holds control characters")]
+    BadGroup(String),
 }
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Person<'a> {
-    /// The name that is impersonated: the subject, or another claim that was asked for.
-    pub user: &'a str,
+    /// Who: what grants to one person name.
+    pub subject: &'a str,
+    /// A verified e-mail; empty where there is none.
+    pub email: &'a str,
     /// Groups, as the identity provider says.
     pub groups: &'a [String],
 }
@@ -104,16 +103,29 @@ pub enum Denied {
     /// No group is allowed in.
     #[error("no group of this person is allowed in")]
     NotAllowed,
+    /// A list that is cut would be another identity.
+    #[error("more than {SENT_GROUPS_MAX} groups would be sent")]
+    TooManyGroups,
 }
 
-impl Mode {
-    /// The word in settings and API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Tier => "tier",
-            Self::Raw => "raw",
+impl From<&Access> for Policy {
+    fn from(access: &Access) -> Self {
+        let mut grants: BTreeMap<String, Vec<Grant>> = BTreeMap::new();
+        for grant in &access.grants {
+            let held = grants.entry(grant.group.to_string()).or_default();
+            held.push(Grant {
+                tier: grant.tier,
+                not_after_unix_ms: grant.not_after_unix_ms,
+            });
+        }
+        let allowed = access.allowed_groups.iter();
+        Self {
+            mode: access.mode,
+            grants,
+            prefix: access.prefix.as_deref().map(str::to_owned),
+            allowed_groups: allowed.map(ToString::to_string).collect(),
+            read_only: access.read_only,
+            user_claim: access.user_claim,
         }
     }
 }
@@ -129,16 +141,32 @@ impl Policy {
         }
         match &self.prefix {
             Some(prefix) if prefix.trim().is_empty() => Err(PolicyError::EmptyPrefix),
-            Some(prefix) if name(prefix).is_err() => Err(PolicyError::BadPrefix(prefix.clone())),
-            _ => Ok(self),
+            Some(prefix) if name(prefix).is_err() || prefix.contains(',') => {
+                Err(PolicyError::BadPrefix(prefix.clone()))
+            }
+            _ => {
+                let mut groups = self.grants.keys().chain(&self.allowed_groups);
+                let bad = groups.find(|group| {
+                    let found = name(group.strip_prefix(USER_GRANT).unwrap_or(group));
+                    matches!(found, Err(Denied::Empty | Denied::Unprintable))
+                });
+                match bad.cloned() {
+                    Some(group) => Err(PolicyError::BadGroup(group)),
+                    None => Ok(self),
+                }
+            }
         }
     }
 
-    /// The highest tier of a person's groups now.
+    /// The highest tier of a person now.
     #[must_use]
-    pub fn tier(&self, groups: &[String], now_unix_ms: u64) -> Option<Tier> {
-        let grants = groups.iter().take(GROUPS_MAX);
-        let grants = grants.filter_map(|group| self.grants.get(group)).flatten();
+    pub fn tier(&self, person: Person<'_>, now_unix_ms: u64) -> Option<Tier> {
+        if self.grants.is_empty() {
+            return None;
+        }
+        let own = format!("{USER_GRANT}{}", person.subject);
+        let groups = person.counted().map(String::as_str).chain([own.as_str()]);
+        let grants = groups.filter_map(|group| self.grants.get(group)).flatten();
         let live =
             grants.filter(|grant| grant.not_after_unix_ms.is_none_or(|end| now_unix_ms < end));
         let highest = live.map(|grant| grant.tier).max()?;
@@ -150,19 +178,21 @@ impl Policy {
     /// # Errors
     /// [`Denied`]: nothing is sent upstream.
     pub fn decide(&self, person: Person<'_>, now_unix_ms: u64) -> Result<Identity, Denied> {
-        let user = name(person.user)?;
+        let user = name(match self.user_claim {
+            UserClaim::Subject => person.subject,
+            UserClaim::Email => person.email,
+        })?;
         match self.mode {
             Mode::Shared => {
-                let mut groups = person.groups.iter().take(GROUPS_MAX);
+                let own = format!("{USER_GRANT}{}", person.subject);
+                let mut groups = person.counted().chain([&own]);
                 let is_allowed = groups.any(|group| self.allowed_groups.contains(group));
                 is_allowed
                     .then_some(Identity::Agent)
                     .ok_or(Denied::NotAllowed)
             }
             Mode::Tier => {
-                let tier = self
-                    .tier(person.groups, now_unix_ms)
-                    .ok_or(Denied::NoTier)?;
+                let tier = self.tier(person, now_unix_ms).ok_or(Denied::NoTier)?;
                 let prefix = self.prefix.as_deref().unwrap_or("culvert-tier:");
                 Ok(Identity::Impersonated {
                     user: user.to_owned(),
@@ -172,6 +202,13 @@ impl Policy {
             }
             Mode::Raw => self.raw(user, person.groups),
         }
+    }
+
+    /// Whether whoever acts so may only read here.
+    #[must_use]
+    pub fn only_reads(&self, identity: &Identity) -> bool {
+        let is_reader = |tier: &Option<Tier>| *tier == Some(Tier::Read);
+        self.read_only || matches!(identity, Identity::Impersonated { tier, .. } if is_reader(tier))
     }
 
     fn raw(&self, user: &str, groups: &[String]) -> Result<Identity, Denied> {
@@ -188,11 +225,22 @@ impl Policy {
         if groups.is_empty() {
             return Err(Denied::NotAllowed);
         }
+        if groups.len() > SENT_GROUPS_MAX {
+            return Err(Denied::TooManyGroups);
+        }
         Ok(Identity::Impersonated {
             user: user.to_owned(),
             groups,
             tier: None,
         })
+    }
+}
+
+impl Person<'_> {
+    /// The groups that grants are looked up for.
+    fn counted(&self) -> impl Iterator<Item = &String> {
+        let groups = self.groups.iter().take(GROUPS_MAX);
+        groups.filter(|group| !group.starts_with(USER_GRANT))
     }
 }
 
@@ -244,8 +292,12 @@ mod tests {
 
     fn decide(policy: &Policy, user: &str, groups: &[&str], now: u64) -> Result<Identity, Denied> {
         let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-        let groups = &groups[..];
-        policy.decide(Person { user, groups }, now)
+        let person = Person {
+            subject: user,
+            email: "",
+            groups: &groups,
+        };
+        policy.decide(person, now)
     }
 
     fn as_tier(user: &str, tier: Tier, group: &str) -> Result<Identity, Denied> {
@@ -305,6 +357,7 @@ mod tests {
                 Err(PolicyError::BadPrefix("SYSTEM:x:".to_owned())),
             ),
             ("a\nb", Err(PolicyError::BadPrefix("a\nb".to_owned()))),
+            ("a,b", Err(PolicyError::BadPrefix("a,b".to_owned()))),
             ("corp:", Ok(())),
         ] {
             let raw = Policy {
@@ -333,6 +386,90 @@ mod tests {
         assert_eq!(
             decide(&raw, "ana", &["system:masters"], NOW),
             Err(Denied::NotAllowed)
+        );
+    }
+
+    #[test]
+    fn one_person_is_granted_by_name_and_no_group_passes_for_one() {
+        let grant = |group: &str| culvert_proto::update::Grant {
+            group: group.into(),
+            tier: Tier::Write,
+            not_after_unix_ms: None,
+        };
+        let access = Access {
+            grants: vec![grant("user:ana")],
+            allowed_groups: vec!["user:ana".into()],
+            ..Access::default()
+        };
+        let tier = Policy::from(&access).checked().unwrap();
+        let write = as_tier("ana", Tier::Write, "culvert-tier:write");
+        assert_eq!(decide(&tier, "ana", &[], NOW), write);
+        assert_eq!(
+            decide(&tier, "ben", &["user:ana"], NOW),
+            Err(Denied::NoTier)
+        );
+        let shared = Policy {
+            mode: Mode::Shared,
+            ..tier
+        };
+        assert_eq!(decide(&shared, "ana", &[], NOW), Ok(Identity::Agent));
+        let refused = decide(&shared, "ben", &["user:ana"], NOW);
+        assert_eq!(refused, Err(Denied::NotAllowed));
+        for group in ["", "user:", " ", "a\nb"] {
+            let access = Access {
+                grants: vec![grant(group)],
+                ..Access::default()
+            };
+            let refused = Policy::from(&access).checked();
+            assert_eq!(refused, Err(PolicyError::BadGroup(group.to_owned())));
+        }
+    }
+
+    #[test]
+    fn readers_read_and_an_unverified_mail_is_nobody() {
+        let reads = |policy: &Policy, groups: &[&str]| {
+            policy.only_reads(&decide(policy, "ana", groups, NOW).unwrap())
+        };
+        let tier = policy();
+        assert!(reads(&tier, &["dev"]) && !reads(&tier, &["ops"]));
+        let raw = Policy {
+            mode: Mode::Raw,
+            ..policy()
+        };
+        assert!(!reads(&raw, &["dev"]));
+        let raw = Policy {
+            read_only: true,
+            ..raw
+        };
+        assert!(reads(&raw, &["dev"]));
+        let by_mail = Policy {
+            user_claim: UserClaim::Email,
+            ..policy()
+        };
+        assert_eq!(decide(&by_mail, "ana", &["ops"], NOW), Err(Denied::Empty));
+        let groups = ["dev".to_owned()];
+        let person = Person {
+            subject: "ana",
+            email: "ana@example.test",
+            groups: &groups,
+        };
+        let seen = by_mail.decide(person, NOW);
+        let wanted = as_tier("ana@example.test", Tier::Read, "culvert-tier:read");
+        assert_eq!(seen, wanted);
+    }
+
+    #[test]
+    fn more_groups_than_may_be_sent_are_refused_and_not_cut() {
+        let raw = Policy {
+            mode: Mode::Raw,
+            ..Policy::default()
+        };
+        let groups: Vec<String> = (0..=SENT_GROUPS_MAX).map(|n| format!("g{n}")).collect();
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        assert!(decide(&raw, "ana", &groups[1..], NOW).is_ok());
+        assert_eq!(
+            decide(&raw, "ana", &groups, NOW),
+            Err(Denied::TooManyGroups)
         );
     }
 
@@ -372,7 +509,7 @@ mod tests {
                 grants: groups.iter().map(|group| (group.clone(), vec![Grant { tier: Tier::Read, not_after_unix_ms: None }])).collect(),
                 ..Policy::default()
             };
-            let person = Person { user: &user, groups: &groups };
+            let person = Person { subject: &user, email: "", groups: &groups };
             if let Ok(Identity::Impersonated { user, groups, .. }) = policy.decide(person, NOW) {
                 prop_assert!(!groups.is_empty());
                 for sent in groups.iter().chain([&user]) {

@@ -5,10 +5,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crypto_secretbox::aead::{Aead as _, KeyInit as _};
 use crypto_secretbox::{Nonce, XSalsa20Poly1305};
+use culvert_proto::update::{CookieKey, SignIn};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::Tier;
+use crate::{SESSION_COOKIE, Tier};
 
 /// Longest value of a cookie: a browser keeps 4 KiB, its name and flags included.
 pub const COOKIE_BYTES_MAX: usize = 3_900;
@@ -53,7 +54,7 @@ pub struct Session {
     #[serde(rename = "g")]
     pub groups: Vec<String>,
     /// How much they may do; nothing where no group has a tier.
-    #[serde(rename = "t")]
+    #[serde(rename = "t", with = "crate::word")]
     pub tier: Option<Tier>,
     /// Who vouched: the provider's name, or `break-glass`.
     #[serde(rename = "p")]
@@ -147,12 +148,46 @@ impl Key {
         self.id
     }
 
+    /// As data planes get it, to know sessions by themselves.
+    #[must_use]
+    pub fn published(&self) -> CookieKey {
+        CookieKey {
+            id: self.id,
+            secret: self.secret.clone(),
+        }
+    }
+
     fn cipher(&self) -> XSalsa20Poly1305 {
         XSalsa20Poly1305::new((&*self.secret).into())
     }
 }
 
+impl From<&CookieKey> for Key {
+    fn from(key: &CookieKey) -> Self {
+        Self::new(key.id, key.secret.clone())
+    }
+}
+
+impl From<&SignIn> for Life {
+    fn from(sign_in: &SignIn) -> Self {
+        Self {
+            idle_s: sign_in.idle_s.into(),
+            absolute_s: sign_in.life_s.into(),
+        }
+    }
+}
+
 impl Ring {
+    /// The ring that control published; `None` where it holds no key.
+    #[must_use]
+    pub fn of(sign_in: &SignIn) -> Option<Self> {
+        let mut keys = sign_in.keys.iter().map(Key::from);
+        Some(Self {
+            current: keys.next()?,
+            previous: keys.next(),
+        })
+    }
+
     /// Seals `session` for the cookie `name` with a fresh random `nonce`.
     ///
     /// # Errors
@@ -180,6 +215,23 @@ impl Ring {
             return Err(SealError::TooLarge(text.len()));
         }
         Ok(text)
+    }
+
+    /// `Set-Cookie` for `session`, sealed with a fresh random `nonce`.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn set_cookie(
+        &self,
+        session: &Session,
+        nonce: [u8; NONCE_BYTES],
+        now_unix_s: u64,
+    ) -> Result<String, SealError> {
+        let value = self.seal(SESSION_COOKIE, session, nonce)?;
+        let rest = session.expires_unix_s.saturating_sub(now_unix_s);
+        Ok(format!(
+            "{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={rest}"
+        ))
     }
 
     /// Opens the value of the cookie `name`. Whether the subject signed out is not known here:
@@ -260,6 +312,13 @@ impl Session {
         self.epoch >= epoch
     }
 
+    /// Whether it is younger than sessions may become now: a life that was cut short ends
+    /// those that were promised more.
+    #[must_use]
+    pub fn is_within(&self, life: Life, now_unix_s: u64) -> bool {
+        now_unix_s < self.issued_unix_s.saturating_add(life.absolute_s)
+    }
+
     fn in_time(self, now_unix_s: u64) -> Result<Self, CookieError> {
         if now_unix_s >= self.expires_unix_s || now_unix_s >= self.idle_until_unix_s {
             return Err(CookieError::Expired);
@@ -275,8 +334,15 @@ impl Session {
 /// are looked at, are none: nobody sends them who means well.
 #[must_use]
 pub fn find<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    find_among([header], name)
+}
+
+/// As [`find`], where HTTP/2 split the header into several lines.
+#[must_use]
+pub fn find_among<'a>(headers: impl IntoIterator<Item = &'a str>, name: &str) -> Option<&'a str> {
     let mut found = None;
-    for (number, pair) in header.split(';').enumerate() {
+    let pairs = headers.into_iter().flat_map(|header| header.split(';'));
+    for (number, pair) in pairs.enumerate() {
         if number == COOKIES_MAX {
             return None;
         }
@@ -296,7 +362,6 @@ pub fn find<'a>(header: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SESSION_COOKIE;
     use proptest::prelude::*;
 
     const NOW: u64 = 1_763_683_200;
@@ -357,6 +422,11 @@ mod tests {
         }
         assert!(held.idle_until_unix_s <= NOW + LIFE.absolute_s);
         assert!(held.in_time(NOW + LIFE.absolute_s).is_err());
+        let short = Life {
+            absolute_s: 60,
+            ..LIFE
+        };
+        assert!(session().is_within(short, NOW + 59) && !session().is_within(short, NOW + 60));
         assert!(session().is_of_epoch(3) && !session().is_of_epoch(4));
     }
 
@@ -386,6 +456,27 @@ mod tests {
             after.open(SESSION_COOKIE, &forged, NOW),
             Err(CookieError::Seal)
         );
+    }
+
+    #[test]
+    fn a_published_ring_opens_what_the_other_sealed() {
+        let ours = ring(2, Some(1));
+        let keys = [&ours.current].into_iter().chain(&ours.previous);
+        let mut sign_in = SignIn {
+            keys: keys.map(Key::published).collect(),
+            idle_s: 60,
+            life_s: 600,
+            origins: Vec::new(),
+        };
+        let theirs = Ring::of(&sign_in).unwrap();
+        for sealed_by in [ring(2, None), ring(1, None)] {
+            let text = sealed_by.seal(SESSION_COOKIE, &session(), [9; 24]).unwrap();
+            assert_eq!(theirs.open(SESSION_COOKIE, &text, NOW), Ok(session()));
+        }
+        let life = Life::from(&sign_in);
+        assert_eq!((life.idle_s, life.absolute_s), (60, 600));
+        sign_in.keys.clear();
+        assert!(Ring::of(&sign_in).is_none());
     }
 
     #[test]
@@ -460,6 +551,15 @@ mod tests {
             (";;;=;", None),
         ] {
             assert_eq!(find(header, SESSION_COOKIE), value, "{header}");
+        }
+        for (lines, value) in [
+            (["a=1", "__Host-culvert_session=v"], Some("v")),
+            (
+                ["__Host-culvert_session=v", "__Host-culvert_session=w"],
+                None,
+            ),
+        ] {
+            assert_eq!(find_among(lines, SESSION_COOKIE), value, "{lines:?}");
         }
         let many = format!("{}{SESSION_COOKIE}=v", "a=1;".repeat(COOKIES_MAX));
         assert_eq!(find(&many, SESSION_COOKIE), None);

@@ -151,6 +151,18 @@ pub const ROUTES_PER_CLUSTER_MAX: usize = 64;
 pub const PERSONAL_TOKENS_PER_CLUSTER_MAX: usize = 256;
 /// Services that one personal token names in one cluster.
 pub const GRANTS_PER_TOKEN_MAX: usize = 64;
+/// Grants, and allowed groups, of one cluster's access policy.
+pub const ACCESS_GROUPS_MAX: usize = 512;
+/// One group or prefix of an access policy, in bytes.
+pub const ACCESS_TEXT_BYTES_MAX: usize = 256;
+/// Keys that open session cookies: the current and the previous one.
+pub const COOKIE_KEYS_MAX: usize = 2;
+/// Origins of our own pages.
+pub const ORIGINS_MAX: usize = 32;
+/// Subjects that signed out everywhere and are remembered.
+pub const ENDED_SUBJECTS_MAX: usize = 50_000;
+/// Longest subject of a session, in bytes.
+pub const SUBJECT_BYTES_MAX: usize = 4_096;
 /// Labels of one cluster or agent.
 pub const LABELS_MAX: usize = 32;
 /// One label key or value, in bytes.

@@ -5,6 +5,8 @@ use crate::id::{ClusterId, IdError};
 
 /// Prefix of machine URLs on the internal listener.
 pub const TUNNEL_PREFIX: &str = "/tunnel/";
+/// Prefix of people's URLs.
+pub const PEOPLE_PREFIX: &str = "/c/";
 
 /// A request target that names a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct TunnelRoute<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The path is outside the prefix.
-    #[error("the path does not start with /tunnel/<cluster>/")]
+    #[error("the path does not start with /tunnel/<cluster>/ or /c/<cluster>/")]
     NotTunnel,
     /// The cluster segment does not match the pattern of cluster ids.
     #[error("the cluster in the path is not a cluster id")]

@@ -2,12 +2,14 @@
 //!
 //! The encoding is canonical: one value has one form, and those bytes are what is signed.
 
+mod access;
 mod cluster;
 mod codec;
 mod file;
 mod report;
 mod rotation;
 mod route;
+mod sign_in;
 mod snapshot;
 mod state;
 mod step;
@@ -20,6 +22,7 @@ use crate::id::{ClusterId, Epoch, Generation};
 use crate::token::{Digest, TokenText};
 
 pub use crate::registry::Policy;
+pub use access::{Access, Grant, Mode, Tier, UserClaim};
 pub use codec::DecodeError;
 pub use file::{FileError, SNAPSHOT_SIGNATURE_BYTES, SnapshotFile};
 pub use report::{Ack, Report, RotatedFact, SessionFact, TokenUse};
@@ -27,6 +30,7 @@ pub use route::{
     EVERY_SERVICE, NameError, PersonalToken, Route, RouteKind, SERVICE_NAME_BYTES_MAX, ServiceName,
     SniPattern,
 };
+pub use sign_in::{CookieKey, Ended, SignIn};
 pub use state::{ApplyError, State};
 
 /// Everything a data plane has to know.
@@ -42,6 +46,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// In rising order of id, each id once.
     pub clusters: Vec<Arc<ClusterState>>,
+    /// Who signed out everywhere.
+    pub ended: Arc<Ended>,
 }
 
 /// The step from one generation to the next.
@@ -64,6 +70,13 @@ pub enum Change {
     Remove(ClusterId),
     /// The settings are as given.
     Settings(Settings),
+    /// Every session of the subject below the epoch ends.
+    End {
+        /// Whose.
+        subject: Arc<str>,
+        /// When it ended, wall clock ms.
+        epoch: u64,
+    },
 }
 
 /// What holds for all clusters.
@@ -73,6 +86,8 @@ pub struct Settings {
     pub rate_per_second: u32,
     /// Age at which a snapshot is no longer honoured, s; 0 = none.
     pub snapshot_age_max_s: u32,
+    /// How people are signed in; `None` = nobody is.
+    pub sign_in: Option<Arc<SignIn>>,
 }
 
 /// One registered site.
@@ -106,6 +121,8 @@ pub struct ClusterState {
     pub routes: Vec<Route>,
     /// Who may ask for a service by name.
     pub personal_tokens: Vec<PersonalToken>,
+    /// Which people may enter, and as whom.
+    pub access: Access,
 }
 
 /// What stands behind the agents of a cluster.

@@ -1,9 +1,10 @@
 //! Rows of API tokens and of the epochs of sessions.
 
+use culvert_proto::limits::ENDED_SUBJECTS_MAX;
 use culvert_proto::token::Digest;
 
 use super::audit;
-use super::db::Pool;
+use super::db::{Connection, Pool};
 use super::rows::{Lease, Result, digest_of, signed, unsigned};
 use crate::audit::Entry;
 use crate::identity::{ApiToken, Scope};
@@ -116,19 +117,31 @@ pub(super) async fn epoch(pool: &Pool, subject: &str) -> Result<u64> {
     row.map_or(Ok(0), |(epoch,)| unsigned(epoch))
 }
 
-/// Ends every session of the subject, with the row that says who did it.
-pub(super) async fn raise_epoch(pool: &Pool, subject: &str, entry: &Entry) -> Result<()> {
-    let mut lease = Lease::take(pool).await?;
-    let mut transaction = lease.begin().await?;
+/// Ends every session of the subject below `epoch`.
+pub(super) async fn end(connection: &mut Connection, subject: &str, epoch: u64) -> Result<()> {
     sqlx::query(
-        "INSERT INTO session_epochs (subject, epoch) VALUES ($1, 1)
-         ON CONFLICT (subject) DO UPDATE SET epoch = session_epochs.epoch + 1",
+        "INSERT INTO session_epochs (subject, epoch) VALUES ($1, $2)
+         ON CONFLICT (subject) DO UPDATE SET epoch = excluded.epoch",
     )
     .bind(subject)
-    .execute(&mut *transaction)
+    .bind(signed(epoch)?)
+    .execute(connection)
     .await?;
-    audit::insert(&mut transaction, entry).await?;
-    transaction.commit().await?;
-    lease.keep();
     Ok(())
+}
+
+/// Subjects whose epoch is above `since`, the highest first.
+pub(super) async fn ended(pool: &Pool, since: u64) -> Result<Vec<(String, u64)>> {
+    let most = i64::try_from(ENDED_SUBJECTS_MAX).unwrap_or(i64::MAX);
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT subject, epoch FROM session_epochs WHERE epoch > $1
+         ORDER BY epoch DESC LIMIT $2",
+    )
+    .bind(signed(since)?)
+    .bind(most.saturating_add(1))
+    .fetch_all(pool)
+    .await?;
+    let rows = rows.into_iter();
+    rows.map(|(subject, epoch)| Ok((subject, unsigned(epoch)?)))
+        .collect()
 }

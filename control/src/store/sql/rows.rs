@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Transaction};
 
 use super::db::{self, Connection, Db, Pool};
-use super::{access, audit, license};
+use super::{access, audit, identity, license};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 use crate::store::error::RowError;
@@ -170,8 +170,8 @@ pub(super) async fn record(
 ) -> Result<()> {
     raise(connection, generation).await?;
     // First, since a later step may lose what an earlier one gains.
-    for step in steps {
-        clear(connection, step.id()).await?;
+    for id in steps.iter().filter_map(Step::id) {
+        clear(connection, id).await?;
     }
     for step in steps {
         match step {
@@ -182,6 +182,7 @@ pub(super) async fn record(
                     .execute(&mut *connection)
                     .await?;
             }
+            Step::End { subject, epoch } => identity::end(connection, subject, *epoch).await?,
         }
     }
     for entry in entries {

@@ -1,10 +1,12 @@
 //! From settings as text to a [`Config`], with every problem there is.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_engine::IoEngine;
 use culvert_observe::{Mode, Tier};
 use culvert_telemetry::metrics::ClusterHistograms;
+use ipnet::IpNet;
 
 use super::{
     CLUSTERS_MAX, ClustersText, Config, ControlLink, FlowLogConfig, FlowLogMode, MetricsConfig,
@@ -21,10 +23,14 @@ impl Reader<'_> {
         let addr = self.address("addr");
         let internal_addr = self.address("internal-addr");
         let admin_addr = self.address("admin-addr");
+        let user_addr = self.address("user-addr");
+        let control_api = self.parse("control-api", control_api);
+        let trusted_proxies = self.parse("trusted-proxies", networks);
         let state_dir = self.directory("state-dir");
         let state = self.state();
         let tls = self.tls();
         let internal_plain = self.internal_plain(tls.as_ref());
+        self.people(tls.as_ref(), user_addr.is_some(), control_api.is_some());
         let rate_limit = limit(self.number("rate-limit", any.clone()));
         let cluster_rate_limit = limit(self.number("cluster-rate-limit", any.clone()));
         let cluster_requests_max = self.number("cluster-max-requests", 1..=*any.end());
@@ -49,6 +55,9 @@ impl Reader<'_> {
             addr: addr?,
             internal_addr: internal_addr?,
             admin_addr: admin_addr?,
+            user_addr,
+            control_api,
+            trusted_proxies: trusted_proxies.unwrap_or_default(),
             state: state?,
             state_dir,
             accept_older_snapshot: self.switch("accept-older-snapshot"),
@@ -162,6 +171,16 @@ impl Reader<'_> {
         plain
     }
 
+    /// Browsers show no client certificate (D-31).
+    fn people(&mut self, tls: Option<&Tls>, own_listener: bool, console: bool) {
+        let certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
+        if certificates && console && !own_listener {
+            let why = "--control-api beside --tls-client-ca: people would be asked for client \
+                       certificates; give them a listener of their own: --user-addr :9443";
+            self.problems.add(why.to_owned());
+        }
+    }
+
     fn state(&mut self) -> Option<StateSource> {
         let clusters = self.text("clusters").map(str::to_owned);
         let control = self.text("control").map(str::to_owned);
@@ -233,6 +252,27 @@ impl Reader<'_> {
             key: signing,
         }))
     }
+}
+
+/// The address in `http://127.0.0.1:8088`: control listens on loopback only.
+fn control_api(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || format!("`{text}` is not http:// and a loopback address with its port");
+    let addr = text.strip_prefix("http://").ok_or_else(wrong)?;
+    let addr: SocketAddr = addr.trim_end_matches('/').parse().map_err(|_| wrong())?;
+    match addr.ip().is_loopback() {
+        true => Ok(addr),
+        false => Err(wrong()),
+    }
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let all = text.split(',').map(str::trim);
+    all.map(|one| {
+        let address = one.parse::<IpAddr>().map(IpNet::from);
+        let network = address.or_else(|_| one.parse::<IpNet>());
+        network.map_err(|_| format!("`{one}` is no address or network such as 10.0.0.0/8"))
+    })
+    .collect()
 }
 
 fn probe_write(dir: &Path) -> std::io::Result<()> {

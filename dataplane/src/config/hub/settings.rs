@@ -37,6 +37,24 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "Internal listener, for clients",
     ),
     row(
+        "user-addr",
+        Holds::Text,
+        "",
+        "Listener of people alone, without client certificates; default: the public one, where it asks for none",
+    ),
+    row(
+        "control-api",
+        Holds::Text,
+        "",
+        "Where control's --listen is, http://127.0.0.1:PORT: its pages and API for people",
+    ),
+    row(
+        "trusted-proxies",
+        Holds::Text,
+        "",
+        "Addresses and networks, with commas, whose X-Forwarded-For is believed",
+    ),
+    row(
         "admin-addr",
         Holds::Text,
         "127.0.0.1:9901",

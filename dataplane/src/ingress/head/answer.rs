@@ -10,13 +10,17 @@ const RESPONSE: ResponseRules = ResponseRules {
     hub_origin: false,
     from_agent: true,
 };
+/// What pages of a cluster may do under the hub's own origin (T19): never act as it.
+const SANDBOX: HeaderValue =
+    HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
 
 /// Keeps what may travel to the client; `culvert` when the answer comes from an
-/// agent of ours, whose own refusals carry `Culvert-Error`.
-pub fn keep_response_fields(headers: &mut HeaderMap, culvert: bool) {
+/// agent of ours, whose own refusals carry `Culvert-Error`; `hub_origin` when a
+/// browser takes it for ours.
+pub fn keep_response_fields(headers: &mut HeaderMap, culvert: bool, hub_origin: bool) {
     let rules = ResponseRules {
         from_agent: culvert,
-        ..RESPONSE
+        hub_origin,
     };
     let lines = headers
         .get_all(header::CONNECTION)
@@ -31,6 +35,13 @@ pub fn keep_response_fields(headers: &mut HeaderMap, culvert: bool) {
     for name in dropped {
         headers.remove(name);
     }
+}
+
+/// Keeps pages of a cluster from acting as the hub's own. The last word is ours: policies add up.
+pub fn guard_pages(headers: &mut HeaderMap) {
+    headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX);
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
 }
 
 /// The trailers that the service announces and that may travel: hyper sends none
@@ -77,11 +88,17 @@ mod tests {
             );
         }
         let mut foreign = headers.clone();
-        keep_response_fields(&mut headers, true);
+        let mut page = headers.clone();
+        keep_response_fields(&mut headers, true, false);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "culvert-error", "set-cookie"]);
-        keep_response_fields(&mut foreign, false);
+        keep_response_fields(&mut foreign, false, false);
+        keep_response_fields(&mut page, true, true);
+        assert!(
+            !page.contains_key("set-cookie"),
+            "a service sets none under our origin"
+        );
         assert!(!foreign.contains_key("culvert-error"));
     }
 }

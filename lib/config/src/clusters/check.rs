@@ -7,9 +7,11 @@ use std::path::Path;
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::{CLUSTERS_MAX, LABELS_MAX, STREAMS_MAX, TOKENS_PER_CLUSTER_MAX};
 use culvert_proto::token::Digest;
-use culvert_proto::update::{PersonalToken, Policy, Route, TargetKind, TokenHash};
+use culvert_proto::update::{Access, PersonalToken, Policy, Route, TargetKind, TokenHash};
 
-use super::{At, Claims, Entry, Problems, host_port_problem, personal, routes, text_problem};
+use super::{
+    At, Claims, Entry, Problems, access, host_port_problem, personal, routes, text_problem,
+};
 
 /// What the reader of a file does with secrets: this crate digests nothing.
 pub trait Secrets {
@@ -42,6 +44,8 @@ pub struct Listed {
     pub requests_max: Option<u32>,
     pub rate_per_second: Option<u32>,
     pub labels: Option<BTreeMap<String, String>>,
+    /// Whether it can be meant is not judged here.
+    pub access: Option<At<Access>>,
     pub routes: Vec<Route>,
     /// Their ids are made by [`file_id`].
     pub personal_tokens: Vec<PersonalToken>,
@@ -159,6 +163,7 @@ impl<'a> Whole<'a> {
             requests_max: value_of(entry.max_requests.as_ref()),
             rate_per_second: value_of(entry.rate_limit.as_ref()),
             labels: value_of(entry.labels.as_ref()),
+            access: access::access(entry, place),
             routes,
             personal_tokens,
         })
@@ -203,7 +208,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-fn word<T>(
+pub(super) fn word<T>(
     at: Option<&At<String>>,
     field: &str,
     meant: impl Fn(&str) -> Option<T>,

@@ -8,7 +8,7 @@ use culvert_proto::token::Digest;
 use culvert_proto::update::{EVERY_SERVICE, PersonalToken, ServiceName};
 
 use super::check::{Place, Secrets, file_id};
-use super::{Entry, PersonalEntry, text_problem};
+use super::{At, Entry, PersonalEntry, text_problem};
 
 /// The personal tokens of `entry` that are right.
 pub(super) fn tokens(
@@ -59,14 +59,7 @@ fn token(
     let digest = digest(written, secrets, place);
     let not_after_unix_ms = match &written.expires {
         None => None,
-        Some(at) => match at.value.parse::<jiff::Timestamp>() {
-            Ok(time) => Some(u64::try_from(time.as_millisecond()).unwrap_or_default()),
-            Err(_) => {
-                let why = "is no RFC 3339 time, for example 2027-01-31T12:00:00Z";
-                place.say(at.line, "personalTokens.expires", why);
-                None
-            }
-        },
+        Some(at) => time(at, "personalTokens.expires", place),
     };
     let digest = digest?;
     Some(PersonalToken {
@@ -76,6 +69,14 @@ fn token(
         not_after_unix_ms,
         services,
     })
+}
+
+/// The time that `at` names, wall clock ms.
+pub(super) fn time(at: &At<String>, field: &str, place: &mut Place<'_>) -> Option<u64> {
+    let time = at.value.parse::<jiff::Timestamp>();
+    let time = time.map_err(|_| "is no RFC 3339 time, for example 2027-01-31T12:00:00Z");
+    let time = place.keep(at.line, field, time)?;
+    Some(u64::try_from(time.as_millisecond()).unwrap_or_default())
 }
 
 fn services(written: &PersonalEntry, place: &mut Place<'_>) -> Vec<Arc<str>> {

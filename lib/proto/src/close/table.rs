@@ -84,7 +84,7 @@ close_reasons! {
         "Send less, or raise the body limit of this route.";
     Unauthenticated = 104, "unauthenticated", Client, Some(401), Slow,
         "No credential was shown, or it is not known here.",
-        "Mint a token: culvert token mint <cluster>.";
+        "Sign in, or mint a token: culvert token mint <cluster>.";
     TokenExpired = 105, "token_expired", Client, Some(401), Slow,
         "The credential shown has expired.",
         "Mint a new token: culvert token mint <cluster>.";
@@ -244,6 +244,9 @@ close_reasons! {
     RouteRemoved = 402, "route_removed", Control, None, No,
         "The route that led to the service was removed or leads elsewhere now.",
         "Connect again, or add the route: culvert route add.";
+    ControlAbsent = 403, "control_absent", Control, Some(503), Backoff,
+        "Control does not answer; tunnels and sessions go on without it.",
+        "Start control, or look at --control-api of the data plane.";
 
     // Agent: 500..
     AgentAbsent = 500, "agent_absent", Agent, Some(503), Backoff,
@@ -279,6 +282,9 @@ close_reasons! {
     TargetCredential = 511, "target_credential", Agent, Some(502), Backoff,
         "The agent cannot read the service-account token it has to send.",
         "Look at the file behind the agent's --sa-token-path.";
+    IdentityNotAllowed = 512, "identity_not_allowed", Agent, Some(403), No,
+        "The agent impersonates no such user or group.",
+        "Allow it at the agent: --impersonate-users, --impersonate-groups.";
 
     // Upstream: 600..
     DialRefused = 600, "dial_refused", Upstream, Some(502), Backoff,

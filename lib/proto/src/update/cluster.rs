@@ -3,9 +3,10 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::access::{read_access, write_access};
 use super::codec::{DecodeError, Fields, Writer, push};
 use super::route::{self, read_route, write_route};
-use super::{ClusterState, Policy, Target, TargetKind, TokenHash};
+use super::{Access, ClusterState, Policy, Target, TargetKind, TokenHash};
 use crate::id::{ClusterId, Epoch};
 use crate::limits::{
     LABELS_MAX, PERSONAL_TOKENS_PER_CLUSTER_MAX, ROUTES_PER_CLUSTER_MAX, STREAMS_DEFAULT,
@@ -30,6 +31,7 @@ mod field {
     pub(super) const LABEL: u8 = 13;
     pub(super) const ROUTE: u8 = 14;
     pub(super) const PERSONAL_TOKEN: u8 = 15;
+    pub(super) const ACCESS: u8 = 16;
 }
 
 mod token {
@@ -61,6 +63,7 @@ impl ClusterState {
             labels: Vec::new(),
             routes: Vec::new(),
             personal_tokens: Vec::new(),
+            access: Access::default(),
         }
     }
 
@@ -126,6 +129,9 @@ pub(super) fn write_cluster(cluster: &ClusterState) -> Vec<u8> {
     for token in &cluster.personal_tokens {
         out.bytes(field::PERSONAL_TOKEN, &route::write_token(token));
     }
+    if cluster.access != Access::default() {
+        out.bytes(field::ACCESS, &write_access(&cluster.access));
+    }
     out.finish()
 }
 
@@ -141,7 +147,7 @@ fn write_token(hash: &TokenHash) -> Vec<u8> {
 }
 
 pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeError> {
-    let mut fields = Fields::nested("cluster", field::PERSONAL_TOKEN, value);
+    let mut fields = Fields::nested("cluster", field::ACCESS, value);
     let Some((field::ID, id)) = fields.next(&[])? else {
         return Err(fields.error(field::ID));
     };
@@ -184,6 +190,10 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
                 let token = route::read_token(value)?;
                 let max = PERSONAL_TOKENS_PER_CLUSTER_MAX;
                 push(&mut read.personal_tokens, token, "personal tokens", max)?;
+            }
+            field::ACCESS => {
+                read.access = read_access(value)?;
+                fields.check(field, read.access != Access::default())?;
             }
             _ => {}
         }

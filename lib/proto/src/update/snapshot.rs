@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::cluster::{read_cluster, write_cluster};
 use super::codec::{DecodeError, Fields, Writer, push};
-use super::{Settings, Snapshot};
+use super::sign_in::{read_end, read_sign_in, write_end, write_sign_in};
+use super::{Ended, Settings, Snapshot};
 use crate::id::Generation;
-use crate::limits::CLUSTERS_MAX;
+use crate::limits::{CLUSTERS_MAX, ENDED_SUBJECTS_MAX};
 use crate::wire::Reader;
 
 const SNAPSHOT_DOMAIN: &[u8] = b"culvert-snapshot/1\0";
@@ -19,11 +20,14 @@ mod field {
     pub(super) const ISSUED: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const CLUSTER: u8 = 5;
+    pub(super) const ENDED_FLOOR: u8 = 6;
+    pub(super) const ENDED: u8 = 7;
 }
 
 mod settings {
     pub(super) const RATE: u8 = 1;
     pub(super) const SNAPSHOT_AGE_MAX: u8 = 2;
+    pub(super) const SIGN_IN: u8 = 3;
 }
 
 impl Snapshot {
@@ -39,14 +43,19 @@ impl Snapshot {
         for cluster in &self.clusters {
             out.bytes(field::CLUSTER, &write_cluster(cluster));
         }
+        out.u64(field::ENDED_FLOOR, self.ended.floor_unix_ms);
+        for (subject, epoch) in &self.ended.subjects {
+            out.bytes(field::ENDED, &write_end(subject, *epoch));
+        }
         Bytes::from(out.finish())
     }
 
     /// Reads a snapshot. Verify the signature over `body` first.
     pub fn decode(body: &[u8]) -> Result<Snapshot, DecodeError> {
-        let mut fields = Fields::open("snapshot", field::CLUSTER, SNAPSHOT_DOMAIN, body)?;
+        let mut fields = Fields::open("snapshot", field::ENDED, SNAPSHOT_DOMAIN, body)?;
         let mut read = Snapshot::default();
-        while let Some((field, value)) = fields.next(&[field::CLUSTER])? {
+        let mut ended = Ended::default();
+        while let Some((field, value)) = fields.next(&[field::CLUSTER, field::ENDED])? {
             match field {
                 field::GENERATION => read.generation = Generation(fields.u64(field, value)?),
                 field::HUB_ID => read.hub_id = fields.text(field, value)?,
@@ -63,9 +72,21 @@ impl Snapshot {
                         CLUSTERS_MAX,
                     )?;
                 }
+                field::ENDED_FLOOR => ended.floor_unix_ms = fields.u64(field, value)?,
+                field::ENDED => {
+                    let (subject, epoch) = read_end(value)?;
+                    let last = ended.subjects.last_key_value();
+                    fields.check(field, last.is_none_or(|(last, _)| *last < subject))?;
+                    if ended.subjects.len() >= ENDED_SUBJECTS_MAX {
+                        let (part, max) = ("ended sessions", ENDED_SUBJECTS_MAX);
+                        return Err(DecodeError::TooMany { part, max });
+                    }
+                    ended.subjects.insert(subject, epoch);
+                }
                 _ => {}
             }
         }
+        read.ended = Arc::new(ended);
         Ok(read)
     }
 }
@@ -74,16 +95,20 @@ pub(super) fn write_settings(values: &Settings) -> Vec<u8> {
     let mut out = Writer::nested();
     out.u32(settings::RATE, values.rate_per_second);
     out.u32(settings::SNAPSHOT_AGE_MAX, values.snapshot_age_max_s);
+    if let Some(sign_in) = &values.sign_in {
+        out.bytes(settings::SIGN_IN, &write_sign_in(sign_in));
+    }
     out.finish()
 }
 
 pub(super) fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
-    let mut fields = Fields::nested("settings", settings::SNAPSHOT_AGE_MAX, value);
+    let mut fields = Fields::nested("settings", settings::SIGN_IN, value);
     let mut read = Settings::default();
     while let Some((field, value)) = fields.next(&[])? {
         match field {
             settings::RATE => read.rate_per_second = fields.u32(field, value)?,
             settings::SNAPSHOT_AGE_MAX => read.snapshot_age_max_s = fields.u32(field, value)?,
+            settings::SIGN_IN => read.sign_in = Some(Arc::new(read_sign_in(value)?)),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 
-use super::{Change, ClusterState, Settings, Snapshot, Update};
+use super::{Change, ClusterState, Ended, Settings, Snapshot, Update};
 use crate::id::{ClusterId, Generation};
 use crate::limits::CLUSTERS_MAX;
 
@@ -20,6 +20,8 @@ pub struct State {
     pub settings: Settings,
     /// Every cluster.
     pub clusters: BTreeMap<ClusterId, Arc<ClusterState>>,
+    /// Who signed out everywhere.
+    pub ended: Arc<Ended>,
 }
 
 /// Why a step does not fit; the state is unchanged.
@@ -63,6 +65,7 @@ impl State {
             issued_unix_ms,
             settings,
             clusters,
+            ended,
         } = snapshot;
         let clusters = clusters
             .into_iter()
@@ -74,6 +77,7 @@ impl State {
             issued_unix_ms,
             settings,
             clusters,
+            ended,
         }
     }
 
@@ -85,6 +89,7 @@ impl State {
             issued_unix_ms: self.issued_unix_ms,
             settings: self.settings.clone(),
             clusters: self.clusters.values().cloned().collect(),
+            ended: self.ended.clone(),
         }
     }
 
@@ -121,6 +126,9 @@ impl State {
                     next.clusters.remove(id);
                 }
                 Change::Settings(settings) => next.settings = settings.clone(),
+                Change::End { subject, epoch } => {
+                    Arc::make_mut(&mut next.ended).end(subject.clone(), *epoch);
+                }
             }
         }
         if next.clusters.len() > CLUSTERS_MAX {
@@ -128,8 +136,23 @@ impl State {
         }
         next.generation = got;
         next.issued_unix_ms = update.issued_unix_ms;
+        next.forget_ended();
         *self = next;
         Ok(got)
+    }
+}
+
+impl State {
+    /// Both ends of the link forget by the clock of the update, so that they hold the same bytes.
+    fn forget_ended(&mut self) {
+        if *self.ended == Ended::default() {
+            return;
+        }
+        let life_s = self.settings.sign_in.as_ref().map_or(0, |it| it.life_s);
+        let before = self.issued_unix_ms.saturating_sub(u64::from(life_s) * 1000);
+        if self.ended.holds_before(before) {
+            Arc::make_mut(&mut self.ended).forget(before);
+        }
     }
 }
 

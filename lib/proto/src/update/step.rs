@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::cluster::{read_cluster, write_cluster};
 use super::codec::{DecodeError, Fields, Writer, push};
+use super::sign_in::{read_end, write_end};
 use super::snapshot::{read_settings, write_settings};
 use super::{Change, Update};
 use crate::id::Generation;
@@ -23,6 +24,7 @@ mod change {
     pub(super) const UPSERT: u8 = 1;
     pub(super) const REMOVE: u8 = 2;
     pub(super) const SETTINGS: u8 = 3;
+    pub(super) const END: u8 = 4;
 }
 
 impl Update {
@@ -37,6 +39,9 @@ impl Update {
                 Change::Upsert(state) => nested.bytes(change::UPSERT, &write_cluster(state)),
                 Change::Remove(id) => nested.bytes(change::REMOVE, id.as_str().as_bytes()),
                 Change::Settings(to) => nested.bytes(change::SETTINGS, &write_settings(to)),
+                Change::End { subject, epoch } => {
+                    nested.bytes(change::END, &write_end(subject, *epoch));
+                }
             }
             out.bytes(update::CHANGE, &nested.finish());
         }
@@ -67,13 +72,17 @@ impl Update {
 }
 
 fn read_change(value: Reader<'_>) -> Result<Change, DecodeError> {
-    let mut fields = Fields::nested("change", change::SETTINGS, value);
+    let mut fields = Fields::nested("change", change::END, value);
     let mut read = None;
     while let Some((field, value)) = fields.next(&[])? {
         let change = match field {
             change::UPSERT => Change::Upsert(Arc::new(read_cluster(value)?)),
             change::REMOVE => Change::Remove(fields.cluster_id(field, value)?),
             change::SETTINGS => Change::Settings(read_settings(value)?),
+            change::END => {
+                let (subject, epoch) = read_end(value)?;
+                Change::End { subject, epoch }
+            }
             _ => continue,
         };
         fields.check(field, read.replace(change).is_none())?;

@@ -15,6 +15,7 @@ use culvert_proto::join::JoinString;
 use culvert_proto::open::*;
 use culvert_proto::token::{Digest, TokenText, mint};
 use culvert_proto::update::*;
+use zeroize::Zeroizing;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wire.txt");
 
@@ -82,6 +83,7 @@ fn structures() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(messages());
     all.extend(states());
     all.extend(channels());
+    all.extend(people());
     all
 }
 
@@ -330,6 +332,7 @@ fn states() -> Vec<(&'static str, Vec<u8>)> {
     let settings = Settings {
         rate_per_second: 1_000,
         snapshot_age_max_s: 3_600,
+        ..Settings::default()
     };
     let snapshot = Snapshot {
         generation: Generation(12),
@@ -340,6 +343,7 @@ fn states() -> Vec<(&'static str, Vec<u8>)> {
             Arc::new(ClusterState::new("a".parse().unwrap())),
             Arc::new(state.clone()),
         ],
+        ..Snapshot::default()
     };
     let update = Update {
         generation: Generation(13),
@@ -376,6 +380,74 @@ fn states() -> Vec<(&'static str, Vec<u8>)> {
             .encode()
             .to_vec(),
         ),
+    ]
+}
+
+/// People: who may enter, how they are known, who signed out everywhere.
+fn people() -> Vec<(&'static str, Vec<u8>)> {
+    let access = Access {
+        mode: Mode::Raw,
+        grants: vec![
+            Grant {
+                group: "ops".into(),
+                tier: Tier::Admin,
+                not_after_unix_ms: Some(1_800_000_000_000),
+            },
+            Grant {
+                group: "user:ana".into(),
+                tier: Tier::Read,
+                not_after_unix_ms: None,
+            },
+        ],
+        prefix: Some("corp:".into()),
+        allowed_groups: vec!["ops".into(), "dev".into()],
+        read_only: true,
+        user_claim: UserClaim::Email,
+    };
+    let cluster = Arc::new(ClusterState {
+        access,
+        ..ClusterState::new(cluster())
+    });
+    let key = |n: u8| CookieKey {
+        id: [n; 8],
+        secret: Zeroizing::new([n + 1; 32]),
+    };
+    let settings = Settings {
+        sign_in: Some(Arc::new(SignIn {
+            keys: vec![key(0x10), key(0x20)],
+            idle_s: 1_800,
+            life_s: 28_800,
+            origins: vec!["https://hub.example.com".into()],
+        })),
+        ..Settings::default()
+    };
+    let ended = Ended {
+        floor_unix_ms: 1_799_999_999_000,
+        subjects: [("ana".into(), 1_800_000_000_000)].into(),
+    };
+    let snapshot = Snapshot {
+        generation: Generation(15),
+        hub_id: "hub-a".into(),
+        issued_unix_ms: 1_800_000_000_003,
+        settings: settings.clone(),
+        clusters: vec![cluster.clone()],
+        ended: Arc::new(ended),
+    };
+    let update = Update {
+        generation: Generation(16),
+        issued_unix_ms: 1_800_000_000_004,
+        changes: vec![
+            Change::Upsert(cluster),
+            Change::Settings(settings),
+            Change::End {
+                subject: "ana".into(),
+                epoch: 1_800_000_000_001,
+            },
+        ],
+    };
+    vec![
+        ("snapshot_people", snapshot.encode().to_vec()),
+        ("update_people", update.encode().to_vec()),
     ]
 }
 

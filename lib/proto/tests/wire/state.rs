@@ -8,6 +8,7 @@ use culvert_proto::update::*;
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
+use zeroize::Zeroizing;
 
 fn text() -> impl Strategy<Value = Arc<str>> {
     "\\PC{0,12}".prop_map(Into::into)
@@ -54,6 +55,36 @@ fn personal_token() -> impl Strategy<Value = PersonalToken> {
     })
 }
 
+fn access() -> impl Strategy<Value = Access> {
+    let mode = prop_oneof![Just(Mode::Tier), Just(Mode::Shared), Just(Mode::Raw)];
+    let claim = prop_oneof![Just(UserClaim::Subject), Just(UserClaim::Email)];
+    let tier = (0usize..5).prop_map(|n| Tier::ALL[n]);
+    let grant = ("\\PC{1,12}", tier, of(1u64..)).prop_map(|(group, tier, end)| Grant {
+        group: group.into(),
+        tier,
+        not_after_unix_ms: end,
+    });
+    let groups = vec("\\PC{1,12}", 0..4);
+    (
+        mode,
+        vec(grant, 0..4),
+        some_text(),
+        groups,
+        any::<bool>(),
+        claim,
+    )
+        .prop_map(
+            |(mode, grants, prefix, groups, read_only, user_claim)| Access {
+                mode,
+                grants,
+                prefix,
+                allowed_groups: groups.into_iter().map(Into::into).collect(),
+                read_only,
+                user_claim,
+            },
+        )
+}
+
 fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
     let policy = prop_oneof![
         Just(Policy::Spread),
@@ -67,10 +98,11 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
         vec((text(), text()), 0..4),
         vec(route(), 0..4),
         vec(personal_token(), 0..4),
+        access(),
     );
     (plain, policy, kind, some_text(), some_text(), lists).prop_map(
         move |(plain, policy, kind, addr, name, lists)| {
-            let (tokens, labels, routes, personal_tokens) = lists;
+            let (tokens, labels, routes, personal_tokens, access) = lists;
             let (enabled, allow_impersonation, floor, streams_max, requests_max, rate) = plain;
             Arc::new(ClusterState {
                 id: id.clone(),
@@ -87,28 +119,52 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
                 labels,
                 routes,
                 personal_tokens,
+                access,
             })
         },
     )
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    any::<(u32, u32)>().prop_map(|(rate_per_second, snapshot_age_max_s)| Settings {
-        rate_per_second,
-        snapshot_age_max_s,
+    (any::<(u32, u32)>(), of(sign_in())).prop_map(|(numbers, sign_in)| Settings {
+        rate_per_second: numbers.0,
+        snapshot_age_max_s: numbers.1,
+        sign_in: sign_in.map(Arc::new),
+    })
+}
+
+fn sign_in() -> impl Strategy<Value = SignIn> {
+    let key = any::<([u8; 8], [u8; 32])>().prop_map(|(id, secret)| CookieKey {
+        id,
+        secret: Zeroizing::new(secret),
+    });
+    let origins = vec("https://[a-z]{1,9}", 0..3);
+    (vec(key, 1..3), any::<(u32, u32)>(), origins).prop_map(|(keys, life, origins)| SignIn {
+        keys,
+        idle_s: life.0,
+        life_s: life.1,
+        origins: origins.into_iter().map(Into::into).collect(),
+    })
+}
+
+fn ended() -> impl Strategy<Value = Ended> {
+    (any::<u64>(), btree_map("\\PC{1,12}", 1u64.., 0..4)).prop_map(|(floor, subjects)| Ended {
+        floor_unix_ms: floor,
+        subjects: subjects.into_iter().map(|(s, at)| (s.into(), at)).collect(),
     })
 }
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
     let clusters = btree_map(cluster_id(), Just(()), 0..5)
         .prop_flat_map(|ids| ids.into_keys().map(cluster).collect::<Vec<_>>());
-    (any::<(u64, u64)>(), text(), settings(), clusters).prop_map(
-        |((generation, issued_unix_ms), hub_id, settings, clusters)| Snapshot {
+    (any::<(u64, u64)>(), text(), settings(), clusters, ended()).prop_map(
+        |((generation, issued_unix_ms), hub_id, settings, clusters, ended)| Snapshot {
             generation: Generation(generation),
             hub_id,
             issued_unix_ms,
             settings,
             clusters,
+            ended: Arc::new(ended),
         },
     )
 }
@@ -118,6 +174,10 @@ fn change() -> impl Strategy<Value = Change> {
         cluster_id().prop_flat_map(cluster).prop_map(Change::Upsert),
         cluster_id().prop_map(Change::Remove),
         settings().prop_map(Change::Settings),
+        ("\\PC{1,12}", 1u64..).prop_map(|(subject, epoch)| Change::End {
+            subject: subject.into(),
+            epoch,
+        }),
     ]
 }
 
@@ -324,6 +384,7 @@ proptest! {
                             Change::Upsert(c) => drop(model.insert(c.id.clone(), c.clone())),
                             Change::Remove(id) => drop(model.remove(id)),
                             Change::Settings(to) => settings = to.clone(),
+                            Change::End { .. } => {}
                         }
                     }
                 }
@@ -335,6 +396,8 @@ proptest! {
             }
             prop_assert_eq!(&state.clusters, &model);
             prop_assert_eq!(&state.settings, &settings);
+            let read = Snapshot::decode(&state.to_snapshot().encode());
+            prop_assert_eq!(read, Ok(state.to_snapshot()));
             prop_assert_eq!(State::from_snapshot(state.to_snapshot()), state.clone());
         }
     }
@@ -458,6 +521,109 @@ fn token_and_label_counts_are_bounded() {
         ..ClusterState::new("a".parse().unwrap())
     };
     assert!(unnamed.check().is_err());
+}
+
+#[test]
+fn access_policies_are_bounded_and_nothing_odd_is_read() {
+    let grant = |group: &str| Grant {
+        group: group.into(),
+        tier: Tier::Read,
+        not_after_unix_ms: None,
+    };
+    let of = |access| ClusterState {
+        access,
+        ..ClusterState::new("a".parse().unwrap())
+    };
+    for (count, length, fits) in [
+        (512, 3, true),
+        (513, 3, false),
+        (1, 256, true),
+        (1, 257, false),
+    ] {
+        let group = "g".repeat(length);
+        let grants = of(Access {
+            grants: vec![grant(&group); count],
+            ..Access::default()
+        });
+        let allowed = of(Access {
+            allowed_groups: vec![group.as_str().into(); count],
+            ..Access::default()
+        });
+        assert_eq!(grants.check().is_ok(), fits, "{count} grants of {length}");
+        assert_eq!(allowed.check().is_ok(), fits, "{count} groups of {length}");
+    }
+    let empty = of(Access {
+        prefix: Some("".into()),
+        ..Access::default()
+    });
+    assert!(empty.check().is_err());
+}
+
+/// A sign-in without a key would open nothing; three keys are more than a ring.
+#[test]
+fn a_ring_has_one_or_two_keys() {
+    for (count, fits) in [(0, false), (1, true), (2, true), (3, false)] {
+        let key = CookieKey {
+            id: [1; 8],
+            secret: Zeroizing::new([2; 32]),
+        };
+        let snapshot = Snapshot {
+            settings: Settings {
+                sign_in: Some(Arc::new(SignIn {
+                    keys: vec![key; count],
+                    idle_s: 1,
+                    life_s: 2,
+                    origins: Vec::new(),
+                })),
+                ..Settings::default()
+            },
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            Snapshot::decode(&snapshot.encode()).is_ok(),
+            fits,
+            "{count}"
+        );
+    }
+}
+
+#[test]
+fn who_signed_out_is_forgotten_once_no_session_can_be_that_old() {
+    let mut state = State {
+        generation: Generation(1),
+        settings: Settings {
+            sign_in: Some(Arc::new(SignIn {
+                keys: Vec::new(),
+                idle_s: 10,
+                life_s: 100,
+                origins: Vec::new(),
+            })),
+            ..Settings::default()
+        },
+        ..State::default()
+    };
+    let end = |subject: &str, epoch| Change::End {
+        subject: subject.into(),
+        epoch,
+    };
+    let mut step = |issued_unix_ms, changes| {
+        let update = Update {
+            generation: Generation(state.generation.0 + 1),
+            issued_unix_ms,
+            changes,
+        };
+        state.apply(&update).unwrap();
+        state.ended.clone()
+    };
+    let held = step(500_000, vec![end("ana", 500_000), end("ben", 450_000)]);
+    assert!(!held.allows("ana", 0, 499_000) && held.allows("ana", 500_000, 500_001));
+    assert!(!held.allows("ben", 449_999, 449_000));
+    let held = step(550_000, vec![]);
+    assert_eq!(
+        held.subjects.keys().map(|it| &**it).collect::<Vec<_>>(),
+        ["ana"]
+    );
+    assert_eq!(*step(600_000, vec![]), Ended::default());
 }
 
 #[test]
