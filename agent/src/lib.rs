@@ -10,6 +10,7 @@
 //! services is ever dialled.
 #![forbid(unsafe_code)]
 
+pub mod ceiling;
 pub mod channel;
 pub mod config;
 pub mod connect;

@@ -54,7 +54,8 @@ impl Service {
             // One request for each stream: what follows it is never parsed.
             .keep_alive(false)
             .auto_date_header(false)
-            .max_headers(limits::HEAD_FIELDS_MAX)
+            // What the client may send, and the groups that the hub adds.
+            .max_headers(limits::HEAD_FIELDS_MAX + limits::GROUPS_MAX)
             .max_buf_size(limits::HEAD_BYTES_MAX)
             .header_read_timeout(Duration::from_millis(limits::HEAD_TIMEOUT_MS));
         Self {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::uri::Authority;
 
+use crate::ceiling::Ceiling;
+
 /// How the target is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetKind {
@@ -28,6 +30,8 @@ pub struct Target {
     pub port: u16,
     /// `Host` of every request; the port stands in it unless it is the scheme's own.
     pub authority: HeaderValue,
+    /// The most that is impersonated towards it.
+    pub ceiling: Ceiling,
 }
 
 /// The name by which the hub means the target without naming its address.
@@ -76,6 +80,7 @@ impl Target {
             format!("{host}:{port}")
         };
         Ok(Self {
+            ceiling: Ceiling::default(),
             kind: kind.unwrap_or(match scheme {
                 Some(_) => TargetKind::Http,
                 None => TargetKind::Kube,

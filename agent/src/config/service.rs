@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use culvert_net::tls::{ClientTlsOptions, MinVersion, Roots};
 
 use super::reader::Reader;
+use crate::ceiling::{Ceiling, Patterns};
 use crate::services::{NamedService, SERVICES_MAX};
 use crate::target::{Target, TargetKind};
 
@@ -23,9 +24,26 @@ impl Reader {
             },
         };
         let plain = self.switch("plain-target");
+        let ceiling = Ceiling {
+            users: self.patterns("impersonate-users"),
+            groups: self.patterns("impersonate-groups"),
+            wants_identity: self.switch("require-identity"),
+        };
         Target::parse(&value.text, kind, plain)
             .map_err(|why| self.layers.problems.push(format!("{}: {why}", value.from)))
+            .map(|target| Target { ceiling, ..target })
             .ok()
+    }
+
+    fn patterns(&mut self, name: &str) -> Patterns {
+        let Some(value) = self.layers.get(name).cloned() else {
+            return Patterns::default();
+        };
+        let read = Patterns::parse(&value.text);
+        read.unwrap_or_else(|why| {
+            self.problem(&value, why);
+            Patterns::default()
+        })
     }
 
     pub(super) fn services(&mut self) -> Vec<NamedService> {

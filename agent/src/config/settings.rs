@@ -143,6 +143,24 @@ const SETTINGS: &[Setting] = &[
         "Speak plain HTTP to the target",
     ),
     row(
+        "impersonate-users",
+        Text,
+        "*",
+        "Users that the hub may act as, with commas; * is any characters, system: is never meant by it",
+    ),
+    row(
+        "impersonate-groups",
+        Text,
+        "*",
+        "Groups that the hub may act as, in the same form",
+    ),
+    row(
+        "require-identity",
+        Switch,
+        "false",
+        "Refuse requests to a Kubernetes target that act as nobody, with the agent's own rights",
+    ),
+    row(
         "allow-insecure-server",
         Switch,
         "false",

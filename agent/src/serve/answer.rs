@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
 use super::head::HeadError;
+use crate::ceiling::Above;
 use crate::target::TargetKind;
 
 /// Carries the close reason of an answer that is ours.
@@ -70,8 +71,11 @@ impl From<HeadError> for Failure {
             HeadError::NotAPath | HeadError::Unreadable(_) | HeadError::UpgradeBody => {
                 CloseReason::BadHead
             }
-            HeadError::NoUser => CloseReason::NoIdentity,
-            HeadError::System(_) | HeadError::TooManyGroups => CloseReason::Forbidden,
+            HeadError::NoUser | HeadError::Above(Above::Nobody) => CloseReason::NoIdentity,
+            HeadError::Above(Above::NotListed { .. }) => CloseReason::IdentityNotAllowed,
+            HeadError::Above(Above::Reserved(_)) | HeadError::TooManyGroups => {
+                CloseReason::Forbidden
+            }
         };
         Self::new(reason, why)
     }

@@ -11,6 +11,7 @@ use http::header::{
 use http::{Method, Request, StatusCode, Uri, Version, request, response};
 use http_body::Frame;
 
+use crate::ceiling::{Above, Ceiling};
 use crate::target::TargetKind;
 
 /// What the request asks of the two connections it travels on.
@@ -35,9 +36,9 @@ pub enum HeadError {
     /// Groups, uid or extra fields without exactly one user.
     #[error("an identity needs exactly one Impersonate-User")]
     NoUser,
-    /// A name that only the cluster itself may carry.
-    #[error("the identity {0:?} belongs to the cluster itself and is never impersonated")]
-    System(String),
+    /// More than this agent gives.
+    #[error(transparent)]
+    Above(#[from] Above),
     /// More groups than [`GROUPS_MAX`].
     #[error("more than {GROUPS_MAX} groups")]
     TooManyGroups,
@@ -52,11 +53,12 @@ pub enum HeadError {
 /// [`HeadError`]; nothing is forwarded then.
 pub fn request(
     head: &mut request::Parts,
-    kind: TargetKind,
+    (kind, ceiling): (TargetKind, &Ceiling),
     body_empty: bool,
 ) -> Result<Hop, HeadError> {
     path_only(head)?;
     identity(&head.headers)?;
+    ceiling.judge(&head.headers, kind == TargetKind::Kube)?;
     let hop = Hop {
         upgrade: wanted_upgrade(&head.headers),
         trailers: has_token(&head.headers, &TE, "trailers"),
@@ -186,14 +188,10 @@ fn identity(headers: &HeaderMap) -> Result<(), HeadError> {
         let Some(what) = name.as_str().strip_prefix("impersonate-") else {
             continue;
         };
-        let text = value
-            .to_str()
+        let text = std::str::from_utf8(value.as_bytes())
             .map_err(|_| HeadError::Unreadable(name.clone()))?;
         if text.trim().is_empty() {
             return Err(HeadError::Unreadable(name.clone()));
-        }
-        if matches!(what, "user" | "group") && text.trim_start().starts_with("system:") {
-            return Err(HeadError::System(text.to_owned()));
         }
         match what {
             "user" => users += 1,

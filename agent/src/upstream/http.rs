@@ -117,7 +117,11 @@ impl Upstream {
         interject: &Arc<Interject>,
     ) -> Result<Answered, Failure> {
         let (mut parts, body) = request.into_parts();
-        let hop = head::request(&mut parts, self.target.kind, body.is_end_stream())?;
+        let hop = head::request(
+            &mut parts,
+            (self.target.kind, &self.target.ceiling),
+            body.is_end_stream(),
+        )?;
         parts.headers.insert(HOST, self.target.authority.clone());
         // Whatever came is overwritten; without a token of ours there is none.
         match self.bearer()? {

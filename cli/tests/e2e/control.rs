@@ -35,7 +35,18 @@ impl Control {
         state: &str,
         store: &std::path::Path,
     ) -> Result<Control> {
-        let mut control = Control::spawn(bed, name, state, store)?;
+        Control::told(bed, name, state, store, &[])
+    }
+
+    /// As [`Control::with`], with further arguments.
+    pub fn told(
+        bed: &Testbed,
+        name: &str,
+        state: &str,
+        store: &std::path::Path,
+        arguments: &[String],
+    ) -> Result<Control> {
+        let mut control = Control::spawn(bed, name, state, store, arguments)?;
         let socket = control.socket.clone();
         control
             .process
@@ -53,6 +64,7 @@ impl Control {
         name: &str,
         state: &str,
         store: &std::path::Path,
+        arguments: &[String],
     ) -> Result<Control> {
         let socket = bed.path("admin.sock");
         let state_socket = bed.path(state);
@@ -61,7 +73,8 @@ impl Control {
             .args(["--state-dir", &bed.path("control").to_string_lossy()])
             .args(["--socket", &socket.to_string_lossy()])
             .args(["--state-socket", &state_socket.to_string_lossy()])
-            .args(["--admin-addr", "127.0.0.1:9900"]);
+            .args(["--admin-addr", "127.0.0.1:9900"])
+            .args(arguments);
         let mut process = Watched::start(spawn, bed, &bed.hub, name)?;
         // A build without the vendor's key, and no licence: the contract wants a word on both.
         process.expect(&[

@@ -25,6 +25,7 @@ mod mtls;
 mod observe;
 mod pair;
 mod pattern;
+mod people;
 mod proxy;
 mod quickstart;
 mod races;

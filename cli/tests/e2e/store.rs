@@ -109,7 +109,7 @@ fn a_full_and_a_read_only_disk_are_said_and_harm_no_tunnel() -> Result<()> {
 
     fleet.control.process.kill_9()?;
     disk.remount("ro")?;
-    let mut broken = Control::spawn(&fleet.bed, "read-only", "state.sock", &store)?;
+    let mut broken = Control::spawn(&fleet.bed, "read-only", "state.sock", &store, &[])?;
     broken.process.expect(&["read-only", "readonly"]);
     let status = broken.process.wait_end(Duration::from_secs(10))?;
     let log = broken.process.log();

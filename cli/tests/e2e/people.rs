@@ -1,0 +1,8 @@
+//! People reach clusters through the browser path as themselves (P-12, P-18, R-04, C-21).
+
+mod cookies;
+mod hub;
+mod identity;
+mod listeners;
+mod outage;
+mod policy;
