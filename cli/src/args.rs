@@ -1,5 +1,6 @@
 //! Flags and verbs; the only place that reads them or the environment.
 
+pub mod access;
 pub mod license;
 pub mod pair;
 pub mod store;
@@ -122,6 +123,8 @@ pub enum Cluster {
         /// The cluster's id.
         id: String,
     },
+    /// Say which people may enter a cluster, and as whom; what was said before is gone.
+    Access(access::Access),
     /// Forget a cluster: its tokens, sessions and live streams end.
     #[command(alias = "rm")]
     Remove {

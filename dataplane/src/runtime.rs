@@ -6,9 +6,11 @@
 //! are not used; they measured 1.2 to 2.6 times slower (performance.md, 2.1).
 
 #[cfg(any(feature = "hub", test))]
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::future::Future;
 use std::io;
+#[cfg(any(feature = "hub", test))]
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 #[cfg(any(feature = "hub", test))]
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,9 @@ use culvert_engine::{Backend, IoEngine};
 
 /// Entries of the ring; it only carries file operations.
 const RING_ENTRIES: u32 = 16;
+/// Mode of what is written: the copy of the state holds the keys of sessions.
+#[cfg(any(feature = "hub", test))]
+const OWNERS_ALONE: u32 = 0o600;
 
 /// Tries what `engine` asks for.
 ///
@@ -63,7 +68,7 @@ impl Runtime {
     }
 }
 
-/// Writes `content` to a new file at `path` and makes it durable. A failed
+/// Writes `content` to a new file at `path`, its owner's alone, and makes it durable. A failed
 /// fsync is final for that file: the caller starts again with a new one.
 ///
 /// Runs on a thread of `backend`; not `Send`, as ring operations are not.
@@ -76,7 +81,10 @@ pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> i
         .create(true)
         .write(true)
         .truncate(true)
+        .mode(OWNERS_ALONE)
         .open(path)?;
+    // One that was left behind keeps its mode.
+    file.set_permissions(Permissions::from_mode(OWNERS_ALONE))?;
     if backend.uring {
         let file = tokio_uring::fs::File::from_std(file);
         let (wrote, _) = file.write_all_at(content, 0).await;
@@ -163,6 +171,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for backend in backends() {
             let path = dir.path().join(backend.name());
+            // As somebody else left it.
+            std::fs::write(&path, "old").unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
             let runtime = Runtime::new(backend).unwrap();
             runtime.block_on(async {
                 write_durable(backend, &path, vec![1; 100_000])
@@ -174,6 +185,8 @@ mod tests {
                 assert!(write_durable(backend, &nowhere, vec![1]).await.is_err());
             });
             assert_eq!(std::fs::read(&path).unwrap(), vec![2; 10], "{backend:?}");
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, OWNERS_ALONE, "{backend:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{cluster_path, confirm, join};
 use crate::api::Api;
+use crate::args::access::Access;
 use crate::args::{Add, Cluster, Global};
 use crate::error::Result;
 use crate::output::{self, Column};
@@ -17,6 +18,15 @@ const COLUMNS: &[Column] = &[
     ("TOKENS", "tokens_live"),
     ("AGENTS", "agents"),
     ("LABELS", "labels"),
+];
+
+const ACCESS_COLUMNS: &[Column] = &[
+    ("MODE", "mode"),
+    ("GRANTS", "grants"),
+    ("ALLOWED", "allowed_groups"),
+    ("PREFIX", "prefix"),
+    ("READ-ONLY", "read_only"),
+    ("USER", "username_claim"),
 ];
 
 pub async fn run(global: &Global, api: &Api, verb: Cluster) -> Result<()> {
@@ -34,6 +44,7 @@ pub async fn run(global: &Global, api: &Api, verb: Cluster) -> Result<()> {
             );
             Ok(())
         }
+        Cluster::Access(wanted) => access(global, api, wanted).await,
         Cluster::Remove { id } => {
             let path = cluster_path(&id, "")?;
             confirm(
@@ -46,6 +57,27 @@ pub async fn run(global: &Global, api: &Api, verb: Cluster) -> Result<()> {
             Ok(())
         }
     }
+}
+
+async fn access(global: &Global, api: &Api, wanted: Access) -> Result<()> {
+    let path = cluster_path(&wanted.id, "")?;
+    let grants = wanted
+        .grants
+        .into_iter()
+        .map(|grant| json!({"group": grant.group, "tier": grant.tier, "expires_at": grant.until}));
+    let access = json!({
+        "mode": wanted.mode,
+        "grants": grants.collect::<Vec<_>>(),
+        "allowed_groups": wanted.allowed_groups,
+        "prefix": wanted.prefix,
+        "read_only": wanted.read_only,
+        "username_claim": wanted.username_claim,
+    });
+    let body = json!({"access": access});
+    if let Some(changed) = api.change(Method::PATCH, &path, Some(body)).await? {
+        output::show(global.output, &changed["access"], ACCESS_COLUMNS);
+    }
+    Ok(())
 }
 
 async fn add(global: &Global, api: &Api, add: Add) -> Result<()> {
