@@ -6,7 +6,7 @@ use axum::Json as Answer;
 use axum::extract::{Extension, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
-use culvert_identity::{Mode, Session, Tier};
+use culvert_identity::{Session, Tier};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -52,7 +52,7 @@ pub(super) struct WhoAmI {
     audit_enabled: bool,
     /// all, or self: only one's own rows can be seen.
     audit_scope: &'static str,
-    /// How groups become identities of a cluster: shared, tier or raw.
+    /// How groups become identities of clusters: shared, tier or raw; mixed where clusters differ.
     mode: &'static str,
     tier: Option<&'static str>,
 }
@@ -206,7 +206,18 @@ pub(super) async fn everywhere(
     ))
 }
 
-fn short(cause: &Cause, principal: &Principal) -> WhoAmI {
+/// The mode of all clusters; where they differ, each cluster's own page says its own.
+fn mode(context: &Shared) -> &'static str {
+    let clusters = context.hub.clusters();
+    let mut modes = clusters.values().map(|cluster| cluster.spec.access.mode);
+    let first = modes.next().unwrap_or_default();
+    match modes.all(|mode| mode == first) {
+        true => first.as_str(),
+        false => "mixed",
+    }
+}
+
+fn short(context: &Shared, cause: &Cause, principal: &Principal) -> WhoAmI {
     let session = principal.session.as_ref();
     WhoAmI {
         actor: cause.actor.sub.clone(),
@@ -216,7 +227,7 @@ fn short(cause: &Cause, principal: &Principal) -> WhoAmI {
         } else {
             "self"
         },
-        mode: Mode::default().as_str(),
+        mode: mode(context),
         tier: session.and_then(|it| it.tier).map(Tier::as_str),
     }
 }
@@ -225,16 +236,18 @@ fn short(cause: &Cause, principal: &Principal) -> WhoAmI {
 #[utoipa::path(get, operation_id = "who_am_i", path = "/whoami", tag = "sign-in",
     responses((status = OK, body = WhoAmI), (status = "default", body = ProblemBody)))]
 pub(super) async fn whoami(
+    State(context): State<Shared>,
     Extension(cause): Extension<Arc<Cause>>,
     Extension(principal): Extension<Arc<Principal>>,
 ) -> Answer<WhoAmI> {
-    Answer(short(&cause, &principal))
+    Answer(short(&context, &cause, &principal))
 }
 
 /// Who one is, in full.
 #[utoipa::path(get, operation_id = "who_am_i_fully", path = "/auth/whoami", tag = "sign-in",
     responses((status = OK, body = WhoAmIFully), (status = "default", body = ProblemBody)))]
 pub(super) async fn whoami_fully(
+    State(context): State<Shared>,
     Extension(cause): Extension<Arc<Cause>>,
     Extension(principal): Extension<Arc<Principal>>,
 ) -> Answer<WhoAmIFully> {
@@ -243,9 +256,9 @@ pub(super) async fn whoami_fully(
         subject: cause.actor.sub.clone(),
         email: cause.actor.email.clone(),
         groups: cause.actor.groups.clone(),
-        authz_mode: Mode::default().as_str(),
+        authz_mode: mode(&context),
         expires_at: session.map(|it| rfc3339(it.expires_unix_s * 1000)),
-        short: short(&cause, &principal),
+        short: short(&context, &cause, &principal),
     })
 }
 
