@@ -5,6 +5,7 @@ mod culvert;
 mod hop;
 mod nginx;
 mod pair;
+mod person;
 mod place;
 mod rivals;
 mod ssh;
@@ -178,12 +179,16 @@ pub struct Running {
     pub entry: Option<SocketAddr>,
     /// What precedes the service's path.
     pub prefix: String,
+    /// Lines that each request carries beside its own.
+    pub fields: String,
     /// What each connection sends first, and the service skips.
     pub preface: Vec<u8>,
     /// Processes of the first hop.
     pub hub: Vec<Process>,
     /// Processes of the second hop.
     pub agent: Vec<Process>,
+    /// Processes that carry no byte, and are not counted.
+    pub beside: Vec<Process>,
     /// What counts the CPU of ended children too, hub and agent.
     pub groups: [Option<Cgroup>; 2],
 }

@@ -47,6 +47,8 @@ pub struct Plan {
     pub entry: SocketAddr,
     /// What precedes the service's own path.
     pub prefix: String,
+    /// Lines that each request carries beside its own.
+    pub fields: String,
     /// Keep-alive connections.
     pub connections: usize,
     /// When requests are due.

@@ -201,6 +201,7 @@ impl Bench<'_> {
         let warm = Plan {
             entry: running.entry.unwrap_or(self.engine.service()?),
             prefix: running.prefix.clone(),
+            fields: running.fields.clone(),
             window: WARM_UP,
             arrivals: Arrivals::Closed,
             body: Body::Small,
@@ -225,6 +226,7 @@ impl Bench<'_> {
         let plan = Plan {
             entry: running.entry.unwrap_or(self.engine.service()?),
             prefix: running.prefix.clone(),
+            fields: running.fields.clone(),
             ..stage.plan.clone()
         };
         let (hub, agent) = (running.hub_pids(), running.agent_pids());
@@ -346,6 +348,7 @@ fn stages(kind: &Kind, rates: &[f64]) -> Vec<Stage> {
     let plan = |connections, arrivals, body, seconds: f64, answers_max| Plan {
         entry: nobody,
         prefix: String::new(),
+        fields: String::new(),
         connections,
         arrivals,
         body,

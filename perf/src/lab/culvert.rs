@@ -36,6 +36,7 @@ pub(super) enum Leg {
 struct Options<'a> {
     tls: bool,
     io_engine: &'a str,
+    /// Null where `more` says whence the state comes.
     clusters: serde_json::Value,
     more: &'a [&'a str],
     /// The tier of the eBPF observer; without one it is off.
@@ -68,6 +69,26 @@ impl Lab {
         })
     }
 
+    /// A data plane without TLS that takes its state from `source`.
+    pub(super) fn data_plane_of(&self, source: &[&str]) -> Result<Hub> {
+        self.data_plane(&Options {
+            tls: false,
+            io_engine: "auto",
+            clusters: serde_json::Value::Null,
+            more: source,
+            observer: None,
+            group: None,
+        })
+    }
+
+    /// An agent for the HTTP service at `service`.
+    pub(super) fn http_agent(&self, hub: &Hub, tls: bool, service: SocketAddr) -> Result<Process> {
+        let service = service.to_string();
+        let kind = ["--target-kind", "http", "--plain-target"];
+        let target = [&["--target", &service], &kind[..]].concat();
+        self.agent(hub, tls, &target, None)
+    }
+
     fn data_plane(&self, options: &Options<'_>) -> Result<Hub> {
         use std::os::unix::fs::PermissionsExt;
         let clusters = self.path("clusters.json");
@@ -85,12 +106,14 @@ impl Lab {
         let mut spawn = observed
             .args(["--addr", &format!("0.0.0.0:{port}")])
             .args(["--internal-addr", &internal.to_string()])
-            .args(["--clusters", &clusters.to_string_lossy()])
             .args(["--threads", "1", "--log-level", "warn"])
             .args(["--io-engine", options.io_engine])
             .args(options.more)
             .counted_by(options.group)
             .cpu(RELAY_CPU);
+        if !options.clusters.is_null() {
+            spawn = spawn.args(["--clusters", &clusters.to_string_lossy()]);
+        }
         if options.tls {
             spawn = spawn.args(["--tls-cert", &self.text("cert.pem")]).args([
                 "--tls-key",
@@ -196,15 +219,7 @@ pub(super) fn tcp(
 
 pub(super) fn start(lab: &Lab, service: SocketAddr, tls: bool, io_engine: &str) -> Result<Running> {
     let hub = lab.hub_for(tls, io_engine, &["dev".to_owned()])?;
-    let service = service.to_string();
-    let target = [
-        "--target",
-        &service,
-        "--target-kind",
-        "http",
-        "--plain-target",
-    ];
-    let agent = lab.agent(&hub, tls, &target, None)?;
+    let agent = lab.http_agent(&hub, tls, service)?;
     Ok(Running {
         entry: Some(hub.internal),
         prefix: "/tunnel/dev".to_owned(),

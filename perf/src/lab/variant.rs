@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::tunnel::Noise;
-use super::{Host, Lab, Running, culvert, hop, nginx, pair, ssh, tunnel};
+use super::{Host, Lab, Running, culvert, hop, nginx, pair, person, ssh, tunnel};
 use crate::relay::{Io, Mechanism};
 
 /// A contestant or a reference.
@@ -22,6 +22,8 @@ pub enum Variant {
     CulvertEpoll,
     /// http: the same with TLS on the agent's leg.
     CulvertTls,
+    /// http: data plane and agent for a signed-in person, in the clear.
+    CulvertPerson,
     /// hop: a splice relay of 150 lines.
     Ideal,
     /// hop: one shared 64 KiB buffer on epoll.
@@ -88,6 +90,7 @@ impl Variant {
             Variant::Culvert => "culvert",
             Variant::CulvertEpoll => "culvert, epoll",
             Variant::CulvertTls => "culvert, TLS",
+            Variant::CulvertPerson => "culvert, as a person",
             Variant::Ideal => "ideal",
             Variant::EpollCopy => "epoll copy",
             Variant::Tokio8k => "tokio 8 KiB",
@@ -152,6 +155,7 @@ impl Variant {
             Variant::Culvert => culvert::start(lab, service, false, "auto"),
             Variant::CulvertEpoll => culvert::start(lab, service, false, "epoll"),
             Variant::CulvertTls => culvert::start(lab, service, true, "auto"),
+            Variant::CulvertPerson => person::start(lab, service),
             Variant::Ideal => hop::reference(lab, Mechanism::Ideal, Io::Auto, false),
             Variant::EpollCopy => hop::reference(lab, Mechanism::EpollCopy, Io::Auto, false),
             Variant::Tokio8k => hop::reference(lab, Mechanism::Tokio8k, Io::Auto, false),

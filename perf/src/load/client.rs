@@ -24,7 +24,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Appends the next request to `out`.
-    pub fn ask(&mut self, prefix: &str, body: Body, number: u64, due: Instant, out: &mut Vec<u8>) {
+    pub fn ask(
+        &mut self,
+        (prefix, fields): (&str, &str),
+        body: Body,
+        number: u64,
+        due: Instant,
+        out: &mut Vec<u8>,
+    ) {
         let id: [u8; ID_BYTES] = hex(number);
         self.sent = Some(Sent { intended: due, id });
         self.body = None;
@@ -37,7 +44,9 @@ impl Client {
             }
             Body::Big(bytes) => out.extend_from_slice(format!("/big/{bytes}").as_bytes()),
         }
-        out.extend_from_slice(b" HTTP/1.1\r\nHost: perf.test\r\nUser-Agent: culvert-perf\r\n\r\n");
+        out.extend_from_slice(b" HTTP/1.1\r\nHost: perf.test\r\nUser-Agent: culvert-perf\r\n");
+        out.extend_from_slice(fields.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Takes what arrived off `inbox`; counts good body bytes in `bytes`. `Some` = answer whole.

@@ -170,7 +170,7 @@ impl Engine {
                 continue;
             };
             client.ask(
-                &run.plan.prefix,
+                (&run.plan.prefix, &run.plan.fields),
                 run.plan.body,
                 run.asked,
                 due,
@@ -354,6 +354,7 @@ impl Run {
         Run::new(Plan {
             entry: ([127, 0, 0, 1], 1).into(),
             prefix: String::new(),
+            fields: String::new(),
             connections: 0,
             arrivals: Arrivals::Closed,
             body: super::Body::Small,
@@ -448,6 +449,7 @@ mod tests {
         Plan {
             entry: engine.service().unwrap(),
             prefix: String::new(),
+            fields: String::new(),
             connections: 8,
             arrivals,
             body,
