@@ -31,6 +31,7 @@ pub async fn all(mut fresh: impl AsyncFnMut(&str) -> Dsn) {
         the_license_is_kept_with_the_row_that_says_why,
         audit_rows_are_filtered_paged_and_pruned,
         texts_of_any_kind_come_back_as_they_were,
+        sessions_end_with_their_generation_and_the_newest_come_first,
     }
 }
 
@@ -320,4 +321,34 @@ async fn texts_of_any_kind_come_back_as_they_were(dsn: &Dsn) {
     drop(store);
     let (_store, loaded) = Store::open(dsn, NOW).await.unwrap();
     assert_eq!(loaded.clusters[0].spec.name, odd);
+}
+
+async fn sessions_end_with_their_generation_and_the_newest_come_first(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let end = |subject: &str, epoch| Step::End {
+        subject: subject.to_owned(),
+        epoch,
+    };
+    let steps = [end("ana", NOW), end("ben", NOW + 5)];
+    record(&store, &steps, Generation(2), &[]).await.unwrap();
+    let skipped = record(&store, &[end("eve", NOW)], Generation(9), &[]).await;
+    assert!(skipped.is_err());
+    record(&store, &[end("ana", NOW + 9)], Generation(3), &[])
+        .await
+        .unwrap();
+    store.close().await;
+    let (store, loaded) = Store::open(dsn, NOW).await.unwrap();
+    assert_eq!(loaded.generation, Generation(3));
+    for (subject, epoch) in [("ana", NOW + 9), ("ben", NOW + 5), ("eve", 0)] {
+        assert_eq!(
+            store.session_epoch(subject).await.unwrap(),
+            epoch,
+            "{subject}"
+        );
+    }
+    let since = |since| store.ended_sessions(since);
+    let all = [("ana".to_owned(), NOW + 9), ("ben".to_owned(), NOW + 5)];
+    assert_eq!(since(NOW).await.unwrap(), all);
+    assert_eq!(since(NOW + 5).await.unwrap(), all[..1]);
+    assert_eq!(since(NOW + 9).await.unwrap(), []);
 }

@@ -197,6 +197,15 @@ async fn several_processes_on_one_database_decide_in_turn_and_all_publish() {
     until("a hears of the end", || a.cluster(&id("of-a")).is_err()).await;
     assert!(a.owner(&digest).is_none());
 
+    // Who signs out at one is out at the other.
+    a.end_sessions(&cause(), "ana").await.unwrap();
+    until("b hears who signed out", || {
+        b.generation() == a.generation()
+    })
+    .await;
+    let epoch = b.session_epoch("ana").await.unwrap();
+    assert!(epoch > 0 && epoch == a.session_epoch("ana").await.unwrap());
+
     // The server dies; what was answered is there, and both go on.
     let killed = tokio::spawn({
         let hub = a.clone();
