@@ -95,10 +95,14 @@ async fn serve(
     };
     let mut answer = match Ingress::admit(&arrival, in_flight, &parts, &body) {
         Ok(ingress) => ingress.relay(parts, body).await,
-        Err((refusal, kind)) if door == Door::People => {
-            person::refuse(plane, peer, &parts, &refusal, kind).await
+        Err((mut refusal, kind)) => {
+            // What the client sent after a refused upgrade is not a request.
+            refusal.close |= parts.headers.contains_key(UPGRADE);
+            match door {
+                Door::Machines => refusal.answer(kind),
+                Door::People => person::refuse(plane, peer, &parts, &refusal, kind).await,
+            }
         }
-        Err((refusal, kind)) => refusal.answer(kind),
     };
     if closing && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         answer

@@ -143,7 +143,9 @@ fn a_changed_password_refuses_nobody_under_load_while_the_old_one_is_kept() -> R
             let next = start_control(&people.bed, "control-2", NEXT_PASSWORD, Some(PASSWORD))?;
             next.settled()?;
             wait_for("sessions sealed with the new key", START_MAX, || {
-                let answer = people.get("/c/web/id/x", &[&ana]).ok()?;
+                let answer =
+                    crate::client::ask(namespace, front, "GET", "/c/web/id/x", &[&ana], b"")
+                        .ok()?;
                 answer.header("set-cookie").map(str::to_owned)
             })?;
             std::thread::sleep(Duration::from_millis(500));
