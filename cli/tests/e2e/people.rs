@@ -1,6 +1,7 @@
 //! People reach clusters through the browser path as themselves (P-12, P-18, R-04, C-21).
 
 mod cookies;
+mod fleet;
 mod hub;
 mod identity;
 mod listeners;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/id/{x}` | `x`, and the body that came |
 //! | `/head` | the head exactly as it arrived |
+//! | `/version` | the version of a Kubernetes API, as JSON |
 //! | `/endless` | 16 KiB chunks for ever |
 //! | `/sink` | none, and the body is never read |
 //! | `/hold/{ms}` | `held`, after that time |
@@ -139,6 +140,7 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, head: &Head, body: &[u8
     }
     match path {
         "/head" => sized(stream, head.raw.as_bytes()).await,
+        "/version" => sized(stream, br#"{"major":"1","gitVersion":"v1.34.1"}"#).await,
         "/endless" => {
             chunked_head(stream, "application/octet-stream").await?;
             let piece = [b'x'; 16 * 1024];

@@ -151,6 +151,8 @@ pub fn start_control(
         "https://hub.test".to_owned(),
         "--listen".to_owned(),
         CONTROL_API.to_owned(),
+        "--data-plane-url".to_owned(),
+        format!("http://127.0.0.1:{PUBLIC}"),
         "--cookie-password-file".to_owned(),
         file("password", password)?,
         "--admin-email".to_owned(),
