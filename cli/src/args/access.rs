@@ -63,16 +63,14 @@ mod tests {
 
     #[test]
     fn grants_name_group_tier_and_end() {
+        let end = "2027-01-31T12:00:00Z";
+        let dated = format!("cn=ops=read@{end}");
         let read = |text| grant(text).map(|it| (it.group, it.tier, it.until));
         let of = |group: &str, tier: &str, until: Option<&str>| {
             Ok((group.to_owned(), tier.to_owned(), until.map(str::to_owned)))
         };
         assert_eq!(read("ops=write"), of("ops", "write", None));
-        let end = "2027-01-31T12:00:00Z";
-        assert_eq!(
-            read(&format!("cn=ops=read@{end}")),
-            of("cn=ops", "read", Some(end))
-        );
+        assert_eq!(read(&dated), of("cn=ops", "read", Some(end)));
         assert_eq!(
             read("user:ana@x.test=admin"),
             of("user:ana@x.test", "admin", None)

@@ -85,7 +85,7 @@ impl Lab {
     pub(super) fn http_agent(&self, hub: &Hub, tls: bool, service: SocketAddr) -> Result<Process> {
         let service = service.to_string();
         let kind = ["--target-kind", "http", "--plain-target"];
-        let target = [&["--target", &service], &kind[..]].concat();
+        let target = [&["--target", service.as_str()][..], &kind].concat();
         self.agent(hub, tls, &target, None)
     }
 

@@ -130,7 +130,7 @@ fn a_cookie_changes_something_from_our_own_pages_only() -> Result<()> {
         &[OWN, "Sec-Fetch-Site: cross-site"],
     ] {
         for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE"] {
-            let lines = [&[ana.as_str()], origin].concat();
+            let lines = [&[ana.as_str()][..], origin].concat();
             let answer = people.ask(method, "/c/web/id/x", &lines)?;
             assert_eq!(answer.status, 403, "{method} {origin:?}: {answer:?}");
             assert_eq!(answer.header("culvert-error"), Some("forbidden"));

@@ -35,7 +35,7 @@ fn without_a_grant_nobody_enters_and_readers_only_read() -> Result<()> {
         "X-Stream-Protocol-Version: v4.channel.k8s.io",
     ];
     let ask = |cookie: &str, method: &str, lines: &[&str]| {
-        let lines = [&[cookie, OWN], lines].concat();
+        let lines = [&[cookie, OWN][..], lines].concat();
         let raw = format!(
             "{method} /c/kube/spdy HTTP/1.1\r\nHost: hub.test\r\n{}\r\n\r\n",
             lines.join("\r\n")
