@@ -136,7 +136,7 @@ mod tests {
     fn an_answer_in_any_split_is_whole_once_and_only_for_its_request() {
         let mut client = Client::default();
         let mut request = Vec::new();
-        client.ask("", Body::Small, 0xabc, Instant::now(), &mut request);
+        client.ask(("", ""), Body::Small, 0xabc, Instant::now(), &mut request);
         let asked = take_request(&mut request).unwrap();
         let mut whole = Vec::new();
         answer(asked, &mut whole);
@@ -147,7 +147,7 @@ mod tests {
         }
         assert_eq!((ends, bytes), (1, 1024));
 
-        client.ask("", Body::Small, 0xabd, Instant::now(), &mut request);
+        client.ask(("", ""), Body::Small, 0xabd, Instant::now(), &mut request);
         assert!(
             client.take(&mut whole.clone(), &mut bytes).is_err(),
             "mixed up"
@@ -157,7 +157,13 @@ mod tests {
     #[test]
     fn a_big_body_with_one_bit_flipped_is_wrong() {
         let mut client = Client::default();
-        client.ask("", Body::Big(100_000), 1, Instant::now(), &mut Vec::new());
+        client.ask(
+            ("", ""),
+            Body::Big(100_000),
+            1,
+            Instant::now(),
+            &mut Vec::new(),
+        );
         let mut whole = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".to_vec();
         whole.extend_from_slice(pattern(0, 65_536));
         whole.extend_from_slice(pattern(65_536, 34_464));
@@ -168,7 +174,13 @@ mod tests {
                 .unwrap()
                 .is_some()
         );
-        client.ask("", Body::Big(100_000), 2, Instant::now(), &mut Vec::new());
+        client.ask(
+            ("", ""),
+            Body::Big(100_000),
+            2,
+            Instant::now(),
+            &mut Vec::new(),
+        );
         whole[70_000] ^= 1;
         assert!(client.take(&mut whole, &mut bytes).is_err());
     }
