@@ -337,6 +337,7 @@ async fn sessions_end_with_their_generation_and_the_newest_come_first(dsn: &Dsn)
         .await
         .unwrap();
     store.close().await;
+    drop(store);
     let (store, loaded) = Store::open(dsn, NOW).await.unwrap();
     assert_eq!(loaded.generation, Generation(3));
     for (subject, epoch) in [("ana", NOW + 9), ("ben", NOW + 5), ("eve", 0)] {

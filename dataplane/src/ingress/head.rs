@@ -264,7 +264,8 @@ mod tests {
                 pass_cookies: false,
             },
         };
-        let head = build(parts, &asked, &route).unwrap();
+        let mut head = build(parts, &asked, &route).unwrap();
+        end(&mut head);
         String::from_utf8(head.to_vec()).unwrap()
     }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use culvert_identity::{Key, Life, Ring, SESSION_COOKIE, Session};
+use culvert_identity::{Key, Life, Ring, SESSION_COOKIE, Session, Tier};
 use culvert_net::crypto::{hkdf_sha256, random_bytes};
 use culvert_perf::testbed::{HUB_FOR_CLIENT, Layout, Testbed, wait_for};
 use serde_json::{Value, json};
@@ -64,6 +64,12 @@ impl People {
             tokens.push(control.mint(id)?);
         }
         let dataplane = start_dataplane(&bed, "dataplane", &control.link, dataplane_args)?;
+        let ana = Signed::new("ana").of(&["ops"]).cookie(PASSWORD)?;
+        // An agent that comes before the first table is refused, and complains.
+        wait_for("the first table", START_MAX, || {
+            let answer = client::ask(&bed.client, front(), "GET", "/c/web/x", &[&ana], b"");
+            (answer.ok()?.header("culvert-error") == Some("agent_absent")).then_some(())
+        })?;
         let (kube, web) = (Upstream::start(&bed.site)?, Upstream::start(&bed.site)?);
         let mut agent = Agent::plain(&bed.site, "kube-agent", &tokens[0], kube.address);
         agent.arguments[3] = "kube".to_owned();
@@ -84,7 +90,6 @@ impl People {
             web,
             bed,
         };
-        let ana = Signed::new("ana").of(&["ops"]).cookie(PASSWORD)?;
         wait_for("both clusters to serve", START_MAX, || {
             let served = |path| people.get(path, &[&ana]).is_ok_and(|it| it.status == 200);
             (served("/c/kube/id/up") && served("/c/web/id/up")).then_some(())
@@ -211,7 +216,7 @@ impl Signed {
             subject: subject.to_owned(),
             email: String::new(),
             groups: Vec::new(),
-            tier: None,
+            tier: Some(Tier::Read),
             provider: "corp".to_owned(),
             issued_unix_s: 0,
             sealed_unix_s: 0,

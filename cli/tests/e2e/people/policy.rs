@@ -137,8 +137,10 @@ fn sixty_watches_a_person_and_machines_have_no_cap() -> Result<()> {
     let people = People::start()?;
     let ana = Signed::new("ana").of(&["dev"]).cookie(PASSWORD)?;
     let watch = |line: &str| {
-        let raw =
-            format!("GET /c/web/endless?watch=1 HTTP/1.1\r\nHost: hub.test\r\n{line}\r\n\r\n");
+        let raw = format!(
+            "GET /c/web/endless HTTP/1.1\r\nHost: hub.test\r\nAccept: text/event-stream\r\n\
+                 {line}\r\n\r\n"
+        );
         let mut live = Live::open(&people.bed.client, front(), raw.as_bytes())?;
         live.read_until(Duration::from_secs(5), |all| {
             all.windows(4).any(|it| it == b"\r\n\r\n")
