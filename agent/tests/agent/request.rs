@@ -451,29 +451,29 @@ async fn the_service_account_token_is_the_files_of_this_moment() {
 async fn identities_that_no_hub_may_set_are_refused() {
     let scripted = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false).await;
     let made = Recipe::of(scripted.addr.to_string(), TargetKind::Kube).make();
-    let cases: [(&[(&str, &str)], &str); 8] = [
-        (&[("Impersonate-User", "system:admin")], "forbidden"),
+    let cases: [(&[(&str, &[u8])], &str); 8] = [
+        (&[("Impersonate-User", b"system:admin")], "forbidden"),
         (
             &[
-                ("Impersonate-User", "ann"),
-                ("Impersonate-Group", "system:masters"),
+                ("Impersonate-User", b"ann"),
+                ("Impersonate-Group", b"system:masters"),
             ],
             "forbidden",
         ),
-        (&[("Impersonate-Group", "dev")], "no_identity"),
-        (&[("impersonate-uid", "1")], "no_identity"),
-        (&[("Impersonate-Extra-scopes", "all")], "no_identity"),
+        (&[("Impersonate-Group", b"dev")], "no_identity"),
+        (&[("impersonate-uid", b"1")], "no_identity"),
+        (&[("Impersonate-Extra-scopes", b"all")], "no_identity"),
         (
-            &[("Impersonate-User", "ann"), ("Impersonate-User", "bob")],
+            &[("Impersonate-User", b"ann"), ("Impersonate-User", b"bob")],
             "no_identity",
         ),
-        (&[("Impersonate-User", "")], "bad_head"),
-        (&[("Impersonate-User", "\u{e9}")], "bad_head"),
+        (&[("Impersonate-User", b"")], "bad_head"),
+        (&[("Impersonate-User", b"\xe9")], "bad_head"),
     ];
     for (headers, reason) in cases {
         let mut request = get("/");
         for (name, value) in headers {
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            let value = HeaderValue::from_bytes(value).unwrap();
             request.headers_mut().append(
                 http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
                 value,
