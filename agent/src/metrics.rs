@@ -9,9 +9,10 @@ use culvert_engine::legs::{Elsewhere, LegMetrics, Named};
 use culvert_engine::{Backend, Engine, EngineMetrics};
 use culvert_proto::channel::Form;
 use culvert_proto::close::{CloseReason, Side};
-use culvert_telemetry::metrics::family::{Family, Kind, Sample};
+use culvert_telemetry::metrics::family::{Family, Kind};
 use culvert_telemetry::metrics::{
-    ClusterLabels, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics, SECONDS,
+    ClusterLabels, CounterVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Metrics, SECONDS,
 };
 use parking_lot::Mutex;
 
@@ -44,6 +45,7 @@ pub struct AgentMetrics {
     connect_failures: IntCounterVec,
     session_seconds: HistogramVec,
     session_rtt: HistogramVec,
+    mux_stall: CounterVec,
     sessions_ended: IntCounterVec,
     handshake_failures: IntCounterVec,
     flows: IntGaugeVec,
@@ -173,6 +175,11 @@ impl AgentMetrics {
                 "Round trip on the carrier, by our own ping.",
                 &["cluster"],
             ),
+            mux_stall: m.seconds_vec(
+                "culvert_mux_window_stall_seconds_total",
+                "Time in which bytes for streams of the carrier waited for the hub's credit or the carrier, added up over streams.",
+                &["cluster", "direction"],
+            ),
             sessions_ended: m.counter_vec(
                 "culvert_agent_sessions_ended_total",
                 "Ended sessions.",
@@ -295,6 +302,13 @@ impl AgentMetrics {
         self.session_rtt
             .with_label_values(&[&self.cluster])
             .observe(rtt.as_secs_f64());
+    }
+
+    /// Bytes waited so long for the hub's credit or the carrier.
+    pub fn mux_stalled(&self, waited: Duration) {
+        self.mux_stall
+            .with_label_values(&[self.cluster.as_str(), "to_client"])
+            .inc_by(waited.as_secs_f64());
     }
 
     /// The hub could not be reached.
@@ -440,12 +454,11 @@ const OBSERVED: &[Family] = &[
 fn observed(m: Metrics) -> Metrics {
     m.collect(
         OBSERVED,
-        Box::new(|| {
-            let info = ["tcp_info", "tcp_info", "off", "not_in_agent"];
-            vec![
-                vec![Sample::number(&["tcp_info"], 1.0)],
-                vec![Sample::number(&info, 1.0)],
-            ]
+        Box::new(|told| {
+            if let [tier, info] = told {
+                tier.integer(&["tcp_info"], 1);
+                info.integer(&["tcp_info", "tcp_info", "off", "not_in_agent"], 1);
+            }
         }),
     );
     m
@@ -468,6 +481,7 @@ mod tests {
         metrics.dialled(Duration::from_millis(3));
         metrics.session_ended(Duration::from_secs(3), CloseReason::CarrierLost);
         metrics.round_trip(Duration::from_millis(2));
+        metrics.mux_stalled(Duration::from_millis(250));
         metrics.handshake_failed("auth", CloseReason::Unauthenticated);
         let _flow = metrics.open_flow(Datapath::Copy);
         metrics.flow_ended(Datapath::Splice, CloseReason::Finished);
@@ -496,6 +510,7 @@ mod tests {
             "culvert_relay_bytes_total{cluster=\"prod\",datapath=\"copy\",direction=\"to_client\"} 9",
             "culvert_observer_info{reason=\"not_in_agent\",requested=\"off\",source=\"tcp_info\",tier=\"tcp_info\"} 1",
             "culvert_streams_refused_total{reason=\"too_many_streams\"} 1",
+            "culvert_mux_window_stall_seconds_total{cluster=\"prod\",direction=\"to_client\"} 0.25",
             "culvert_tcp_connect_duration_seconds_count{cluster=\"prod\",leg=\"upstream\"} 1",
             "culvert_tcp_connect_failures_total{cluster=\"prod\",leg=\"upstream\",reason=\"refused\"} 1",
             "culvert_flows{datapath=\"copy\"} 1",

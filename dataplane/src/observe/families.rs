@@ -1,159 +1,37 @@
-//! What a scrape reads of the observer: memory shared with the kernel, no call.
+//! What a scrape reads of the observer: memory shared with the kernel, no call, and once for all
+//! families.
+
+mod list;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use culvert_engine::legs::{LEG_BYTES, RETRANSMITTED, TCP_RTT};
-use culvert_observe::{ClusterReading, Histogram, Kind as Row, Leg, Observer, Own, Reading, Tier};
-use culvert_telemetry::metrics::family::{Family, Kind, Sample};
+use culvert_observe::{
+    ClusterReading, Cnt, Histogram, Kind as Row, Leg, Observer, Own, Reading, Tier,
+};
+use culvert_telemetry::metrics::family::{Family, Told};
 use culvert_telemetry::metrics::octave::{BUCKETS, Spread};
 use culvert_telemetry::metrics::{ClusterLabels, Metrics as Registry, UNROUTED};
 
-const fn family(
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    labels: &'static [&'static str],
-) -> Family {
-    Family {
-        name,
-        kind,
-        help,
-        labels,
-    }
-}
-
-/// Those that are there in every tier; without their source they stay at zero.
-const ALWAYS: &[Family] = &[
-    family(
-        "culvert_relay_residence_seconds",
-        Kind::Histogram,
-        "From the kernel's receipt of a byte on one leg to its sending of it on the other, with nothing queued before it (empty) or with bytes of the same direction still inside (behind); tier skb.",
-        &["cluster", "direction", "queue"],
-    ),
-    family(
-        "culvert_relay_residence_unsampled_total",
-        Kind::Counter,
-        "Bytes or pairs whose residence could not be measured: no_slot, stale, hole, offset, generation, no_base.",
-        &["reason"],
-    ),
-    family(
-        "culvert_leg_skbs_total",
-        Kind::Counter,
-        "Packets as the kernel's offloads have them, many segments each; tier skb.",
-        &["leg", "direction"],
-    ),
-    family(
-        "culvert_tcp_rto_total",
-        Kind::Counter,
-        "Retransmission time-outs; tier sockops.",
-        &["leg"],
-    ),
-    family(
-        "culvert_tcp_rx_queue_wait_seconds",
-        Kind::Histogram,
-        "From the receipt of bytes to their reading, while a trace runs.",
-        &["cluster"],
-    ),
-    family(
-        "culvert_ebpf_events_lost_total",
-        Kind::Counter,
-        "Records of closed connections that found no room: detail is lost, no byte.",
-        &[],
-    ),
-    family(
-        "culvert_ebpf_stat_failures_total",
-        Kind::Counter,
-        "Connections for which the kernel had no memory to count.",
-        &[],
-    ),
-    family(
-        "culvert_ebpf_unparsed_total",
-        Kind::Counter,
-        "Packets of watched connections that could not be parsed.",
-        &[],
-    ),
-    family(
-        "culvert_ebpf_tag_failures_total",
-        Kind::Counter,
-        "Sockets that could not be tagged or looked up.",
-        &["op", "errno"],
-    ),
-    family(
-        "culvert_ebpf_pair_slots",
-        Kind::Gauge,
-        "Places for pairs whose residence is measured: used, resting, free.",
-        &["state"],
-    ),
-    family(
-        "culvert_ebpf_program_runs_total",
-        Kind::Counter,
-        "Runs of a program; moves with the sysctl kernel.bpf_stats_enabled.",
-        &["program"],
-    ),
-    family(
-        "culvert_ebpf_program_run_seconds_total",
-        Kind::Counter,
-        "Time in a program; moves with the sysctl kernel.bpf_stats_enabled.",
-        &["program"],
-    ),
-    family(
-        "culvert_ebpf_tier",
-        Kind::Gauge,
-        "1 for the observer's tier: tcp_info, sockops, skb.",
-        &["tier"],
-    ),
-    family(
-        "culvert_observer_info",
-        Kind::Gauge,
-        "1 for where figures of TCP connections come from, and why from there.",
-        &["source", "tier", "requested", "reason"],
-    ),
-    family(
-        "culvert_ebpf_attach_failures_total",
-        Kind::Counter,
-        "Programs that could not be loaded or attached.",
-        &["program", "errno"],
-    ),
-    family(
-        "culvert_metrics_overflow_total",
-        Kind::Counter,
-        "Clusters that found no label of their own left.",
-        &["family"],
-    ),
-];
-
-/// In their place the process itself tells what it knows, below tier sockops.
-const FROM_SOCKOPS: &[Family] = &[
-    family(TCP_RTT.0, Kind::Histogram, TCP_RTT.1, &["cluster", "leg"]),
-    family(
-        RETRANSMITTED.0,
-        Kind::Counter,
-        RETRANSMITTED.1,
-        &["cluster", "leg", "type"],
-    ),
-];
-
-/// The same, below tier skb.
-const FROM_SKB: &[Family] = &[family(
-    LEG_BYTES.0,
-    Kind::Counter,
-    LEG_BYTES.1,
-    &["cluster", "leg", "direction"],
-)];
+use list::{ALWAYS, FROM_SKB, FROM_SOCKOPS};
 
 /// Registers the families; in tier tcp_info they are there and tell nothing.
 pub fn register(r: &Registry, observer: &Observer, labels: &Arc<ClusterLabels>) {
-    let always = Reader::new(observer, labels);
-    r.collect(ALWAYS, Box::new(move || always.always()));
-    if observer.tier() >= Tier::Sockops {
-        let tcp = Reader::new(observer, labels);
-        r.collect(FROM_SOCKOPS, Box::new(move || tcp.tcp()));
-    }
-    if observer.tier() >= Tier::Skb {
-        let bytes = Reader::new(observer, labels);
-        r.collect(FROM_SKB, Box::new(move || vec![bytes.bytes()]));
-    }
+    let tier = observer.tier();
+    let from = |least: Tier, families: &'static [Family]| match tier >= least {
+        true => families,
+        false => &[],
+    };
+    let families = [
+        ALWAYS,
+        from(Tier::Sockops, FROM_SOCKOPS),
+        from(Tier::Skb, FROM_SKB),
+    ];
+    let reader = Reader {
+        observer: observer.clone(),
+        labels: labels.clone(),
+    };
+    r.collect(&families.concat(), Box::new(move |told| reader.tell(told)));
 }
 
 struct Reader {
@@ -162,81 +40,103 @@ struct Reader {
 }
 
 /// Distributions of clusters; those without a row of their own share one.
-#[derive(Default)]
-struct Rows<const LABELS: usize>(BTreeMap<(String, [&'static str; LABELS]), Spread>);
+struct Rows<'a, const LABELS: usize>(BTreeMap<(&'a str, [&'static str; LABELS]), Spread>);
 
-impl<const LABELS: usize> Rows<LABELS> {
-    fn add(&mut self, cluster: &str, labels: [&'static str; LABELS], read: Option<Histogram>) {
+impl<'a, const LABELS: usize> Rows<'a, LABELS> {
+    /// With a row of nobody, which says that the family is there.
+    fn new(nobody: [&'static str; LABELS]) -> Self {
+        Self(BTreeMap::from([((UNROUTED, nobody), Spread::default())]))
+    }
+
+    fn add(&mut self, cluster: &'a str, labels: [&'static str; LABELS], read: Option<Histogram>) {
         if let Some(read) = read {
-            let row = self.0.entry((cluster.to_owned(), labels)).or_default();
+            let row = self.0.entry((cluster, labels)).or_default();
             row.add(&spread(&read));
         }
     }
 
-    fn samples(self, nobody: [&'static str; LABELS]) -> Vec<Sample> {
-        let mut rows = self.0;
-        rows.entry((UNROUTED.to_owned(), nobody)).or_default();
-        let sample = |((cluster, labels), spread): ((String, [&'static str; LABELS]), Spread)| {
-            let mut all = vec![cluster.as_str()];
+    fn tell(self, told: &mut Told<'_>) {
+        for ((cluster, labels), spread) in self.0 {
+            let mut all = vec![cluster];
             all.extend(labels);
-            Sample::spread(&all, spread)
-        };
-        rows.into_iter().map(sample).collect()
+            told.spread(&all, &spread);
+        }
     }
 }
 
+/// What is known of all clusters, read once.
+struct Known<'a> {
+    residence: Rows<'a, 2>,
+    rx_wait: Rows<'a, 0>,
+    rtt: Rows<'a, 1>,
+    legs: Vec<(&'a str, Leg, Cnt)>,
+}
+
 impl Reader {
-    fn new(observer: &Observer, labels: &Arc<ClusterLabels>) -> Self {
-        Self {
-            observer: observer.clone(),
-            labels: labels.clone(),
-        }
-    }
-
-    fn always(&self) -> Vec<Vec<Sample>> {
+    fn tell(&self, told: &mut [Told<'_>]) {
         let reading = self.observer.read();
-        let unsampled = reading
-            .unsampled()
-            .map(|(reason, count)| Sample::number(&[reason.name()], count as f64));
-        let slots = reading.slots();
-        let slots = [
-            ("used", slots.used),
-            ("resting", slots.resting),
-            ("free", slots.free),
-        ];
-        let own = |cell| vec![Sample::number(&[], reading.own(cell) as f64)];
-        let failures = self.observer.tag_failures();
-        let failures = failures
-            .iter()
-            .map(|it| Sample::number(&[it.op, &it.errno], it.count as f64));
-        let (runs, seconds) = self.programs();
-        vec![
-            self.residence(&reading),
-            unsampled.into(),
-            skbs(&reading),
-            by_leg(&reading, |count| count.rto_events),
-            self.rx_wait(&reading),
-            own(Own::ClosesLost),
-            own(Own::StatFailed),
-            own(Own::Unparsed),
-            failures.collect(),
-            slots
-                .map(|(state, count)| Sample::number(&[state], count.into()))
-                .into(),
+        let known = self.read(&reading);
+        let (always, more) = told.split_at_mut(ALWAYS.len());
+        let (sockops, skb) = more.split_at_mut(more.len().min(FROM_SOCKOPS.len()));
+        if let [rtt, again] = sockops {
+            known.rtt.tell(rtt);
+            tell_again(&known.legs, again);
+        }
+        if let [bytes] = skb {
+            tell_bytes(&known.legs, bytes);
+        }
+        let [
+            residence,
+            unsampled,
+            skbs,
+            rto,
+            resets,
+            rx_wait,
+            lost,
+            stat_failed,
+            unparsed,
+            tag_failures,
+            slots,
             runs,
-            seconds,
-            self.tiers(),
-            self.info(),
-            self.attach_failures(),
-            vec![Sample::number(
-                &["cluster"],
-                self.labels.overflowed() as f64,
-            )],
-        ]
+            run_seconds,
+            tiers,
+            info,
+            attach_failures,
+            overflow,
+        ] = always
+        else {
+            return;
+        };
+        known.residence.tell(residence);
+        for (reason, count) in reading.unsampled() {
+            unsampled.integer(&[reason.name()], count);
+        }
+        tell_by_leg(&known.legs, skbs, rto);
+        tell_resets(&reading, resets);
+        known.rx_wait.tell(rx_wait);
+        lost.integer(&[], reading.own(Own::ClosesLost));
+        stat_failed.integer(&[], reading.own(Own::StatFailed));
+        unparsed.integer(&[], reading.own(Own::Unparsed));
+        for failure in self.observer.tag_failures() {
+            tag_failures.integer(&[failure.op, &failure.errno], failure.count);
+        }
+        tell_slots(&reading, slots);
+        for program in self.observer.program_stats() {
+            runs.integer(&[program.program], program.runs);
+            run_seconds.number(&[program.program], program.run_time.as_secs_f64());
+        }
+        self.tell_start(tiers, info, attach_failures);
+        overflow.integer(&["cluster"], self.labels.overflowed());
     }
 
-    fn residence(&self, reading: &Reading<'_>) -> Vec<Sample> {
-        let mut rows = Rows::default();
+    /// One look at each cluster.
+    fn read<'a>(&self, reading: &'a Reading<'_>) -> Known<'a> {
+        let mut known = Known {
+            residence: Rows::new(["to_service", "empty"]),
+            rx_wait: Rows::new([]),
+            rtt: Rows::new(["client"]),
+            legs: Vec::new(),
+        };
         for cluster in reading.clusters() {
             let label = self.labels.histogram(cluster.name);
             for (kind, labels) in [
@@ -245,102 +145,42 @@ impl Reader {
                 (Row::ToServiceBehind, ["to_service", "behind"]),
                 (Row::ToClientBehind, ["to_client", "behind"]),
             ] {
-                rows.add(label, labels, cluster.histogram(kind));
+                known.residence.add(label, labels, cluster.histogram(kind));
             }
-        }
-        rows.samples(["to_service", "empty"])
-    }
-
-    fn rx_wait(&self, reading: &Reading<'_>) -> Vec<Sample> {
-        let mut rows = Rows::default();
-        for cluster in reading.clusters() {
-            let label = self.labels.histogram(cluster.name);
-            rows.add(label, [], cluster.histogram(Row::RxWait));
-        }
-        rows.samples([])
-    }
-
-    /// Round trips, and what was sent again.
-    fn tcp(&self) -> Vec<Vec<Sample>> {
-        let reading = self.observer.read();
-        let (mut rows, mut again) = (Rows::default(), Vec::new());
-        for cluster in reading.clusters() {
-            let label = self.labels.histogram(cluster.name);
+            let waited = cluster.histogram(Row::RxWait);
+            known.rx_wait.add(label, [], waited);
             for (kind, leg) in rtts(&cluster) {
-                rows.add(label, [leg], cluster.histogram(kind));
+                known.rtt.add(label, [leg], cluster.histogram(kind));
             }
-            for (leg, count) in cluster.legs() {
-                let fast = count.retrans.saturating_sub(count.retrans_rto);
-                for (kind, segments) in [("rto", count.retrans_rto), ("fast", fast)] {
-                    if segments > 0 {
-                        let labels = [cluster.name, leg.label(), kind];
-                        again.push(Sample::number(&labels, segments as f64));
-                    }
-                }
-            }
+            let legs = cluster.legs();
+            known
+                .legs
+                .extend(legs.map(|(leg, count)| (cluster.name, leg, count)));
         }
-        if again.is_empty() {
-            again.push(Sample::number(&[UNROUTED, "client", "rto"], 0.0));
-        }
-        vec![rows.samples(["client"]), again]
+        known
     }
 
-    fn bytes(&self) -> Vec<Sample> {
-        let reading = self.observer.read();
-        let mut samples = Vec::new();
-        for cluster in reading.clusters() {
-            for (leg, count) in cluster.legs() {
-                for (direction, bytes) in [("rx", count.rx_bytes), ("tx", count.tx_bytes)] {
-                    let labels = [cluster.name, leg.label(), direction];
-                    samples.push(Sample::number(&labels, bytes as f64));
-                }
-            }
-        }
-        if samples.is_empty() {
-            samples.push(Sample::number(&[UNROUTED, "client", "rx"], 0.0));
-        }
-        samples
-    }
-
-    fn programs(&self) -> (Vec<Sample>, Vec<Sample>) {
-        let stats = self.observer.program_stats();
-        let runs = stats
-            .iter()
-            .map(|it| Sample::number(&[it.program], it.runs as f64));
-        let seconds = stats
-            .iter()
-            .map(|it| Sample::number(&[it.program], it.run_time.as_secs_f64()));
-        (runs.collect(), seconds.collect())
-    }
-
-    fn tiers(&self) -> Vec<Sample> {
-        let now = self.observer.tier();
-        Tier::ALL
-            .map(|tier| Sample::number(&[tier.name()], f64::from(u8::from(tier == now))))
-            .into()
-    }
-
-    fn info(&self) -> Vec<Sample> {
+    /// What came of the start.
+    fn tell_start(&self, tiers: &mut Told<'_>, info: &mut Told<'_>, failures: &mut Told<'_>) {
         let report = self.observer.report();
+        for tier in Tier::ALL {
+            tiers.integer(&[tier.name()], u64::from(tier == report.tier));
+        }
         let labels = [
             report.source(),
             report.tier.name(),
             report.requested.name(),
             report.reason_name(),
         ];
-        vec![Sample::number(&labels, 1.0)]
-    }
-
-    fn attach_failures(&self) -> Vec<Sample> {
-        let mut counts = BTreeMap::new();
-        for failure in &self.observer.report().failures {
+        info.integer(&labels, 1);
+        let mut counts: BTreeMap<_, u64> = BTreeMap::new();
+        for failure in &report.failures {
             let errno = culvert_observe::errno(failure.errno);
-            *counts.entry((failure.program, errno)).or_insert(0) += 1;
+            *counts.entry((failure.program, errno)).or_default() += 1;
         }
-        let sample = |((program, errno), count): ((&str, String), i32)| {
-            Sample::number(&[program, &errno], count.into())
-        };
-        counts.into_iter().map(sample).collect()
+        for ((program, errno), count) in counts {
+            failures.integer(&[program, &errno], count);
+        }
     }
 }
 
@@ -358,35 +198,70 @@ fn rtts(cluster: &ClusterReading<'_>) -> [(Row, &'static str); 3] {
     ]
 }
 
-fn skbs(reading: &Reading<'_>) -> Vec<Sample> {
-    let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
-    for cluster in reading.clusters() {
-        for (leg, count) in cluster.legs() {
-            let sum = counts.entry(leg.label()).or_default();
-            sum[0] += count.rx_skbs;
-            sum[1] += count.tx_skbs;
+/// What was sent again.
+fn tell_again(legs: &[(&str, Leg, Cnt)], told: &mut Told<'_>) {
+    let mut is_empty = true;
+    for (cluster, leg, count) in legs {
+        let fast = count.retrans.saturating_sub(count.retrans_rto);
+        for (kind, segments) in [("rto", count.retrans_rto), ("fast", fast)] {
+            if segments > 0 {
+                told.integer(&[cluster, leg.label(), kind], segments);
+                is_empty = false;
+            }
         }
     }
-    counts.entry(Leg::Client.label()).or_default();
-    let samples = counts.into_iter().flat_map(|(leg, [rx, tx])| {
-        [("rx", rx), ("tx", tx)]
-            .map(|(direction, count)| Sample::number(&[leg, direction], count as f64))
-    });
-    samples.collect()
+    if is_empty {
+        told.integer(&[UNROUTED, "client", "rto"], 0);
+    }
 }
 
-fn by_leg(reading: &Reading<'_>, of: fn(&culvert_observe::Cnt) -> u64) -> Vec<Sample> {
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for cluster in reading.clusters() {
-        for (leg, count) in cluster.legs() {
-            *counts.entry(leg.label()).or_default() += of(&count);
+fn tell_bytes(legs: &[(&str, Leg, Cnt)], told: &mut Told<'_>) {
+    for (cluster, leg, count) in legs {
+        for (direction, bytes) in [("rx", count.rx_bytes), ("tx", count.tx_bytes)] {
+            told.integer(&[cluster, leg.label(), direction], bytes);
         }
     }
-    counts.entry(Leg::Client.label()).or_default();
-    let samples = counts
-        .into_iter()
-        .map(|(leg, count)| Sample::number(&[leg], count as f64));
-    samples.collect()
+    if legs.is_empty() {
+        told.integer(&[UNROUTED, "client", "rx"], 0);
+    }
+}
+
+/// Packets and time-outs of all clusters.
+fn tell_by_leg(legs: &[(&str, Leg, Cnt)], skbs: &mut Told<'_>, rto: &mut Told<'_>) {
+    let mut sums = BTreeMap::from([(Leg::Client.label(), Cnt::default())]);
+    for (_, leg, count) in legs {
+        let sum = sums.entry(leg.label()).or_default();
+        sum.rx_skbs += count.rx_skbs;
+        sum.tx_skbs += count.tx_skbs;
+        sum.rto_events += count.rto_events;
+    }
+    for (leg, sum) in sums {
+        skbs.integer(&[leg, "rx"], sum.rx_skbs);
+        skbs.integer(&[leg, "tx"], sum.tx_skbs);
+        rto.integer(&[leg], sum.rto_events);
+    }
+}
+
+fn tell_resets(reading: &Reading<'_>, told: &mut Told<'_>) {
+    let mut is_empty = true;
+    for (leg, reason, count) in reading.resets() {
+        told.integer(&[leg.label(), &reason], count);
+        is_empty = false;
+    }
+    if is_empty {
+        told.integer(&[Leg::Client.label(), "unknown"], 0);
+    }
+}
+
+fn tell_slots(reading: &Reading<'_>, told: &mut Told<'_>) {
+    let slots = reading.slots();
+    for (state, count) in [
+        ("used", slots.used),
+        ("resting", slots.resting),
+        ("free", slots.free),
+    ] {
+        told.integer(&[state], count.into());
+    }
 }
 
 /// Quarter octaves, folded.

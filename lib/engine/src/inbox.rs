@@ -74,6 +74,8 @@ pub struct Gauges {
     pub spliced_bytes: AtomicU64,
     /// Pipes in use now.
     pub pipes: AtomicUsize,
+    /// Pipes kept for the next direction.
+    pub pipes_idle: AtomicUsize,
     /// How often a direction had to copy for want of a pipe.
     pub pipes_exhausted: AtomicU64,
     /// Bytes read and not sent now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_proto::close::CloseReason;
-use culvert_telemetry::metrics::family::{Family, Kind, Sample};
+use culvert_telemetry::metrics::family::{Family, Kind};
 use culvert_telemetry::metrics::{
     Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics,
 };
@@ -46,7 +46,7 @@ impl EngineMetrics {
             turns: tell_turns(m),
             pipes: m.gauge_vec(
                 "culvert_pipes",
-                "Pipes of the engine: borrowed by directions that splice.",
+                "Pipes of the engine: borrowed by directions that splice, or idle and kept for the next.",
                 &["state"],
             ),
             pipes_exhausted: Followed::new(m.counter(
@@ -95,7 +95,7 @@ impl EngineMetrics {
 
     /// Takes over what the threads count.
     pub fn follow<'a>(&self, threads: impl Iterator<Item = &'a Gauges>) {
-        let (mut pipes, mut rest) = (0, 0);
+        let (mut pipes, mut idle, mut rest) = (0, 0, 0);
         let mut turns = TurnsRead::default();
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let (mut exhausted, mut spun_us, mut panics) = (0, 0, 0);
@@ -107,6 +107,7 @@ impl EngineMetrics {
                 .set(gauge(pairs));
             thread.turns.add_to(&mut turns);
             pipes += thread.pipes.load(Ordering::Relaxed);
+            idle += thread.pipes_idle.load(Ordering::Relaxed);
             rest += thread.rest_bytes.load(Ordering::Relaxed);
             exhausted += thread.pipes_exhausted.load(Ordering::Relaxed);
             spun_us += thread.spun_us.load(Ordering::Relaxed);
@@ -115,9 +116,9 @@ impl EngineMetrics {
             panics += thread.panics.load(Ordering::Relaxed);
         }
         *self.turns.lock() = turns;
-        self.pipes
-            .with_label_values(&["borrowed"])
-            .set(gauge(pipes));
+        for (state, count) in [("borrowed", pipes), ("idle", idle)] {
+            self.pipes.with_label_values(&[state]).set(gauge(count));
+        }
         self.rest_bytes.set(gauge(rest));
         self.pipes_exhausted.is_now(exhausted);
         let spun_s = spun_us as f64 / 1e6;
@@ -155,24 +156,21 @@ fn tell_turns(m: &Metrics) -> Arc<Mutex<TurnsRead>> {
     let read = turns.clone();
     m.collect(
         TURNS,
-        Box::new(move || {
+        Box::new(move |told| {
             let read = *read.lock();
-            let mut turnaround = Vec::new();
+            let [turnaround, rounds, switches] = told else {
+                return;
+            };
             for (direction, row) in DIRECTIONS.iter().zip(read.turnaround) {
                 for (datapath, spread) in DATAPATHS.iter().zip(row) {
-                    turnaround.push(Sample::spread(&[direction, datapath], spread));
+                    turnaround.spread(&[direction, datapath], &spread);
                 }
             }
+            rounds.spread(&[], &read.round);
             let [copy, splice] = DATAPATHS;
-            let [to_splice, back] = read.switches.map(|count| count as f64);
-            vec![
-                turnaround,
-                vec![Sample::spread(&[], read.round)],
-                vec![
-                    Sample::number(&[copy, splice], to_splice),
-                    Sample::number(&[splice, copy], back),
-                ],
-            ]
+            let [to_splice, back] = read.switches;
+            switches.integer(&[copy, splice], to_splice);
+            switches.integer(&[splice, copy], back);
         }),
     );
     turns

@@ -112,6 +112,11 @@ impl<P> Pool<P> {
         self.lent
     }
 
+    /// Pipes that wait for the next.
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
     /// How often there was none.
     pub fn exhausted(&self) -> u64 {
         self.exhausted

@@ -473,6 +473,7 @@ impl Worker {
         gauges.bytes.store(self.moved.0, Ordering::Relaxed);
         gauges.spliced_bytes.store(self.moved.1, Ordering::Relaxed);
         gauges.pipes.store(pool.lent(), Ordering::Relaxed);
+        gauges.pipes_idle.store(pool.idle(), Ordering::Relaxed);
         gauges
             .pipes_exhausted
             .store(pool.exhausted(), Ordering::Relaxed);

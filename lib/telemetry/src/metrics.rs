@@ -1,24 +1,35 @@
-//! The metrics of one process: the only room that knows the `prometheus` crate.
+//! The metrics of one process.
 //!
 //! Labels are bounded: small enumerations, or a cluster through
 //! [`ClusterLabels`]. Nothing per user, path or connection.
+//!
+//! Instruments and text are our own: a scrape of a thousand clusters has tens of
+//! thousands of lines, for each of which the `prometheus` crate allocates a dozen
+//! times; and a cluster that is gone takes its series along. That crate still
+//! tells of the process (`process_*`), and this is its only room.
 
 pub mod family;
+mod instrument;
+mod labels;
 pub mod octave;
+mod text;
+mod vector;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-pub use prometheus::core::Collector;
-pub use prometheus::{
-    Counter, CounterVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-};
-use prometheus::{HistogramOpts, Opts, Registry, TextEncoder, proto};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
 
+use family::Source;
+use instrument::Instrument;
+pub use instrument::{Counter, Histogram, IntCounter, IntGauge};
+pub use labels::{ClusterHistograms, ClusterLabels};
 use octave::OCTAVES;
+use text::Bounds;
 
 /// Clusters that get a label of their own; the rest share [`OVERFLOW`].
 pub const CLUSTER_LABELS_MAX: usize = 1024;
@@ -53,10 +64,25 @@ pub const SECONDS: &[f64] = &[
 ///
 /// A name that does not parse or stands twice is a defect of the program, not
 /// of its input: registration then panics, at start, in every test.
-#[derive(Clone, Default)]
-pub struct Metrics {
-    registry: Registry,
-    described: Arc<Mutex<Vec<Described>>>,
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    process: Registry,
+    families: RwLock<BTreeMap<String, Arc<dyn Tell>>>,
+    sources: RwLock<Vec<Source>>,
+    described: Mutex<BTreeMap<String, Described>>,
+    /// Bytes of the last text: the next one is about as long.
+    text_bytes: AtomicUsize,
+}
+
+/// A family that is told of at a scrape.
+trait Tell: Send + Sync {
+    /// Appends its text: nothing as long as it has no series.
+    fn write(&self, text: &mut String);
+
+    /// Forgets the series of these clusters, named as they stand in the text.
+    fn forget(&self, clusters: &HashSet<String>);
 }
 
 struct Described {
@@ -66,51 +92,62 @@ struct Described {
     help: String,
 }
 
+/// Counters by label.
+pub type IntCounterVec = vector::Vector<IntCounter>;
+/// Counters of parts, by label.
+pub type CounterVec = vector::Vector<Counter>;
+/// Gauges by label.
+pub type IntGaugeVec = vector::Vector<IntGauge>;
+/// Distributions by label.
+pub type HistogramVec = vector::Vector<Histogram>;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Metrics {
     /// An empty registry that also carries `process_*`.
     #[must_use]
     pub fn new() -> Self {
-        let metrics = Self::default();
-        metrics.collector(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ));
-        metrics
+        let process = Registry::new();
+        process
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("nothing else is in this registry");
+        Self(Arc::new(Inner {
+            process,
+            families: RwLock::default(),
+            sources: RwLock::default(),
+            described: Mutex::default(),
+            text_bytes: AtomicUsize::new(0),
+        }))
     }
 
     /// A counter without labels.
     #[must_use]
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(
-            IntCounter::with_opts(Opts::new(name, help)),
-            (name, "counter", &[], help),
-        )
+        self.counter_vec(name, help, &[])
+            .with_label_values::<&str>(&[])
     }
 
     /// A counter with labels.
     #[must_use]
     pub fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(
-            IntCounterVec::new(Opts::new(name, help), labels),
-            (name, "counter", labels, help),
-        )
+        self.add(name, help, labels, ())
     }
 
     /// A gauge without labels.
     #[must_use]
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(
-            IntGauge::with_opts(Opts::new(name, help)),
-            (name, "gauge", &[], help),
-        )
+        self.gauge_vec(name, help, &[])
+            .with_label_values::<&str>(&[])
     }
 
     /// A gauge with labels.
     #[must_use]
     pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(
-            IntGaugeVec::new(Opts::new(name, help), labels),
-            (name, "gauge", labels, help),
-        )
+        self.add(name, help, labels, ())
     }
 
     /// A histogram with labels; `bounds` are upper bucket bounds, rising.
@@ -122,20 +159,13 @@ impl Metrics {
         labels: &[&str],
         bounds: &[f64],
     ) -> HistogramVec {
-        let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-        self.add(
-            HistogramVec::new(opts, labels),
-            (name, "histogram", labels, help),
-        )
+        self.add(name, help, labels, Bounds::new(bounds))
     }
 
     /// A counter of seconds, with labels.
     #[must_use]
     pub fn seconds_vec(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
-        self.add(
-            CounterVec::new(Opts::new(name, help), labels),
-            (name, "counter", labels, help),
-        )
+        self.add(name, help, labels, ())
     }
 
     /// A histogram of times with labels, over octaves from 0.95 us to 64 s.
@@ -144,177 +174,93 @@ impl Metrics {
         self.histogram_vec(name, help, labels, OCTAVES)
     }
 
-    /// Adds a collector that fills itself at scrape time.
-    pub fn collector(&self, collector: Box<dyn Collector>) {
-        self.registry
-            .register(collector)
-            .expect("metric names are unique in a process");
-    }
-
     /// The exposition text of all instruments. Of clusters it leaves out what
     /// never moved: a thousand of them would say nothing a hundred times each.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut families = self.registry.gather();
-        for family in &mut families {
-            let moves = family.get_field_type() != proto::MetricType::GAUGE;
-            if moves && family.get_metric().iter().any(is_silent) {
-                let told = family.take_metric();
-                family.set_metric(told.into_iter().filter(|it| !is_silent(it)).collect());
+        let inner = &*self.0;
+        let last = inner.text_bytes.load(Ordering::Relaxed);
+        let mut text = String::with_capacity(last + last / 8 + 16 * 1024);
+        let sources = inner.sources.read();
+        let mut read: BTreeMap<&str, String> = sources.iter().flat_map(Source::read).collect();
+        for (name, family) in inner.families.read().iter() {
+            // What is read comes between, in the order of all names.
+            while let Some(entry) = read.first_entry().filter(|it| *it.key() < name.as_str()) {
+                text.push_str(&entry.remove());
             }
+            family.write(&mut text);
         }
-        families.retain(|family| !family.get_metric().is_empty());
-        let mut text = String::with_capacity(64 * 1024);
+        for rest in read.values() {
+            text.push_str(rest);
+        }
         TextEncoder::new()
-            .encode_utf8(&families, &mut text)
-            .expect("registered families encode");
+            .encode_utf8(&inner.process.gather(), &mut text)
+            .expect("what the crate collects it also encodes");
+        inner.text_bytes.store(text.len(), Ordering::Relaxed);
         text
+    }
+
+    /// Forgets every series of these clusters: whoever still holds an instrument of theirs moves
+    /// it unseen.
+    pub fn forget_clusters<'a>(&self, clusters: impl Iterator<Item = &'a str>) {
+        let clusters: HashSet<String> = clusters.map(text::escaped).collect();
+        if clusters.is_empty() {
+            return;
+        }
+        for family in self.0.families.read().values() {
+            family.forget(&clusters);
+        }
     }
 
     /// All instruments as a Markdown table, in the order of their names.
     #[must_use]
     pub fn describe(&self) -> String {
-        let mut described = self.described.lock();
-        described.sort_by(|a, b| a.name.cmp(&b.name));
         let mut text = "| name | type | labels | what |\n|---|---|---|---|\n".to_owned();
         for Described {
             name,
             kind,
             labels,
             help,
-        } in described.iter()
+        } in self.0.described.lock().values()
         {
             let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} |");
         }
         text
     }
 
-    fn add<C: Collector + Clone + 'static>(
+    fn add<I: Instrument>(
         &self,
-        made: prometheus::Result<C>,
-        (name, kind, labels, help): (&str, &'static str, &[&str], &str),
-    ) -> C {
-        let instrument = made.expect("metric names and labels are literals that parse");
-        self.collector(Box::new(instrument.clone()));
-        self.described.lock().push(Described {
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        shape: I::Shape,
+    ) -> vector::Vector<I> {
+        self.describe_one(Described {
             name: name.to_owned(),
-            kind,
+            kind: I::KIND,
             labels: labels.join(", "),
             help: help.to_owned(),
         });
-        instrument
-    }
-}
-
-/// A counter or distribution of a cluster that nothing went into. Those of
-/// nobody in particular stay: they say that the family exists.
-fn is_silent(metric: &proto::Metric) -> bool {
-    let of_cluster = |pair: &proto::LabelPair| pair.name() == "cluster" && pair.value() != UNROUTED;
-    metric.get_counter().get_value() == 0.0
-        && metric.get_histogram().get_sample_count() == 0
-        && metric.get_label().iter().any(of_cluster)
-}
-
-/// Which clusters have histograms of their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ClusterHistograms {
-    /// The first [`CLUSTER_HISTOGRAMS_MAX`].
-    #[default]
-    Auto,
-    /// All that have a label.
-    All,
-    /// None.
-    None,
-    /// These.
-    Named(Vec<String>),
-}
-
-/// Gives each cluster its own label until so many are in use.
-///
-/// ```
-/// use culvert_telemetry::metrics::{CLUSTER_LABELS_MAX, ClusterLabels, OTHER, OVERFLOW};
-///
-/// let labels = ClusterLabels::default();
-/// for n in 0..CLUSTER_LABELS_MAX {
-///     labels.label(&format!("c{n}"));
-/// }
-/// assert_eq!((labels.label("c0"), labels.label("late")), ("c0", OVERFLOW));
-/// assert_eq!((labels.histogram("c0"), labels.histogram("c900")), ("c0", OTHER));
-/// ```
-pub struct ClusterLabels {
-    /// And whether it has histograms of its own.
-    known: RwLock<HashMap<Box<str>, bool>>,
-    clusters_max: usize,
-    histograms: ClusterHistograms,
-    overflowed: AtomicU64,
-}
-
-impl Default for ClusterLabels {
-    fn default() -> Self {
-        Self::new(CLUSTER_LABELS_MAX, ClusterHistograms::Auto)
-    }
-}
-
-impl ClusterLabels {
-    /// At most `clusters_max` labels.
-    #[must_use]
-    pub fn new(clusters_max: usize, histograms: ClusterHistograms) -> Self {
-        Self {
-            known: RwLock::default(),
-            clusters_max,
-            histograms,
-            overflowed: AtomicU64::new(0),
-        }
+        let vector = vector::Vector::new(name, help, labels, shape);
+        let family = Arc::new(vector.clone());
+        self.0.families.write().insert(name.to_owned(), family);
+        vector
     }
 
-    /// How often a cluster was sent to [`OVERFLOW`].
-    pub fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
+    fn add_source(&self, source: Source) {
+        self.0.sources.write().push(source);
     }
 
-    /// The label for `cluster`: its own name, or [`OVERFLOW`].
-    pub fn label<'a>(&self, cluster: &'a str) -> &'a str {
-        match self.find(cluster) {
-            Some(_) => cluster,
-            None => {
-                self.overflowed.fetch_add(1, Ordering::Relaxed);
-                OVERFLOW
-            }
-        }
-    }
-
-    /// The label for `cluster` in histograms: its own name, or [`OTHER`], so that
-    /// no sum counts it twice.
-    pub fn histogram<'a>(&self, cluster: &'a str) -> &'a str {
-        match self.find(cluster) {
-            Some(true) => cluster,
-            _ => OTHER,
-        }
-    }
-
-    /// Whether it has histograms of its own; `None` when it has no label.
-    fn find(&self, cluster: &str) -> Option<bool> {
-        if cluster.starts_with('_') {
-            return Some(true);
-        }
-        if let Some(own) = self.known.read().get(cluster) {
-            return Some(*own);
-        }
-        let mut known = self.known.write();
-        if let Some(own) = known.get(cluster) {
-            return Some(*own);
-        }
-        if known.len() >= self.clusters_max {
-            return None;
-        }
-        let own = match &self.histograms {
-            ClusterHistograms::Auto => known.len() < CLUSTER_HISTOGRAMS_MAX,
-            ClusterHistograms::All => true,
-            ClusterHistograms::None => false,
-            ClusterHistograms::Named(names) => names.iter().any(|name| name == cluster),
-        };
-        known.insert(cluster.into(), own);
-        Some(own)
+    fn describe_one(&self, one: Described) {
+        let is_name = |char: char| char.is_ascii_lowercase() || matches!(char, '0'..='9' | '_');
+        assert!(
+            one.name.chars().all(is_name),
+            "{}: no name of a metric",
+            one.name
+        );
+        let name = one.name.clone();
+        let twice = self.0.described.lock().insert(name.clone(), one);
+        assert!(twice.is_none(), "{name} is registered twice");
     }
 }
 
@@ -351,34 +297,6 @@ mod tests {
     }
 
     #[test]
-    fn the_cluster_after_the_last_label_overflows() {
-        let labels = ClusterLabels::default();
-        for i in 0..CLUSTER_LABELS_MAX {
-            let name = format!("c{i}");
-            assert_eq!(labels.label(&name), name);
-        }
-        assert_eq!(labels.label("one-more"), OVERFLOW);
-        assert_eq!(labels.label("c0"), "c0");
-    }
-
-    #[test]
-    fn who_has_histograms_of_its_own_is_said_or_comes_first() {
-        let named = ClusterHistograms::Named(vec!["c40".to_owned()]);
-        for (histograms, own) in [
-            (ClusterHistograms::Auto, 32),
-            (ClusterHistograms::All, 50),
-            (ClusterHistograms::None, 0),
-            (named, 1),
-        ] {
-            let labels = ClusterLabels::new(50, histograms.clone());
-            let names: Vec<_> = (0..60).map(|n| format!("c{n}")).collect();
-            let shown = |name: &&String| labels.histogram(name) == name.as_str();
-            assert_eq!(names.iter().filter(shown).count(), own, "{histograms:?}");
-            assert_eq!(labels.histogram(UNROUTED), UNROUTED);
-        }
-    }
-
-    #[test]
     fn of_clusters_only_what_moved_is_told() {
         let metrics = Metrics::new();
         let bytes = metrics.counter_vec("a_total", "Bytes.", &["cluster"]);
@@ -401,5 +319,55 @@ mod tests {
         }
         bytes.with_label_values(&["quiet"]).inc();
         assert!(metrics.render().contains("a_total{cluster=\"quiet\"} 1"));
+    }
+
+    #[test]
+    fn a_cluster_that_is_gone_takes_its_series_along() {
+        let metrics = Metrics::new();
+        let bytes = metrics.counter_vec("a_total", "Bytes.", &["kind", "cluster"]);
+        let times = metrics.times_vec("b_seconds", "Times.", &["cluster"]);
+        for cluster in ["goes", "go", "stays\"", UNROUTED] {
+            bytes.with_label_values(&["x", cluster]).inc();
+            times.with_label_values(&[cluster]).observe(1.0);
+        }
+        metrics.forget_clusters(["goes", "stays\"", "never"].into_iter());
+        let text = metrics.render();
+        assert!(!text.contains("goes") && !text.contains("stays"), "{text}");
+        for line in [
+            "a_total{cluster=\"go\",kind=\"x\"} 1",
+            "b_seconds_count{cluster=\"_unrouted\"} 1",
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "{line}:\n{text}");
+        }
+        bytes.with_label_values(&["x", "goes"]).inc();
+        let text = metrics.render();
+        assert!(
+            text.contains("a_total{cluster=\"goes\",kind=\"x\"} 1"),
+            "it starts anew"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "a_total is registered twice")]
+    fn a_name_that_stands_twice_is_a_defect() {
+        let metrics = Metrics::new();
+        let _first = metrics.counter("a_total", "One.");
+        let _second = metrics.gauge("a_total", "Another.");
+    }
+
+    #[test]
+    fn families_stand_in_the_order_of_their_names() {
+        let metrics = Metrics::new();
+        let _b = metrics.counter("b_total", "B.");
+        let family = family::Family {
+            name: "a_open",
+            kind: family::Kind::Gauge,
+            help: "Says \\ and\nmore.",
+            labels: &[],
+        };
+        metrics.collect(&[family], Box::new(|told| told[0].integer(&[], 4)));
+        let text = metrics.render();
+        let wanted = "# HELP a_open Says \\\\ and\\nmore.\n# TYPE a_open gauge\na_open 4\n# HELP b_total B.\n# TYPE b_total counter\nb_total 0\n";
+        assert!(text.starts_with(wanted), "{text}");
     }
 }

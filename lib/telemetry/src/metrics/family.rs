@@ -1,10 +1,8 @@
 //! Families that are counted elsewhere and read when somebody scrapes.
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto;
-
 use super::octave::{OCTAVES, Spread};
-use super::{Described, Metrics};
+use super::text::{Bounds, Labels, Series, cluster_of, head};
+use super::{Described, Metrics, UNROUTED};
 
 /// What a family holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,68 +28,117 @@ pub struct Family {
     pub labels: &'static [&'static str],
 }
 
-/// One series of a family.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// The values of its labels, in the order of their names in the family.
-    pub labels: Vec<String>,
-    /// What it tells.
-    pub value: Value,
-}
-
-/// What a series tells.
-#[derive(Debug, Clone)]
-pub enum Value {
-    /// A counter or gauge.
-    Number(f64),
-    /// A distribution.
-    Spread(Box<Spread>),
-}
-
-impl Sample {
-    /// A number with these labels.
-    #[must_use]
-    pub fn number(labels: &[&str], value: f64) -> Self {
-        Self::new(labels, Value::Number(value))
-    }
-
-    /// A distribution with these labels.
-    #[must_use]
-    pub fn spread(labels: &[&str], spread: Spread) -> Self {
-        Self::new(labels, Value::Spread(Box::new(spread)))
-    }
-
-    fn new(labels: &[&str], value: Value) -> Self {
-        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        Self { labels, value }
-    }
+/// A family while it is told: its series are written as they are read.
+pub struct Told<'a> {
+    known: &'a Known,
+    text: String,
+    /// What the lines of the series at hand begin with.
+    words: String,
 }
 
 /// Reads the families, in their order.
-pub type Fill = Box<dyn Fn() -> Vec<Vec<Sample>> + Send + Sync>;
+pub type Fill = Box<dyn Fn(&mut [Told<'_>]) + Send + Sync>;
 
-struct Source {
-    families: Vec<(Family, Desc)>,
+/// Families that are read together.
+pub(super) struct Source {
+    families: Vec<Known>,
     fill: Fill,
 }
 
+struct Known {
+    family: Family,
+    labels: Labels,
+    bounds: Option<Bounds>,
+}
+
+impl Told<'_> {
+    /// A counter or gauge of these label values.
+    pub fn number(&mut self, values: &[&str], value: f64) {
+        self.tell(values, value == 0.0, |series, text| {
+            series.number(value, text);
+        });
+    }
+
+    /// A counter or gauge of whole things.
+    pub fn integer(&mut self, values: &[&str], value: u64) {
+        self.tell(values, value == 0, |series, text| {
+            series.integer(value, text);
+        });
+    }
+
+    /// A distribution of these label values; of families that hold some.
+    pub fn spread(&mut self, values: &[&str], spread: &Spread) {
+        let Some(bounds) = &self.known.bounds else {
+            return;
+        };
+        self.tell(values, spread.count() == 0, |series, text| {
+            series.histogram(bounds, spread.buckets.into_iter(), spread.sum_s, text);
+        });
+    }
+
+    /// Nothing is told of a cluster to which nothing happened.
+    fn tell(
+        &mut self,
+        values: &[&str],
+        is_nothing: bool,
+        write: impl FnOnce(&Series<'_>, &mut String),
+    ) {
+        let Known { family, labels, .. } = self.known;
+        self.words.clear();
+        Series::write_begin(family.name, labels, values, &mut self.words);
+        let is_silent = is_nothing && family.kind != Kind::Gauge;
+        if is_silent && cluster_of(&self.words).is_some_and(|cluster| cluster != UNROUTED) {
+            return;
+        }
+        if self.text.is_empty() {
+            head(
+                family.name,
+                family.help,
+                family.kind.as_str(),
+                &mut self.text,
+            );
+        }
+        let series = Series {
+            name: family.name,
+            begin: &self.words,
+        };
+        write(&series, &mut self.text);
+    }
+}
+
+impl Source {
+    /// Each family's name and text, as of now.
+    pub fn read(&self) -> Vec<(&'static str, String)> {
+        let told = self.families.iter().map(|known| Told {
+            known,
+            text: String::new(),
+            words: String::new(),
+        });
+        let mut told: Vec<_> = told.collect();
+        (self.fill)(&mut told);
+        let texts = told.into_iter();
+        texts.map(|it| (it.known.family.name, it.text)).collect()
+    }
+}
+
 impl Metrics {
-    /// Registers families that `fill` reads at each scrape: one list of series for
-    /// each family.
+    /// Registers families that `fill` reads at each scrape, each into its own place.
     pub fn collect(&self, families: &[Family], fill: Fill) {
-        let families: Vec<_> = families
-            .iter()
-            .map(|family| (*family, describe(family)))
-            .collect();
-        let mut described = self.described.lock();
-        described.extend(families.iter().map(|(family, _)| Described {
-            name: family.name.to_owned(),
-            kind: family.kind.as_str(),
-            labels: family.labels.join(", "),
-            help: family.help.to_owned(),
-        }));
-        drop(described);
-        self.collector(Box::new(Source { families, fill }));
+        for family in families {
+            self.describe_one(Described {
+                name: family.name.to_owned(),
+                kind: family.kind.as_str(),
+                labels: family.labels.join(", "),
+                help: family.help.to_owned(),
+            });
+        }
+        let families = families.iter().map(|family| Known {
+            family: *family,
+            labels: Labels::new(family.labels),
+            bounds: (family.kind == Kind::Histogram).then(|| Bounds::new(OCTAVES)),
+        });
+        let families = families.collect();
+        self.add_source(Source { families, fill });
     }
 }
 
@@ -103,93 +150,6 @@ impl Kind {
             Self::Histogram => "histogram",
         }
     }
-
-    fn proto(self) -> proto::MetricType {
-        match self {
-            Self::Counter => proto::MetricType::COUNTER,
-            Self::Gauge => proto::MetricType::GAUGE,
-            Self::Histogram => proto::MetricType::HISTOGRAM,
-        }
-    }
-}
-
-fn describe(family: &Family) -> Desc {
-    let labels = family.labels.iter().map(|label| (*label).to_owned());
-    Desc::new(
-        family.name.to_owned(),
-        family.help.to_owned(),
-        labels.collect(),
-        std::collections::HashMap::new(),
-    )
-    .expect("metric names and labels are literals that parse")
-}
-
-impl Collector for Source {
-    fn desc(&self) -> Vec<&Desc> {
-        self.families.iter().map(|(_, desc)| desc).collect()
-    }
-
-    fn collect(&self) -> Vec<proto::MetricFamily> {
-        let filled = (self.fill)();
-        let families = self.families.iter().map(|(family, _)| family);
-        families
-            .zip(filled)
-            .map(|(family, samples)| {
-                let mut told = proto::MetricFamily::default();
-                told.set_name(family.name.to_owned());
-                told.set_help(family.help.to_owned());
-                told.set_field_type(family.kind.proto());
-                told.set_metric(samples.into_iter().map(|it| metric(family, it)).collect());
-                told
-            })
-            .collect()
-    }
-}
-
-fn metric(family: &Family, sample: Sample) -> proto::Metric {
-    let mut pairs: Vec<_> = family
-        .labels
-        .iter()
-        .zip(sample.labels)
-        .map(|(name, value)| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value(value);
-            pair
-        })
-        .collect();
-    pairs.sort_by(|a, b| a.name().cmp(b.name()));
-    let mut metric = proto::Metric::from_label(pairs);
-    match (sample.value, family.kind) {
-        (Value::Number(value), Kind::Counter) => {
-            let mut counter = proto::Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        }
-        (Value::Number(value), _) => {
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        (Value::Spread(spread), _) => metric.set_histogram(histogram(&spread)),
-    }
-    metric
-}
-
-fn histogram(spread: &Spread) -> proto::Histogram {
-    let mut histogram = proto::Histogram::default();
-    let mut below = 0;
-    let buckets = OCTAVES.iter().zip(spread.buckets).map(|(bound, count)| {
-        below += count;
-        let mut bucket = proto::Bucket::default();
-        bucket.set_upper_bound(*bound);
-        bucket.set_cumulative_count(below);
-        bucket
-    });
-    histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(spread.count());
-    histogram.set_sample_sum(spread.sum_s);
-    histogram
 }
 
 #[cfg(test)]
@@ -209,6 +169,12 @@ mod tests {
             help: "How many.",
             labels: &["cluster"],
         },
+        Family {
+            name: "demo_open",
+            kind: Kind::Gauge,
+            help: "How many now.",
+            labels: &["cluster"],
+        },
     ];
 
     #[test]
@@ -218,15 +184,19 @@ mod tests {
         let name = hostile.clone();
         metrics.collect(
             FAMILIES,
-            Box::new(move || {
+            Box::new(move |told| {
                 let mut spread = Spread::default();
                 spread.buckets[1] = 2;
                 spread.buckets[27] = 1;
                 spread.sum_s = 70.5;
-                vec![
-                    vec![Sample::spread(&["z", "a"], spread)],
-                    vec![Sample::number(&[&name], 3.0)],
-                ]
+                let [seconds, total, open] = told else {
+                    return;
+                };
+                seconds.spread(&["z", "a"], &spread);
+                seconds.spread(&["z", "quiet"], &Spread::default());
+                total.number(&[&name], 3.0);
+                total.integer(&["quiet"], 0);
+                open.integer(&["quiet"], 0);
             }),
         );
         let text = metrics.render();
@@ -238,6 +208,7 @@ mod tests {
             "demo_seconds_bucket{cluster=\"a\",zone=\"z\",le=\"+Inf\"} 3",
             "demo_seconds_sum{cluster=\"a\",zone=\"z\"} 70.5",
             "demo_seconds_count{cluster=\"a\",zone=\"z\"} 3",
+            "demo_open{cluster=\"quiet\"} 0",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line}:\n{text}");
         }
@@ -246,6 +217,7 @@ mod tests {
             "x".repeat(10_000)
         );
         assert!(text.lines().any(|seen| seen == escaped));
+        assert_eq!(text.matches("quiet").count(), 1, "only the gauge:\n{text}");
         assert!(
             metrics
                 .describe()
