@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_tcp_sock};
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_tcp_sock};
-use culvert_abi::{Cnt, Ident, Kind, Own, Pair, Stat, arm, lane, offset, ticks};
+use culvert_abi::{Cnt, Ident, Kind, Own, Pair, Stat, arm, lane, offset, thin, ticks};
 
 use super::cells::{add, load, store, write};
 use super::maps::{IDENT, STAT, count, counters, lanes, pair, sample};
@@ -88,6 +88,11 @@ fn arm_sample(to: &Tagged, before: u64, now: u64) {
     if read!(pair, arm) != arm::FREE {
         return;
     }
+    let tick = ticks::of_ns(now);
+    // Samples of the other way: they are at hand, and where only one way moves there are few.
+    if !thin::takes_at(u32::from(read!(to.stat, res_n)), tick) {
+        return;
+    }
     let leaves_at = before.wrapping_add_signed(read!(pair, delta));
     let inside = leaves_at.wrapping_sub(read!(pair, out_pos)).cast_signed();
     if inside < 0 {
@@ -96,7 +101,7 @@ fn arm_sample(to: &Tagged, before: u64, now: u64) {
         return;
     }
     let behind = u64::from(inside > 0);
-    write!(pair, arm, arm::pack(behind, ticks::of_ns(now), leaves_at));
+    write!(pair, arm, arm::pack(behind, tick, leaves_at));
 }
 
 /// A packet goes out, under the socket's lock.

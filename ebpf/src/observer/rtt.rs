@@ -1,7 +1,8 @@
-//! Round-trip times: a sample for each round that the kernel measures.
+//! Round-trip times: each round that the kernel measures is the connection's, and one in four goes
+//! into the distribution once there are many.
 
 use aya_ebpf::bindings::bpf_sock_ops;
-use culvert_abi::{Ident, Kind, Stat};
+use culvert_abi::{Ident, Kind, Stat, thin};
 
 use super::cells::write;
 use super::maps::sample;
@@ -29,7 +30,11 @@ pub fn measured(ops: *mut bpf_sock_ops, ident: *mut Ident, stat: *mut Stat) {
         rtt_sum_us,
         read!(stat, rtt_sum_us).wrapping_add(u64::from(us))
     );
-    write!(stat, rtt_n, read!(stat, rtt_n).wrapping_add(1));
+    let nth = read!(stat, rtt_n);
+    write!(stat, rtt_n, nth.wrapping_add(1));
+    if !thin::takes(nth) {
+        return;
+    }
     let kind = Kind::rtt(read!(ident, leg));
     sample(read!(ident, cluster), kind, u64::from(us) * NS_PER_US);
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::BtfTracePointContext;
-use culvert_abi::{Ident, Kind, Stat, keys, ticks};
+use culvert_abi::{Ident, Kind, Stat, keys, ticks, wait};
 
 use super::cells::write;
 use super::maps::{IDENT, STAT, count_cell, sample};
@@ -13,9 +13,9 @@ use crate::memory::read;
 /// Payload came: remembers when, unless older payload waits already.
 #[inline(always)]
 pub fn arrived(ident: *mut Ident, stat: *mut Stat, now: u64) {
-    if read!(ident, flags) & Ident::TRACE != 0 && read!(stat, q_arm) == 0 {
-        // 0 is "nothing waits": the lowest bit is given up for it.
-        write!(stat, q_arm, short_tick(now) | 1);
+    let mark = Ident::traced_by(read!(ident, flags));
+    if mark != 0 && wait::mark(read!(stat, q_arm)) != mark {
+        write!(stat, q_arm, wait::pack(mark, ticks::of_ns(now)));
     }
 }
 
@@ -30,17 +30,13 @@ pub fn was_read(ctx: &BtfTracePointContext) {
         return;
     }
     write!(stat, q_arm, 0);
-    let waited = short_tick(now_ns()).wrapping_sub(since);
-    // The bit that was given up may put the arrival a tick ahead.
-    let waited = if waited == u32::MAX { 0 } else { waited };
+    // What an earlier trace left waiting was read while nobody looked.
+    if wait::mark(since) != Ident::traced_by(read!(ident, flags)) {
+        return;
+    }
+    let waited = wait::ticks(since, ticks::of_ns(now_ns()));
     let ns = u64::from(waited) * ticks::TICK_NS;
     sample(read!(ident, cluster), Kind::RxWait as u32, ns);
-}
-
-/// Wraps after four minutes; who reads later than that is measured modulo them.
-#[inline(always)]
-fn short_tick(ns: u64) -> u32 {
-    (ticks::of_ns(ns) & 0xffff_ffff) as u32
 }
 
 /// A reset was sent for a socket of ours.

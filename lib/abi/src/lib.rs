@@ -19,7 +19,9 @@ pub mod lane;
 pub mod maps;
 pub mod offset;
 mod records;
+pub mod thin;
 pub mod ticks;
+pub mod wait;
 
 pub use kinds::{CloseKind, Kind, Leg, Own, Role};
 pub use records::{Close, Cnt, Ident, Pair, Stat};

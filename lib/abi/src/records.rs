@@ -1,5 +1,7 @@
 //! The records of the maps. Offsets are written down and checked by the compiler.
 
+use crate::wait;
+
 /// Declares a record with its offsets, its size and its bytes.
 macro_rules! record {
     (
@@ -75,12 +77,26 @@ record! {
 impl Ident {
     /// A listener: its accepted children inherit the record.
     pub const TEMPLATE: u16 = 1;
-    /// Sampled by the trace programs.
-    pub const TRACE: u16 = 2;
     /// Payload is not forwarded one to one: no residence.
     pub const NO_RESIDENCE: u16 = 4;
     /// Taken over from another process while established; nothing asks for it yet.
     pub const ADOPTED: u16 = 8;
+    /// The flags that say which trace the socket is looked at for; 0 = none.
+    pub const TRACE: u16 = (wait::MARKS as u16) << Self::TRACE_SHIFT;
+    const TRACE_SHIFT: u32 = 8;
+
+    /// The trace that these flags name.
+    #[inline(always)]
+    #[must_use]
+    pub const fn traced_by(flags: u16) -> u32 {
+        ((flags & Self::TRACE) >> Self::TRACE_SHIFT) as u32
+    }
+
+    /// These flags, for another trace; 0 = none.
+    #[must_use]
+    pub const fn for_trace(flags: u16, mark: u32) -> u16 {
+        flags & !Self::TRACE | (mark << Self::TRACE_SHIFT) as u16 & Self::TRACE
+    }
 }
 
 record! {
@@ -127,7 +143,8 @@ record! {
         108 res_n: u16,
         /// [`Stat::BASE`] and its neighbours.
         110 flags: u16,
-        /// Tick of the oldest payload not read yet, while traced; 0 = none.
+        /// Since when the oldest payload waits that is not read yet, while traced ([`crate::wait`]);
+        /// 0 = none.
         112 q_arm: u32,
         /// Payload offset, modulo 2^32, at which the open hole is filled; 0 = nothing is missing.
         /// A field and no flag: it is written without the socket's lock.

@@ -1,7 +1,7 @@
 //! The shared arithmetic against models in f64, u128 and plain loops.
 //! `PROPTEST_CASES` sets the cases of each property; 100,000 without.
 
-use culvert_abi::{arm, bucket, lane, offset, ticks};
+use culvert_abi::{Ident, arm, bucket, lane, offset, thin, ticks, wait};
 use proptest::prelude::*;
 
 const CASES: u32 = 100_000;
@@ -91,6 +91,26 @@ proptest! {
         let rx_end = if seen { payload } else { 0 };
         prop_assert_eq!(offset::received(payload + 1, rx_end, true), payload);
         prop_assert_eq!(offset::received(payload, rx_end, false), payload);
+    }
+
+    #[test]
+    fn a_wait_is_told_to_half_a_microsecond_and_by_its_own_trace(
+        mark in 1_u32..=wait::MARKS, came in any::<u64>(), waited_ns in 0_u64..200_000_000_000,
+    ) {
+        let came = came >> 1;
+        let word = wait::pack(mark, ticks::of_ns(came));
+        prop_assert_eq!(wait::mark(word), mark);
+        prop_assert_ne!(word, 0);
+        let told_ns = u64::from(wait::ticks(word, ticks::of_ns(came + waited_ns))) * ticks::TICK_NS;
+        prop_assert!(told_ns.abs_diff(waited_ns) <= 8 * ticks::TICK_NS, "{} {}", told_ns, waited_ns);
+    }
+
+    #[test]
+    fn flags_keep_their_neighbours_when_a_trace_comes_and_goes(flags in any::<u16>(), mark in 0_u32..=wait::MARKS) {
+        let marked = Ident::for_trace(flags, mark);
+        prop_assert_eq!(Ident::traced_by(marked), mark);
+        prop_assert_eq!(marked & !Ident::TRACE, flags & !Ident::TRACE);
+        prop_assert_eq!(Ident::for_trace(marked, 0), flags & !Ident::TRACE);
     }
 
     #[test]
@@ -227,4 +247,14 @@ fn an_octave_is_four_buckets_and_the_ends_are_alone() {
 #[test]
 fn no_samples_have_no_quantile() {
     assert_eq!(lane::quantile_us(&[0; 4], 500), None);
+}
+
+#[test]
+fn the_first_samples_are_all_taken_and_then_one_in_four() {
+    let taken = |from: u32, to: u32| (from..to).filter(|nth| thin::takes(*nth)).count();
+    assert_eq!(taken(0, thin::WHOLE), 256);
+    assert_eq!(taken(thin::WHOLE, thin::WHOLE + 4_000), 1_000);
+    assert!((0..100).all(|tick| thin::takes_at(thin::WHOLE - 1, tick)));
+    let by_time = (0..4_000).filter(|tick| thin::takes_at(thin::WHOLE, *tick));
+    assert_eq!(by_time.count(), 1_000);
 }

@@ -60,8 +60,9 @@ pub struct Clusters<B> {
     rows_max: u16,
     rows: Vec<Option<Row<B>>>,
     by_name: HashMap<Arc<str>, u16>,
-    /// Freed, oldest first, each with the time.
-    freed: VecDeque<(u64, u16)>,
+    /// Freed, oldest first, each with the time from which on it rests: those that no socket ever
+    /// belonged to need none.
+    freed: VecDeque<(Option<u64>, u16)>,
     refused: u64,
 }
 
@@ -114,7 +115,9 @@ impl<B> Clusters<B> {
         let fresh = u16::try_from(self.rows.len())
             .ok()
             .filter(|it| *it < self.rows_max);
-        let rested = |(since_ns, _): &mut (u64, u16)| now_ns.saturating_sub(*since_ns) >= REST_NS;
+        let rested = |(since_ns, _): &mut (Option<u64>, u16)| {
+            since_ns.is_none_or(|since_ns| now_ns.saturating_sub(since_ns) >= REST_NS)
+        };
         let (index, baseline) = if let Some(index) = fresh {
             self.rows.push(None);
             (index, None)
@@ -134,8 +137,9 @@ impl<B> Clusters<B> {
         ClusterIndex(index)
     }
 
-    /// Takes a cluster's row away. The fixed ones stay.
-    pub fn free(&mut self, name: &str, now_ns: u64) {
+    /// Takes a cluster's row away, which no socket belongs to any more; it rests if one `was_used`.
+    /// The fixed ones stay.
+    pub fn free(&mut self, name: &str, now_ns: u64, was_used: impl FnOnce(u16) -> bool) {
         let Some(index) = self
             .by_name
             .get(name)
@@ -148,7 +152,10 @@ impl<B> Clusters<B> {
         if let Some(row) = self.rows[usize::from(index)].as_mut() {
             row.live = false;
         }
-        self.freed.push_back((now_ns, index));
+        match was_used(index) {
+            true => self.freed.push_back((Some(now_ns), index)),
+            false => self.freed.push_front((None, index)),
+        }
     }
 
     /// Whose row this is or was last.
@@ -214,7 +221,7 @@ mod tests {
     fn a_freed_row_rests_and_its_next_owner_starts_from_nothing() {
         let mut clusters = Clusters::new(5);
         assert_eq!(claim(&mut clusters, "old", 0), FIRST_CLUSTER);
-        clusters.free("old", 7);
+        clusters.free("old", 7, |_| true);
         assert_eq!(clusters.name_of(FIRST_CLUSTER), Some("old"), "late records");
         assert_eq!(clusters.live().count(), 3);
         assert_eq!(claim(&mut clusters, "new", 7 + REST_NS - 1), OVERFLOW);
@@ -227,22 +234,44 @@ mod tests {
     fn a_cluster_that_comes_back_finds_its_own_row_as_it_left_it() {
         let mut clusters = Clusters::new(5);
         claim(&mut clusters, "blinks", 0);
-        clusters.free("blinks", 1);
+        clusters.free("blinks", 1, |_| true);
         assert_eq!(claim(&mut clusters, "blinks", 2), FIRST_CLUSTER);
         assert_eq!(
             clusters.live().last().unwrap().baseline,
             None,
             "no baseline"
         );
-        clusters.free("blinks", 3);
+        clusters.free("blinks", 3, |_| true);
         assert_eq!(claim(&mut clusters, "other", 3 + REST_NS), FIRST_CLUSTER);
+    }
+
+    #[test]
+    fn a_row_without_sockets_needs_no_rest_and_goes_first() {
+        let mut clusters = Clusters::new(6);
+        claim(&mut clusters, "busy", 0);
+        claim(&mut clusters, "idle", 0);
+        clusters.free("busy", 1, |_| true);
+        clusters.free("idle", 2, |index| index == FIRST_CLUSTER);
+        assert_eq!(claim(&mut clusters, "next", 3), FIRST_CLUSTER + 1);
+        assert_eq!(claim(&mut clusters, "more", 3), OVERFLOW, "it rests");
+    }
+
+    #[test]
+    fn clusters_that_come_and_go_one_a_second_never_use_the_rows_up() {
+        let mut clusters = Clusters::new(FIRST_CLUSTER + 200);
+        for second in 0..1_100 {
+            let (name, now_ns) = (second.to_string(), second * 1_000_000_000);
+            assert_ne!(claim(&mut clusters, &name, now_ns), OVERFLOW, "{second}");
+            clusters.free(&name, now_ns, |_| true);
+        }
+        assert_eq!(clusters.refused(), 0);
     }
 
     #[test]
     fn the_fixed_rows_cannot_be_freed() {
         let mut clusters: Clusters<u64> = Clusters::new(8);
-        clusters.free("_unrouted", 0);
-        clusters.free("nobody", 0);
+        clusters.free("_unrouted", 0, |_| true);
+        clusters.free("nobody", 0, |_| true);
         assert_eq!(clusters.live().count(), 3);
     }
 }

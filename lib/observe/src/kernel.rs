@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::tp_btf::BtfTracePointLink;
 use culvert_abi::{Close, Ident, Leg, Own, Stat, arm, keys, lane, maps, ticks};
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -15,6 +14,7 @@ use crate::reasons;
 use crate::settings::Settings;
 use crate::slots::{SlotId, Slots};
 use crate::sys::BySocket;
+use crate::trace::Running;
 
 /// A sample that is outstanding for longer is given up: half of what an arm word can tell.
 const STALE_TICKS: u64 = 1_024 * 1_000_000_000 / ticks::TICK_NS;
@@ -38,8 +38,8 @@ pub struct Kernel {
     pub programs: Mutex<Ebpf>,
     /// What the kernel's numbers of reset reasons mean; empty unless trace programs are there.
     pub reset_names: Vec<(u32, String)>,
-    /// Links of the trace programs, while someone traces.
-    pub trace_links: Mutex<Vec<BtfTracePointLink>>,
+    /// The trace programs' links, while someone traces.
+    pub trace: Running,
 }
 
 /// What a residence of a pair was lately.
@@ -87,7 +87,7 @@ impl Kernel {
                 true => reasons::read(),
                 false => Vec::new(),
             },
-            trace_links: Mutex::default(),
+            trace: Running::default(),
         })
     }
 

@@ -41,4 +41,4 @@ pub use slots::{SlotCounts, SlotId};
 pub use start::{ObserveError, start};
 pub use stats::ProgramStats;
 pub use tier::{Proof, Reason};
-pub use trace::TraceError;
+pub use trace::{Mark, TraceError, Traced, Tracing};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_abi::{Ident, Leg, NO_SLOT, Role, Stat};
 use parking_lot::{Mutex, RwLock};
@@ -59,7 +59,7 @@ pub struct Tag {
     pub leg: Leg,
     /// Which end of the relay.
     pub role: Role,
-    /// [`Ident::TRACE`], [`Ident::NO_RESIDENCE`], [`Ident::ADOPTED`], or 0.
+    /// [`Ident::NO_RESIDENCE`], [`Ident::ADOPTED`], or 0.
     pub flags: u16,
 }
 
@@ -120,6 +120,8 @@ impl Drop for Slot {
 pub(crate) struct Shared {
     pub report: Report,
     pub clusters: RwLock<Clusters<Baseline>>,
+    /// Whether a socket was ever said to be of the row's present owner.
+    pub used: Box<[AtomicBool]>,
     pub failures: Mutex<BTreeMap<(&'static str, i32), u64>>,
     pub kernel: Option<Kernel>,
 }
@@ -127,7 +129,7 @@ pub(crate) struct Shared {
 /// Calls that failed: which, with what error, how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagFailure {
-    /// `listener`, `tag`, `stat` or `join`.
+    /// `listener`, `tag`, `stat`, `join` or `trace`.
     pub op: &'static str,
     /// Name of the error.
     pub errno: String,
@@ -160,6 +162,7 @@ impl Observer {
         let shared = Shared {
             report,
             clusters: RwLock::new(Clusters::new(rows)),
+            used: (0..rows).map(|_| AtomicBool::new(false)).collect(),
             failures: Mutex::default(),
             kernel,
         };
@@ -180,18 +183,18 @@ impl Observer {
     /// Marks a listener, between bind and listen: its accepted sockets are the kernel's to watch
     /// from their handshake on.
     pub fn listener(&self, socket: BorrowedFd<'_>, leg: Leg) {
-        let ident = Ident {
+        let mut ident = Ident {
             pair_slot: NO_SLOT,
             leg: leg as u8,
             flags: Ident::TEMPLATE,
             ..Ident::default()
         };
-        self.write("listener", socket, &ident);
+        self.write("listener", socket, &mut ident);
     }
 
     /// Says whose a socket is: between socket and connect, and anew as more is known.
     pub fn tag(&self, socket: BorrowedFd<'_>, tag: Tag) {
-        self.write("tag", socket, &tag.ident(None));
+        self.write("tag", socket, &mut tag.ident(None));
     }
 
     /// What the kernel knows of a socket; call it on the thread that owns the descriptor.
@@ -229,7 +232,7 @@ impl Observer {
                 kernel.no_slot.fetch_add(1, Ordering::Relaxed);
             }
             for (socket, tag) in sockets.into_iter().zip(tags) {
-                self.write("join", socket, &tag.ident(None));
+                self.write("join", socket, &mut tag.ident(None));
             }
             return None;
         };
@@ -240,17 +243,29 @@ impl Observer {
         kernel.prepare(id.slot, directions);
         for (socket, tag) in sockets.into_iter().zip(tags) {
             // Without both identities no sample is whole; the slot goes back.
-            self.write("join", socket, &tag.ident(Some(id)))
+            self.write("join", socket, &mut tag.ident(Some(id)))
                 .then_some(())?;
         }
         kernel.own_slot(id.slot, id.generation);
         Some(slot)
     }
 
-    fn write(&self, op: &'static str, socket: BorrowedFd<'_>, ident: &Ident) -> bool {
+    /// Writes whose a socket is, and whether a trace looks at it.
+    pub(crate) fn write(
+        &self,
+        op: &'static str,
+        socket: BorrowedFd<'_>,
+        ident: &mut Ident,
+    ) -> bool {
         let Some(kernel) = &self.shared.kernel else {
             return false;
         };
+        ident.flags = kernel.trace.flags(ident.flags, ident.cluster);
+        if let Some(used) = self.shared.used.get(usize::from(ident.cluster))
+            && !used.load(Ordering::Relaxed)
+        {
+            used.store(true, Ordering::Relaxed);
+        }
         let written = kernel.ident.update(socket, &ident.to_bytes());
         if let Err(why) = written {
             self.failed(op, why);
@@ -258,7 +273,7 @@ impl Observer {
         written.is_ok()
     }
 
-    fn failed(&self, op: &'static str, why: Errno) {
+    pub(crate) fn failed(&self, op: &'static str, why: Errno) {
         let mut failures = self.shared.failures.lock();
         *failures.entry((op, why.raw_os_error())).or_default() += 1;
     }
@@ -288,9 +303,15 @@ impl Observer {
         self.shared.clusters.write().claim(name, now_ns, baseline)
     }
 
-    /// Takes the row of a cluster back: it is gone, and its last connection closed.
+    /// Takes the row of a cluster back: it is gone, and its last connection closed. If it had any,
+    /// the kernel may still hold remains of them, and nobody gets the row for two minutes.
     pub fn forget_cluster(&self, name: &str) {
-        self.shared.clusters.write().free(name, monotonic_ns());
+        let was_used = |index: u16| {
+            let used = self.shared.used.get(usize::from(index));
+            used.is_some_and(|used| used.swap(false, Ordering::Relaxed))
+        };
+        let mut clusters = self.shared.clusters.write();
+        clusters.free(name, monotonic_ns(), was_used);
     }
 
     /// The cluster of a record: also one that is gone, until its row has another owner.

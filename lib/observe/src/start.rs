@@ -84,7 +84,11 @@ impl<'a> Start<'a> {
             release,
             cgroup: None,
             detail: None,
-            trace: Trace::NotRequested,
+            // Until it is more: whatever ends the way up before the trace programs keeps them away.
+            trace: match settings.trace {
+                true => Trace::Unavailable("tier below skb".to_owned()),
+                false => Trace::NotRequested,
+            },
             failures: Vec::new(),
         }
     }

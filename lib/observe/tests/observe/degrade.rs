@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use culvert_observe::{Leg, Mode, Observer, Reason, Settings, Tier};
+use culvert_observe::{Leg, Mode, Observer, Reason, Settings, Tier, Traced};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use seccompiler::{
@@ -110,7 +110,7 @@ fn works_all_the_same(observer: &Observer) {
             0
         );
     }
-    assert!(observer.trace(true).is_err());
+    assert!(observer.begin_trace(Traced::All).is_err());
     let closes = observer.closes().count();
     assert_eq!(closes > 0, observer.tier() == Tier::Sockops);
 }

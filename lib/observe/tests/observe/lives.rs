@@ -1,17 +1,17 @@
 //! From start to end of processes: capabilities that are gone, programs that are gone, neighbours.
 
 use std::collections::HashSet;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use culvert_observe::{Ident, Kind, Leg, Observer, Offsets, Own, Role, Settings, Tier};
+use culvert_observe::{Kind, Leg, Observer, Offsets, Own, Settings, Tier, TraceError, Traced};
 use rustix::thread::CapabilitySet;
 
 use crate::rig::{
     GRANTED_TRACE, Row, Rows, alone, child, has_traces_and_accounts, in_a_child, is_root,
-    keeps_bpf, limit, programs_max, role, small, started, tag, until,
+    keeps_bpf, limit, programs_max, role, small, started, until,
 };
 
 /// A field of `/proc/self/task/*/status`, for each task.
@@ -92,13 +92,17 @@ fn everything_works(observer: &Observer) {
 /// Waits in the receive queue and resets, while the trace programs are linked.
 fn traces(observer: &Observer, rows: &mut Rows, row: &mut Row) {
     let cluster = observer.cluster("after");
-    observer.trace(true).unwrap();
+    let untraced = observer.mark(cluster);
+    let other = observer.cluster("other");
+    let trace = observer.begin_trace(Traced::Cluster(cluster)).unwrap();
     assert!(observer.is_tracing());
-    let traced = culvert_observe::Tag {
-        flags: Ident::TRACE,
-        ..tag(1, cluster, Role::Client)
-    };
-    observer.tag(row.near.as_fd(), traced);
+    assert!(matches!(
+        observer.begin_trace(Traced::All),
+        Err(TraceError::Busy)
+    ));
+    assert_ne!(observer.mark(cluster), untraced);
+    assert_eq!(observer.mark(other), untraced);
+    assert!(observer.follow_trace(row.near.as_fd()));
     row.pass_to_service(b"and how long it lay there", Duration::ZERO);
     let waits = |observer: &Observer| {
         let reading = observer.read();
@@ -107,11 +111,30 @@ fn traces(observer: &Observer, rows: &mut Rows, row: &mut Row) {
     };
     until(|| (waits(observer) > 0).then_some(()));
     resets(observer, rows);
-    observer.trace(false).unwrap();
+    // What waits when a trace ends is none of the next one's, however late it is read.
+    row.client.write_all(b"left behind").unwrap();
+    until(|| (row.near.peek(&mut [0; 11]).ok()? == 11).then_some(()));
+    drop(trace);
     assert!(!observer.is_tracing());
     let so_far = waits(observer);
+    row.near.read_exact(&mut [0; 11]).unwrap();
     row.pass_to_service(b"unseen", Duration::ZERO);
     assert_eq!(waits(observer), so_far);
+    std::thread::sleep(Duration::from_millis(50));
+    let sum_ns = |observer: &Observer| {
+        let reading = observer.read();
+        let own = reading.clusters().find(|it| it.name == "after").unwrap();
+        own.histogram(Kind::RxWait).unwrap().sum_ns
+    };
+    let before_ns = sum_ns(observer);
+    let again = observer.begin_trace(Traced::All).unwrap();
+    assert_eq!(observer.mark(other), observer.mark(cluster));
+    assert!(observer.follow_trace(row.near.as_fd()));
+    row.pass_to_service(b"seen again", Duration::ZERO);
+    until(|| (waits(observer) > so_far).then_some(()));
+    assert!(sum_ns(observer) - before_ns < 50_000_000);
+    drop(again);
+    assert!(!observer.follow_trace(row.near.as_fd()));
 }
 
 /// A close with bytes unread is a reset, and the kernel names the reason.
@@ -179,7 +202,10 @@ fn life() {
         trace: true,
         ..small()
     });
-    assert_eq!(observer.trace(true).is_ok(), has_traces_and_accounts());
+    let trace = observer.begin_trace(Traced::All);
+    assert_eq!(trace.is_ok(), has_traces_and_accounts());
+    // Linked until the end, whatever it is.
+    let _linked = trace;
     let ids: Vec<_> = observer
         .program_stats()
         .iter()
