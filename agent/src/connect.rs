@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_engine::legs::Leg;
 use culvert_mux::Budget;
 use culvert_net::carrier::{CarrierConfig, carrier};
 use culvert_net::dial::{Backoff, Dialer, HubUrl, Setback};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::channel::Way;
 use crate::config::hub_url;
+use crate::flow::leg::Counted;
 use crate::session::{Ended, Next, Session, Shared};
 
 /// Sessions that were left and still finish their streams; one more cuts the oldest.
@@ -174,13 +176,14 @@ impl Connector {
         let mut config = CarrierConfig::native(role, session::Config::from(&conn.answer));
         config.mux.streams_max = self.shared.streams_max;
         config.hangup = conn.hangup;
+        let leg = Counted::new(&self.shared.metrics, Leg::Carrier, &conn.look);
         let (carrier, driver) = carrier(conn.io, config, self.plan.budget.clone());
         let way = conn.answer.caps.has(Caps::CHANNEL).then_some(Way {
             url: conn.url,
             peer: conn.peer,
             epoch: conn.answer.epoch,
         });
-        Session::start(self.shared.clone(), carrier, driver, way)
+        Session::start(self.shared.clone(), carrier, driver, way, leg)
     }
 
     /// A join string was good: from now on what is kept counts, not the string.

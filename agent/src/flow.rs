@@ -3,6 +3,7 @@
 //! A flow on a stream lives and dies with its carrier. One on a data channel has
 //! a TCP connection of its own and outlives the session it was opened in.
 
+pub mod leg;
 mod mover;
 
 use std::os::fd::AsFd as _;

@@ -10,6 +10,7 @@ use culvert_proto::control::{AgentStats, ControlMessage, Drain, Grant};
 use culvert_proto::limits;
 use culvert_proto::open::{DialAnswer, StreamHeader, StreamKind};
 use culvert_proto::session::RotateOutput;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::channel::{Channels, Granted, Opener, Way};
 use crate::credential::Tokens;
+use crate::flow::leg::Counted;
 use crate::flow::{Flows, dial_code};
 use crate::metrics::AgentMetrics;
 use crate::serve::Service;
@@ -105,6 +107,7 @@ impl Session {
         carrier: Carrier,
         driver: Driver<T>,
         way: Option<Way>,
+        leg: Counted,
     ) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -120,6 +123,8 @@ impl Session {
             slots: Arc::new(Semaphore::new(shared.streams_max as usize)),
             carrier,
             shared,
+            leg,
+            stall_told: Mutex::default(),
             tell,
             granted,
             channels,
@@ -190,6 +195,10 @@ impl Ended {
 struct Running {
     carrier: Carrier,
     shared: Arc<Shared>,
+    /// The carrier's connection, as it is counted.
+    leg: Counted,
+    /// What was told of waits for the mux.
+    stall_told: Mutex<Duration>,
     tell: watch::Sender<Told>,
     slots: Arc<Semaphore>,
     granted: Arc<Granted>,
@@ -369,7 +378,17 @@ impl Running {
         }
     }
 
+    fn tell_stall(&self) {
+        let now = self.carrier.write_stall();
+        let before = std::mem::replace(&mut *self.stall_told.lock(), now);
+        let more = now.saturating_sub(before);
+        if !more.is_zero() {
+            self.shared.metrics.mux_stalled(more);
+        }
+    }
+
     fn report(&self) {
+        self.tell_stall();
         let metrics = &self.shared.metrics;
         if let Some(ms) = self.carrier.rtt_ms() {
             metrics.round_trip(Duration::from_millis(ms.into()));
@@ -448,6 +467,8 @@ impl Running {
             Ok(end) => (end.reason, end.detail),
             Err(why) => (CloseReason::Internal, why.to_string()),
         };
+        self.leg.ends(reason);
+        self.tell_stall();
         let lived = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         if self.since.is_some() {
             let left = self.shared.established.fetch_sub(1, Ordering::AcqRel) - 1;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::leg::Counted;
 use crate::metrics::{AgentMetrics, Datapath};
 
 /// Pairs in the engine; one more is reset.
@@ -82,7 +83,7 @@ impl Mover {
         let mover = self.clone();
         match (client, service, &self.engine) {
             (Link::Plain(client), Link::Plain(service), Some(engine)) => {
-                let watch = self.watch([true, true]);
+                let watch = self.watch();
                 match splice(engine, client, service, early, watch) {
                     Ok(joined) => Some(self.running.spawn(mover.spliced(joined))),
                     Err(reason) => {
@@ -123,32 +124,27 @@ impl Mover {
         );
     }
 
-    /// Counts the ends that are connections of their own.
-    fn watch(&self, is_socket: [bool; 2]) -> Legs {
-        let connection = |(leg, is_socket): (Leg, bool)| {
-            is_socket.then(|| {
-                let mut connection = Connection::new(self.metrics.legs(), leg);
-                connection.becomes(self.metrics.named(), leg);
-                connection
-            })
-        };
-        let [client, service] = self.legs;
-        Legs([
-            connection((client, is_socket[0])),
-            connection((service, is_socket[1])),
-        ])
+    /// Counts both ends of a pair of the engine.
+    fn watch(&self) -> Legs {
+        Legs(self.legs.map(|leg| {
+            let mut connection = Connection::new(self.metrics.legs(), leg);
+            connection.becomes(self.metrics.named(), leg);
+            connection
+        }))
     }
 
     /// Copies between two ends until both are done, or all is cut.
     pub async fn copy<C: End, S: End>(
         &self,
         datapath: Datapath,
-        mut client: C,
-        mut service: S,
+        client: C,
+        service: S,
         early: Early,
     ) {
         let _open = self.metrics.open_flow(datapath);
-        let mut legs = self.watch([client.socket().is_some(), service.socket().is_some()]);
+        let [near, far] = self.legs;
+        let (mut client, near) = Counted::look(&self.metrics, near, client);
+        let (mut service, far) = Counted::look(&self.metrics, far, service);
         let tell = |to_service, to_client| self.metrics.relayed(to_service, to_client);
         let relayed = tokio::select! {
             relayed = relay_told(&mut client, &mut service, early, tell) => relayed,
@@ -159,7 +155,9 @@ impl Mover {
                 to_client: 0,
             },
         };
-        legs.end([client.socket(), service.socket()], relayed.reason);
+        for leg in near.iter().chain(&far) {
+            leg.ends(relayed.reason);
+        }
         self.metrics.flow_ended(datapath, relayed.reason);
         tracing::debug!(
             code = relayed.reason.as_str(),
@@ -198,32 +196,22 @@ fn splice(
 }
 
 /// The connections of one flow, as they are counted.
-struct Legs([Option<Connection>; 2]);
-
-impl Legs {
-    fn end(&mut self, sockets: [Option<BorrowedFd<'_>>; 2], reason: CloseReason) {
-        for (leg, socket) in self.0.iter_mut().zip(sockets) {
-            if let (Some(leg), Some(socket)) = (leg, socket) {
-                leg.sample(socket);
-                leg.ends(reason);
-            }
-        }
-    }
-}
+struct Legs([Connection; 2]);
 
 impl Observe for Legs {
     fn joined(&mut self, _: [BorrowedFd<'_>; 2]) {}
 
     fn sample(&mut self, sockets: [BorrowedFd<'_>; 2]) {
         for (leg, socket) in self.0.iter_mut().zip(sockets) {
-            if let Some(leg) = leg {
-                leg.sample(socket);
-            }
+            leg.sample(socket);
         }
     }
 
     fn ended(&mut self, sockets: [BorrowedFd<'_>; 2], reason: CloseReason) {
-        self.end(sockets.map(Some), reason);
+        for (leg, socket) in self.0.iter_mut().zip(sockets) {
+            leg.sample(socket);
+            leg.ends(reason);
+        }
     }
 }
 

@@ -11,13 +11,16 @@ use culvert_agent::channel::Opener;
 use culvert_agent::config::{Config, Job, Refused};
 use culvert_agent::credential::Tokens;
 use culvert_agent::flow::Flows;
+use culvert_agent::flow::leg::Counted;
 use culvert_agent::services::Services;
 use culvert_agent::session::{Session, Shared};
 use culvert_agent::upstream::resolve::{Resolve, SystemResolver};
+use culvert_engine::legs::Leg;
 use culvert_mux::Budget;
 use culvert_net::carrier::{Carrier, CarrierConfig, SessionEvent, Stream, carrier};
 use culvert_net::crypto::{hmac_sha256, random_bytes};
 use culvert_net::dial::{Dialer, ProxyConfig};
+use culvert_net::look::Look;
 use culvert_net::tls::dev::DevCa;
 use culvert_net::tls::{ClientTls, ClientTlsOptions, MinVersion, ServerTls, ServerTlsOptions};
 use culvert_net::transport::{Transport, hub_transport, websocket_accept};
@@ -439,6 +442,7 @@ impl Direct {
         let flows = Arc::new(Flows::new(services, None, made.metrics.clone()));
         let tls = Arc::new(ClientTls::load(ClientTlsOptions::default()).unwrap());
         let dialer = Arc::new(Dialer::new(tls, ProxyConfig::direct()));
+        let leg = Counted::new(&made.metrics, Leg::Carrier, &Look::default());
         let shared = Shared {
             service: made.service,
             opener: Arc::new(Opener::new(dialer, flows.clone())),
@@ -448,7 +452,7 @@ impl Direct {
             streams_max,
             established: AtomicUsize::new(0),
         };
-        let mut session = Session::start(Arc::new(shared), carrier_of_agent, driver, None);
+        let mut session = Session::start(Arc::new(shared), carrier_of_agent, driver, None, leg);
         assert!(within(session.established()).await);
         let event = within(carrier_of_hub.event()).await;
         assert!(matches!(event, Some(SessionEvent::Established(_))));

@@ -298,6 +298,13 @@ impl Carrier {
         self.shared.lock().rtt_ms()
     }
 
+    /// How long writers of streams waited for the peer's credit or the carrier, added up over
+    /// streams; a wait counts when it is over.
+    #[must_use]
+    pub fn write_stall(&self) -> Duration {
+        self.shared.stall()
+    }
+
     /// Counts and sizes of the mux.
     #[must_use]
     pub fn mux_stats(&self) -> culvert_mux::Stats {

@@ -32,6 +32,7 @@ pub use url::{HubUrl, UrlError, WEIGHT_MAX};
 
 use self::link::Secure;
 use crate::hangup::Hangup;
+use crate::look::Look;
 use crate::socket::set_leg_options;
 use crate::tls::{ClientTls, TlsInfo};
 use crate::transport::{Choices, Transport};
@@ -44,6 +45,8 @@ pub const STEP_MAX: Duration = Duration::from_secs(10);
 pub const DIAL_MAX: Duration = Duration::from_secs(30);
 /// A name that takes longer to resolve has the address that last worked tried meanwhile.
 pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at a carrier's socket, for whoever counts.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// Addresses tried in one dial.
 pub const CANDIDATES_MAX: usize = 64;
 
@@ -131,6 +134,8 @@ pub struct Conn {
     pub io: Box<dyn Transport>,
     /// Orders the TCP connection to be reset.
     pub(crate) hangup: Hangup,
+    /// Looks at the TCP connection.
+    pub(crate) look: Look,
     /// Which of the given URLs it leads to.
     pub url_index: usize,
     /// The address of the TCP connection: the hub's, or the proxy's.

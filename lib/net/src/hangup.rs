@@ -5,7 +5,7 @@
 //! carrier sets it, and the socket, under whatever TLS and WebSocket layers, obeys when it closes.
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::relay::End;
 
 /// The order to reset a connection instead of finishing it. Clones are one order.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +60,12 @@ impl Leg {
             hangup: hangup.clone(),
         };
         (leg, hangup)
+    }
+}
+
+impl End for Leg {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.stream.as_fd())
     }
 }
 

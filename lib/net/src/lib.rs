@@ -11,6 +11,7 @@ pub mod hangup;
 pub mod interject;
 pub mod introduction;
 pub mod listen;
+pub mod look;
 pub mod peer;
 pub mod relay;
 pub mod socket;

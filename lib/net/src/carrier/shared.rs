@@ -1,7 +1,9 @@
 //! What driver and handles hold together, and how they wake each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_mux::{Mux, StreamId};
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     accepted: Notify,
     told: Notify,
     over: Notify,
+    /// How long writers of streams waited for room, nanoseconds.
+    stalled_ns: AtomicU64,
 }
 
 /// Wakers to call once the lock is free, and what else changed.
@@ -50,7 +54,19 @@ impl Shared {
             accepted: Notify::new(),
             told: Notify::new(),
             over: Notify::new(),
+            stalled_ns: AtomicU64::new(0),
         }
+    }
+
+    /// A writer waited so long.
+    pub(super) fn stalled(&self, waited: Duration) {
+        let ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.stalled_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// How long writers waited so far.
+    pub(super) fn stall(&self) -> Duration {
+        Duration::from_nanos(self.stalled_ns.load(Ordering::Relaxed))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -63,7 +79,7 @@ impl Shared {
     }
 
     pub(super) fn instant(&self, at_ms: u64) -> Instant {
-        self.started + std::time::Duration::from_millis(at_ms)
+        self.started + Duration::from_millis(at_ms)
     }
 
     /// Calls what was collected under the lock.

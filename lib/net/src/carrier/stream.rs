@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use culvert_mux::{Mux, Read, StreamError, StreamId, Write};
@@ -27,11 +28,30 @@ pub struct Stream {
     id: StreamId,
     /// Bytes that came with the header.
     prefix: Bytes,
+    /// Since when a write waits for the peer's credit or the carrier.
+    blocked: Option<Instant>,
 }
 
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId, prefix: Bytes) -> Stream {
-        Stream { shared, id, prefix }
+        Stream {
+            shared,
+            id,
+            prefix,
+            blocked: None,
+        }
+    }
+
+    /// Adds the time in which writes wait up.
+    fn keep_stall(&mut self, waits: bool) {
+        match (waits, self.blocked) {
+            (true, None) => self.blocked = Some(Instant::now()),
+            (false, Some(since)) => {
+                self.shared.stalled(since.elapsed());
+                self.blocked = None;
+            }
+            _ => {}
+        }
     }
 
     /// Its id on the wire.
@@ -72,7 +92,7 @@ impl Stream {
             return Poll::Ready(Ok(()));
         }
         let all = std::mem::take(data);
-        self.locked(cx, Core::wait_writable, |mux, id| {
+        let polled = self.locked(cx, Core::wait_writable, |mux, id| {
             match mux.write(id, all) {
                 Ok(Write::Accepted) => Ok(Some(())),
                 Ok(Write::Blocked(rest)) => {
@@ -81,7 +101,9 @@ impl Stream {
                 }
                 Err(error) => Err(error),
             }
-        })
+        });
+        self.keep_stall(polled.is_pending());
+        polled
     }
 
     /// Ends the stream at once: the peer sees a reset, later calls on this handle see `reason`.
@@ -148,7 +170,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -156,7 +178,7 @@ impl AsyncWrite for Stream {
         if total == 0 {
             return Poll::Ready(Ok(0));
         }
-        self.locked(cx, Core::wait_writable, |mux, id| {
+        let polled = self.locked(cx, Core::wait_writable, |mux, id| {
             let mut written = 0;
             for slice in slices.iter().filter(|slice| !slice.is_empty()) {
                 let taken = mux.write_slice(id, slice)?;
@@ -166,7 +188,9 @@ impl AsyncWrite for Stream {
                 }
             }
             Ok((written > 0).then_some(written))
-        })
+        });
+        self.keep_stall(polled.is_pending());
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -191,6 +215,7 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.keep_stall(false);
         let now_ms = self.shared.now_ms();
         let mut wakes = Wakes::default();
         let mut core = self.shared.lock();

@@ -13,8 +13,9 @@ use super::link::{Link, Linked, Secure};
 use super::proxy::Proxy;
 use super::race::{Candidate, Failed, Field, Found, Lookup, attempt, interleave, race};
 use super::url::HubUrl;
-use super::{Conn, Dialer, LOOKUP_PATIENCE, STAGGER, STEP_MAX};
+use super::{Conn, Dialer, LOOK_INTERVAL, LOOKUP_PATIENCE, STAGGER, STEP_MAX};
 use crate::hangup::{Hangup, Leg};
+use crate::look::{Look, Looked};
 use crate::socket::{set_carrier_options, set_leg_options};
 use crate::tls::{ClientTls, TlsError};
 use crate::transport::Transport;
@@ -43,20 +44,23 @@ impl<'a> Route<'a> {
     }
 }
 
-/// A carrier's connection: it obeys a [`crate::hangup::Hangup`], whatever lies on it.
+/// A carrier's connection: it obeys a [`crate::hangup::Hangup`] and shows itself to a
+/// [`crate::look::Look`], whatever lies on it.
 pub(super) async fn dial(dialer: &Dialer, urls: &[HubUrl]) -> Result<Conn, DialError> {
-    let mut hangup = Hangup::default();
+    let (mut hangup, mut look) = (Hangup::default(), Look::default());
     let linked = dial_link(dialer, urls, |stream| {
         set_carrier_options(&stream)?;
         let (leg, order) = Leg::new(stream);
+        let leg = Looked::new(leg, LOOK_INTERVAL);
         // The last one that was wrapped is the one that won.
-        hangup = order;
+        (hangup, look) = (order, leg.look());
         Ok(leg)
     })
     .await?;
     Ok(Conn {
         io: linked.link.boxed(),
         hangup,
+        look,
         url_index: linked.url_index,
         peer: linked.peer,
         proxy: linked.proxy,

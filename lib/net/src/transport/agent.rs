@@ -19,6 +19,7 @@ use super::refusal::{ConnectError, Refusal};
 use super::{End, Transport, WebSocket, rewound, websocket_accept};
 use crate::dial::{Conn, Dialer, HubUrl, attempt_order};
 use crate::hangup::Hangup;
+use crate::look::Look;
 use crate::tls::TlsInfo;
 
 /// How long a cancelled request waits for its connection to say why.
@@ -33,6 +34,8 @@ pub struct AgentConn {
     pub io: Box<dyn Transport>,
     /// For the carrier's configuration: resets the TCP connection.
     pub hangup: Hangup,
+    /// For whoever counts connections: looks at the TCP connection.
+    pub look: Look,
     /// What the hub granted: kind, epoch, capabilities, beat.
     pub answer: HelloAnswer,
     /// The hub address that answered.
@@ -144,6 +147,7 @@ async fn upgrade(
     let Conn {
         io,
         hangup,
+        look,
         peer,
         proxy,
         tls,
@@ -154,6 +158,7 @@ async fn upgrade(
         Ok(Ok((io, answer))) => Ok(AgentConn {
             io,
             hangup,
+            look,
             answer,
             url: url.clone(),
             peer,
