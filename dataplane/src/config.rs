@@ -35,6 +35,13 @@ pub const PAIRS_MAX: usize = 1 << 20;
 pub const PIPES_MAX: usize = 1 << 16;
 /// Most session threads.
 pub const THREADS_MAX: usize = 256;
+/// Longest delay that tests put into the engine, microseconds.
+#[cfg(debug_assertions)]
+const DRAG_US_MAX: u64 = 1_000_000;
+/// For tests, and in no release build.
+#[cfg(debug_assertions)]
+pub(in crate::config) const DRAG: culvert_config::Setting =
+    culvert_config::row("engine-drag-us", culvert_config::Holds::Text, "0", "");
 /// Longest drain grace.
 pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -51,6 +58,9 @@ pub struct EngineConfig {
     pub pipes: usize,
     /// Spin after small messages where there are CPUs for it.
     pub spin: bool,
+    /// What tests have every thread wait between taking bytes and giving them on.
+    #[cfg(debug_assertions)]
+    pub drag: Duration,
 }
 
 /// What a process was asked to be.

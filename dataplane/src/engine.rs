@@ -24,6 +24,8 @@ pub fn start(
     io_engine: IoEngine,
     threads: usize,
 ) -> io::Result<(Engine, Backend)> {
+    #[cfg(debug_assertions)]
+    culvert_engine::drag::set(asked.drag);
     let backend = culvert_engine::probe(io_engine)?;
     let threads = asked.threads.unwrap_or(threads);
     let engine = Engine::start(&Settings {

@@ -75,11 +75,28 @@ fn relay_alone() -> Result<()> {
         bytes <= RELAY_BYTES_MAX,
         "the relay alone has {bytes} bytes, more than {RELAY_BYTES_MAX}: see what it pulls in, by cargo tree with the same flags"
     );
+    refuses_drag(&relay)?;
     // The same selection as the tests before: nothing is built again.
     let mut test = run::cargo(&["nextest", "run", "--locked", "--workspace"]);
     test.args(["-E", RELAY_TEST]);
     test.env("CULVERT_RELAY_BIN", relay);
     run::wait(test)
+}
+
+/// What tests put into the engine is in no build without debug assertions.
+fn refuses_drag(relay: &std::path::Path) -> Result<()> {
+    let mut asked = run::command(
+        &relay.to_string_lossy(),
+        &["relay", "--engine-drag-us", "1"],
+    );
+    let said = asked.output()?;
+    let words = String::from_utf8_lossy(&said.stderr);
+    ensure!(
+        said.status.code() == Some(2) && words.contains("unexpected argument '--engine-drag-us'"),
+        "a build for release knows --engine-drag-us: {}, {words}",
+        said.status
+    );
+    Ok(())
 }
 
 fn lint() -> Result<()> {

@@ -23,12 +23,16 @@ impl Reader<'_> {
         let threads = self.number("engine-threads", 1..=THREADS_MAX as u64);
         let pipes = self.number("pipes", 0..=PIPES_MAX as u64);
         let spin = self.choice("spin", &[("auto", true), ("off", false)]);
+        #[cfg(debug_assertions)]
+        let drag_us = self.number("engine-drag-us", 0..=super::DRAG_US_MAX);
         Some(EngineConfig {
             threads: threads.map(|threads| threads as usize),
             pairs_max,
             cluster_pairs_max,
             pipes: pipes? as usize,
             spin: spin?,
+            #[cfg(debug_assertions)]
+            drag: Duration::from_micros(drag_us?.into()),
         })
     }
 

@@ -169,6 +169,8 @@ const SETTINGS: &[Setting] = &[
         "auto",
         "Spin for a moment after small messages where CPUs are free: auto, off",
     ),
+    #[cfg(debug_assertions)]
+    super::DRAG,
     #[cfg(feature = "hub")]
     super::hub::EBPF,
     #[cfg(feature = "hub")]

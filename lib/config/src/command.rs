@@ -28,7 +28,9 @@ impl Program {
                 help.push_str(&format!(" [default: {}]", setting.default));
             }
             let mut arg = flag(setting.name.to_owned(), help);
-            arg = arg.visible_aliases(setting.also.iter().copied());
+            arg = arg
+                .visible_aliases(setting.also.iter().copied())
+                .hide(setting.is_hidden());
             command = command.arg(match setting.holds {
                 Holds::Switch => arg
                     .num_args(0..=1)

@@ -36,7 +36,7 @@ pub struct Setting {
     pub holds: Holds,
     /// Value when nothing is said; empty for none.
     pub default: &'static str,
-    /// One line for `--help` and the reference.
+    /// One line for `--help` and the reference; empty for what tests need, which neither names.
     pub help: &'static str,
 }
 
@@ -93,6 +93,10 @@ impl Setting {
         self.env.map_or_else(made, str::to_owned)
     }
 
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.help.is_empty()
+    }
+
     pub(crate) fn has_file_twin(&self) -> bool {
         matches!(self.holds, Holds::Secret | Holds::Guarded)
     }
@@ -115,7 +119,7 @@ impl Program {
         } = self;
         let mut text = format!("## {name}\n\n{about}. File: `{file}`, or `--config FILE`.\n\n");
         text.push_str("| flag | environment | file | default | what |\n|---|---|---|---|---|\n");
-        for setting in self.settings {
+        for setting in self.settings.iter().filter(|it| !it.is_hidden()) {
             let flags = std::iter::once(setting.name).chain(setting.also.iter().copied());
             let mut flags: Vec<String> = flags.map(|flag| format!("`--{flag}`")).collect();
             let own = setting.env();

@@ -67,7 +67,7 @@ impl Kernel for Linux {
 
     fn recv(&mut self, from: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
         let (got, _) = retry_on_intr(|| rustix::net::recv(from, &mut *into, RecvFlags::DONTWAIT))?;
-        Ok(got)
+        Ok(taken(got))
     }
 
     fn send(&mut self, to: &OwnedFd, data: &[u8]) -> Result<usize, Errno> {
@@ -84,7 +84,7 @@ impl Kernel for Linux {
     }
 
     fn splice_in(&mut self, from: &OwnedFd, into: &PipeEnds, bytes: usize) -> Result<usize, Errno> {
-        splice(from, &into.write, bytes)
+        splice(from, &into.write, bytes).map(taken)
     }
 
     fn splice_out(&mut self, from: &PipeEnds, to: &OwnedFd, bytes: usize) -> Result<usize, Errno> {
@@ -109,6 +109,15 @@ impl Kernel for Linux {
     fn progress(&mut self, socket: &OwnedFd) -> Option<Progress> {
         listen::progress(socket).ok()
     }
+}
+
+/// Bytes that came from a socket.
+fn taken(bytes: usize) -> usize {
+    #[cfg(debug_assertions)]
+    if bytes > 0 {
+        crate::drag::wait();
+    }
+    bytes
 }
 
 fn splice(from: impl AsFd, to: impl AsFd, bytes: usize) -> Result<usize, Errno> {

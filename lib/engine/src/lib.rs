@@ -9,6 +9,8 @@
 #![deny(unsafe_code)]
 
 mod backend;
+#[cfg(debug_assertions)]
+pub mod drag;
 mod flow;
 mod hop;
 mod inbox;

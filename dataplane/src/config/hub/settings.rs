@@ -214,6 +214,8 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "auto",
         "Spin for a moment after small messages where CPUs are free: auto, off",
     ),
+    #[cfg(debug_assertions)]
+    crate::config::DRAG,
     row(
         "threads",
         Holds::Text,
