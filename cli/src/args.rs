@@ -1,6 +1,7 @@
 //! Flags and verbs; the only place that reads them or the environment.
 
 pub mod access;
+pub mod debug;
 pub mod license;
 pub mod pair;
 pub mod store;
@@ -91,6 +92,9 @@ pub enum Verb {
     /// What this host permits, and why not.
     #[command(subcommand)]
     Check(Check),
+    /// Closer looks, for a while.
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Become PROGRAM, ended by SIGTERM when the parent ends. For quickstart.
     #[command(hide = true)]
     Follow {
@@ -315,9 +319,9 @@ pub enum Agent {
     List,
 }
 
-/// `culvert top`.
+/// Which data plane.
 #[derive(Args)]
-pub struct Top {
+pub struct Dataplane {
     /// The admin listener of a data plane.
     #[arg(
         long,
@@ -326,6 +330,14 @@ pub struct Top {
         default_value = "http://127.0.0.1:9901"
     )]
     pub dataplane: String,
+}
+
+/// `culvert top`.
+#[derive(Args)]
+pub struct Top {
+    /// Which data plane.
+    #[command(flatten)]
+    pub at: Dataplane,
     /// Only this cluster.
     #[arg(long)]
     pub cluster: Option<String>,

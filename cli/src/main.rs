@@ -8,6 +8,7 @@
 
 mod api;
 mod args;
+mod dataplane;
 mod error;
 mod output;
 mod quickstart;

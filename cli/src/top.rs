@@ -1,10 +1,9 @@
 //! `culvert top`: the connections of a data plane, every second.
 //!
-//! `fetch` asks, `exposition` reads what Prometheus would, `model` is what keys
+//! `exposition` reads what Prometheus would, `model` is what keys
 //! change, `screen` draws it.
 
 mod exposition;
-mod fetch;
 mod model;
 mod screen;
 
@@ -17,10 +16,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::args::{Format, Global, Top};
+use crate::dataplane::Dataplane;
 use crate::error::{CliError, Result};
 use crate::output;
 use exposition::Scrape;
-use fetch::Dataplane;
 use model::{After, Key, Model};
 
 pub use model::SORTS;
@@ -35,7 +34,7 @@ const KEYS: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the data plane gives no answer, or there is no terminal.
 pub async fn run(global: &Global, args: &Top) -> Result<()> {
-    let dataplane = Dataplane::new(&args.dataplane)?;
+    let dataplane = Dataplane::new(&args.at.dataplane)?;
     let mut model = Model::new(args.cluster.clone(), &args.sort);
     if args.once {
         return once(global, args, &dataplane, &mut model).await;

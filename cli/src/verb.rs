@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod cluster;
+mod debug;
 mod follow;
 mod join;
 mod license;
@@ -43,6 +44,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Top(args) => top::run(&global, &args).await,
         Verb::Check(verb) => check::run(&global, verb),
+        Verb::Debug(verb) => debug::run(&global, verb).await,
         Verb::Follow { parent, program } => Err(follow::run(parent, &program)),
         Verb::Version => {
             version::run(&global);

@@ -1,4 +1,4 @@
-//! The admin port: metrics, probes, live sessions, drain.
+//! The admin port: metrics, probes, live sessions, drain, trace.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode};
 
 use crate::connections::Connections;
 use crate::plane::Plane;
+use crate::trace;
 
 /// The routes of this data plane.
 pub fn routes(plane: &Arc<Plane>) -> Arc<Admin> {
@@ -38,17 +39,31 @@ fn answer(
                 connections.list(&plane, query).await
             })))
         }
-        (&Method::POST, "/admin/drain") => Some(drain(plane, peer).into()),
+        (&Method::POST, "/admin/drain") => Some(match refused(peer) {
+            Some(refused) => refused.into(),
+            None => drain(plane).into(),
+        }),
+        (&Method::POST, "/admin/trace") => Some(match refused(peer) {
+            Some(refused) => refused.into(),
+            None => {
+                let query = request.uri().query().unwrap_or("").to_owned();
+                Reply::Later(Box::pin(trace::run(plane.clone(), query)))
+            }
+        }),
         _ => None,
     }
 }
 
 /// State changes only from this host, whatever the listener is bound to.
-fn drain(plane: &Plane, peer: SocketAddr) -> Answer {
-    if !peer.ip().to_canonical().is_loopback() {
-        let why = "a drain is asked for from this host only\n".to_owned();
-        return text(StatusCode::FORBIDDEN, "text/plain", why);
+fn refused(peer: SocketAddr) -> Option<Answer> {
+    if peer.ip().to_canonical().is_loopback() {
+        return None;
     }
+    let why = "what changes this data plane is asked for from its host only\n".to_owned();
+    Some(text(StatusCode::FORBIDDEN, "text/plain", why))
+}
+
+fn drain(plane: &Plane) -> Answer {
     tracing::info!("drain asked for on the admin port");
     plane.shutdown.advance(Phase::Draining);
     text(StatusCode::ACCEPTED, "text/plain", "draining\n".to_owned())

@@ -237,7 +237,12 @@ impl Channels {
         }
         let proves =
             |key: &[u8; 32]| constant_time_eq(&hmac_sha256(key, &preface.signed_part()), mac);
-        match state.tickets.redeem(now_ms, preface, proves)? {
+        let purpose = state.tickets.redeem(now_ms, preface, proves);
+        self.count_ticket(match &purpose {
+            Ok(_) => "redeemed",
+            Err(_) => "unknown",
+        });
+        match purpose? {
             Purpose::Open(_, tell) => Ok(Admitted::Open(tell)),
             Purpose::Park(form) => {
                 let pool = state.pool(form);
@@ -284,6 +289,11 @@ impl Channels {
             .inc();
     }
 
+    fn count_ticket(&self, result: &str) {
+        let tickets = &self.metrics.channels.tickets;
+        tickets.with_label_values(&[result]).inc();
+    }
+
     /// Resolves when there is something for [`Channels::tick`] to do.
     pub async fn due(&self) {
         // First, so that a caller who gives up in between has taken no notice away.
@@ -312,6 +322,7 @@ impl Channels {
         let now_ms = self.now_ms();
         let mut state = self.state.lock();
         while let Some(purpose) = state.tickets.expire(now_ms) {
+            self.count_ticket("expired");
             if let Purpose::Park(form) = purpose {
                 state.pool(form).failed(now_ms);
                 self.count_failure("ticket_expired");

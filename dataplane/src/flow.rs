@@ -8,7 +8,6 @@ mod open;
 mod told;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use culvert_proto::token::Digest;
 
 use crate::accept::Place;
 use crate::ingress::Refusal;
-use crate::observe::socket::Identity;
+use crate::observe::socket::{Copied, Identity};
 use crate::observe::{Watched, pair};
 use crate::plane::{Plane, Work, unix_ms};
 use crate::routes::Way;
@@ -239,9 +238,10 @@ impl Begun {
         }
     }
 
-    async fn copy_socket(self, mut client: TcpStream, mut watched: Watched, place: Place) {
-        let reason = self.copy(&mut client, Bytes::new()).await;
-        watched.ended(client.as_fd(), reason);
+    async fn copy_socket(self, client: TcpStream, watched: Watched, place: Place) {
+        let mut client = Copied::new(client, watched);
+        let reason = self.copy(&mut client.io, Bytes::new()).await;
+        client.ends(reason);
         drop((client, place));
     }
 
@@ -303,10 +303,12 @@ impl Begun {
         self.life.pair = Some(self.opened.pair);
         let life = &mut self.life;
         match self.opened.leg {
-            ServiceLeg::Plain(mut channel) => {
+            ServiceLeg::Plain(channel) => {
                 life.datapath = "copy";
-                let reason = life.copy(client, &mut channel.stream, early).await;
-                channel.watched.ended(channel.stream.as_fd(), reason);
+                let mut service = Copied::new(channel.stream, channel.watched);
+                let reason = life.copy(client, &mut service.io, early).await;
+                service.ends(reason);
+                drop((service, channel.place));
                 reason
             }
             ServiceLeg::Tls(mut channel) => {

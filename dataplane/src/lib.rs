@@ -64,6 +64,8 @@ mod subscribe;
 #[cfg(feature = "hub")]
 mod table;
 #[cfg(feature = "hub")]
+mod trace;
+#[cfg(feature = "hub")]
 mod tunnel;
 #[cfg(feature = "hub")]
 mod watches;

@@ -71,6 +71,7 @@ pub struct Metrics {
     pub streams_refused: IntCounterVec,
     relay_bytes: IntCounterVec,
     relay_stall: CounterVec,
+    mux_stall: CounterVec,
     /// Relayed TCP connections
     pub flows: FlowMetrics,
     /// Data channels
@@ -229,6 +230,11 @@ impl Metrics {
                 "Time in which bytes of pairs of the engine waited for room in the other side's socket.",
                 &["cluster", "direction"],
             ),
+            mux_stall: r.seconds_vec(
+                "culvert_mux_window_stall_seconds_total",
+                "Time in which bytes for streams of a carrier waited for the agent's credit or the carrier, added up over streams.",
+                &["cluster", "direction"],
+            ),
             flows: FlowMetrics::new(&r),
             channels: ChannelMetrics::new(&r),
             engine: EngineMetrics::new(&r, &panics),
@@ -309,10 +315,21 @@ impl Metrics {
         })
     }
 
-    /// The gauge of sessions of a cluster on one kind of carrier.
+    /// Forgets the clusters that nobody counts for any more.
+    pub fn sweep(&self) {
+        self.sight.sweep(&self.labels, &self.registry);
+    }
+
+    /// The gauge of sessions of a cluster on one kind of carrier, while it is in use.
     pub fn sessions(&self, cluster: &str, carrier: &str) -> IntGauge {
         let label = self.labels.label(cluster);
         self.agent_sessions.with_label_values(&[label, carrier])
+    }
+
+    /// Seconds in which bytes for a cluster's agents waited for a carrier.
+    pub fn mux_stall(&self, cluster: &str) -> Counter {
+        let label = self.labels.label(cluster);
+        self.mux_stall.with_label_values(&[label, "to_service"])
     }
 
     /// Engine or session threads run on this.
@@ -323,6 +340,7 @@ impl Metrics {
 
     /// Fills what is only known at scrape time.
     pub fn refresh(&self, engine: &Engine) {
+        self.sweep();
         self.engine.follow(engine.gauges());
         let paused = culvert_net::listen::accept_paused().as_secs();
         self.accept_paused

@@ -1,10 +1,11 @@
 //! What is known of the connections of this data plane: sockets are tagged for
 //! the observer in the kernel, counted by leg, and told of when they end.
 //!
-//! `socket` is one accepted connection, `pair` the two of the engine, `families`
+//! `claims` gives clusters their places, `socket` is one accepted connection, `pair` the two of the engine, `families`
 //! what a scrape reads of the kernel, `launch` the start of the observer, `ends` the thread that hears of closed
 //! connections, `flowlog` the line for each, `probe` what the host permits. Nothing here fails a connection.
 
+mod claims;
 pub mod ends;
 mod families;
 pub mod flowlog;
@@ -13,14 +14,19 @@ pub mod pair;
 pub mod probe;
 pub mod socket;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use culvert_engine::legs::{Elsewhere, LegMetrics, Named};
+use culvert_engine::legs::{Elsewhere, LegMetrics};
 use culvert_observe::{ClusterIndex, ConnId, Observer, Tier};
 use culvert_telemetry::metrics::{ClusterLabels, HistogramVec, Metrics as Registry};
 
+use claims::Claims;
+pub use claims::Seen;
 pub use families::register;
 pub use launch::start;
 pub use socket::Watched;
@@ -37,20 +43,12 @@ pub struct Sight {
     pub legs: Arc<LegMetrics>,
     /// Hears of ends.
     pub ends: ends::Mailbox,
+    claims: Claims,
     sequence: AtomicU64,
     accepts: AtomicU64,
     accept_queue: HistogramVec,
     pub(in crate::observe) first_byte: HistogramVec,
     pub(in crate::observe) connect: HistogramVec,
-}
-
-/// A cluster, or nobody, as it is counted and tagged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// In metrics.
-    pub named: Arc<Named>,
-    /// In the kernel.
-    pub index: ClusterIndex,
 }
 
 impl Sight {
@@ -65,6 +63,7 @@ impl Sight {
         let sight = Self {
             legs: LegMetrics::new(r, elsewhere),
             ends: ends::Mailbox::new(r),
+            claims: Claims::default(),
             sequence: AtomicU64::new(1),
             accepts: AtomicU64::new(0),
             accept_queue: r.times_vec(
@@ -91,19 +90,19 @@ impl Sight {
         Arc::new(sight)
     }
 
-    /// A cluster by its name.
+    /// A cluster by its name, which has a place as long as the answer is held.
     pub fn cluster(&self, labels: &ClusterLabels, cluster: &str) -> Seen {
-        let named = Named::new(labels, cluster);
-        let index = self.observer.cluster(&named.label);
-        Seen { named, index }
+        self.claims.claim(cluster, labels, &self.observer)
+    }
+
+    /// Gives back the places of clusters that nobody counts for any more.
+    pub fn sweep(&self, labels: &ClusterLabels, registry: &Registry) {
+        self.claims.sweep(labels, &self.observer, registry);
     }
 
     /// Whoever it is.
     pub fn nobody(&self) -> Seen {
-        Seen {
-            named: self.legs.nobody().clone(),
-            index: ClusterIndex::UNROUTED,
-        }
+        Seen::fixed(self.legs.nobody().clone(), ClusterIndex::UNROUTED)
     }
 
     /// A number for a connection, or for the two of a relay.

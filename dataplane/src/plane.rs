@@ -127,6 +127,8 @@ impl Plane {
     /// When the state contradicts itself; the old one stays.
     pub fn adopt(&self, state: &State, source: Source) -> Result<(), String> {
         let before = self.table.load_full();
+        // What left with an earlier table makes room for what comes.
+        self.metrics.sweep();
         let defaults = Defaults {
             requests_max: self.config.cluster_requests_max,
             rate: self.config.cluster_rate_limit.and_then(NonZeroU32::new),
@@ -375,6 +377,7 @@ impl Plane {
         let metrics = &self.metrics;
         metrics.refresh(&self.engine);
         self.flows.count();
+        self.sessions.count();
         metrics
             .memory_used
             .with_label_values(&["carrier"])

@@ -6,7 +6,7 @@ mod slot;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -48,6 +48,8 @@ pub struct Session {
     pairs: AtomicU32,
     idle: Notify,
     streams_max: AtomicU32,
+    /// What was told of waits for the mux.
+    stall_told: Mutex<Duration>,
 }
 
 /// What is known of an agent, for lists and reports.
@@ -100,6 +102,7 @@ impl Session {
             pairs: AtomicU32::new(0),
             idle: Notify::new(),
             streams_max: AtomicU32::new(streams_max),
+            stall_told: Mutex::default(),
         })
     }
 
@@ -216,6 +219,7 @@ impl Sessions {
         }
         self.gauge(session).dec();
         self.metrics.agents.dec();
+        self.count_stall(session);
         let life = session.facts.began.elapsed().as_secs_f64();
         self.metrics
             .session_seconds
@@ -250,6 +254,23 @@ impl Sessions {
             session.carrier.close(reason);
         }
         dead.len()
+    }
+
+    /// Tells the metrics how long writers waited for carriers since they were last told.
+    pub fn count(&self) {
+        for session in self.list(usize::MAX) {
+            self.count_stall(&session);
+        }
+    }
+
+    fn count_stall(&self, session: &Session) {
+        let now = session.carrier.write_stall();
+        let mut told = session.stall_told.lock();
+        let more = now.saturating_sub(std::mem::replace(&mut *told, now));
+        if !more.is_zero() {
+            let counter = self.metrics.mux_stall(session.key.cluster.as_str());
+            counter.inc_by(more.as_secs_f64());
+        }
     }
 
     /// The current session of an epoch.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -132,8 +132,15 @@ async fn attempt(plane: &Plane, wanted: &Wanted<'_>) -> Result<Opened, Refusal> 
             wanted,
             session: &session,
         };
+        let began = Instant::now();
         match one.run().await {
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => {
+                let seen = &flow.cluster.metrics.seen;
+                let took = &plane.metrics.flows.stream_open;
+                took.with_label_values(&[&*seen.named.histogram])
+                    .observe(began.elapsed().as_secs_f64());
+                return Ok(opened);
+            }
             Err(Failed::For(refusal)) => return Err(refusal),
             Err(Failed::Leaving) => plane.sessions.set_standing(&session, Standing::Closed),
             Err(Failed::Stale) => {}

@@ -19,6 +19,8 @@ pub struct FlowMetrics {
     pub fallbacks: IntCounterVec,
     /// `culvert_flow_open_seconds`
     pub open_seconds: HistogramVec,
+    /// `culvert_stream_open_seconds{cluster}`
+    pub stream_open: HistogramVec,
     /// `culvert_route_listeners{state}`
     pub listeners: IntGaugeVec,
 }
@@ -31,6 +33,8 @@ pub struct ChannelMetrics {
     pub opened: IntCounterVec,
     /// `culvert_channels_failed_total{reason}`
     pub failed: IntCounterVec,
+    /// `culvert_tickets_total{result}`
+    pub tickets: IntCounterVec,
 }
 
 impl FlowMetrics {
@@ -63,6 +67,11 @@ impl FlowMetrics {
                 &[],
                 OPEN_SECONDS,
             ),
+            stream_open: r.times_vec(
+                "culvert_stream_open_seconds",
+                "From an open for a relayed connection, on a stream or a data channel, to the agent's word that its service is connected.",
+                &["cluster"],
+            ),
             listeners: r.gauge_vec(
                 "culvert_route_listeners",
                 "Addresses of routes: bound, or failed and tried again.",
@@ -90,6 +99,11 @@ impl ChannelMetrics {
                 "culvert_channels_failed_total",
                 "Data channels that did not come to be or died while they waited: refused here (bad_ticket, stale_epoch, pool_full, form, preface_*), not opened by the agent (a close reason, ticket_expired), or died_parked.",
                 &["reason"],
+            ),
+            tickets: r.counter_vec(
+                "culvert_tickets_total",
+                "Tickets for data channels: redeemed, expired before anybody showed them, or shown and unknown, which those are that were used, forged or too old.",
+                &["result"],
             ),
         }
     }

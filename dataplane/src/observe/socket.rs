@@ -3,9 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use culvert_engine::legs::{Connection, Leg};
-use culvert_observe::{ConnId, Leg as Tagged, Role, Tag, monotonic_ns};
+use culvert_engine::legs::{Connection, Leg, SAMPLE_INTERVAL};
+use culvert_net::look::Looked;
+use culvert_net::relay::End;
+use culvert_observe::{ConnId, Leg as Tagged, Mark, Role, Tag, monotonic_ns};
 use culvert_proto::close::CloseReason;
+use parking_lot::Mutex;
 
 use super::{Seen, Sight};
 
@@ -17,6 +20,8 @@ pub struct Watched {
     seen: Seen,
     /// Its number as it was tagged last.
     conn: Option<ConnId>,
+    /// The trace that looks at it.
+    mark: Mark,
 }
 
 /// What a connection turned out to be.
@@ -53,6 +58,7 @@ impl Watched {
             seen: sight.nobody(),
             sight: sight.clone(),
             conn: None,
+            mark: Mark::default(),
         }
     }
 
@@ -67,6 +73,7 @@ impl Watched {
         self.conn = Some(conn);
         self.seen = seen.clone();
         self.connection.becomes(&seen.named, *leg);
+        self.mark = self.sight.observer.mark(seen.index);
         self.sight.observer.tag(socket, self.tag());
     }
 
@@ -94,9 +101,19 @@ impl Watched {
         &self.sight
     }
 
-    /// Reads what the kernel counted, if that was long ago.
+    /// Reads what the kernel counted, if that was long ago, and follows a trace that began or
+    /// ended since.
     pub fn sample_at_times(&mut self, socket: BorrowedFd<'_>) {
         self.connection.sample_at_times(socket);
+        self.follow_trace(socket);
+    }
+
+    fn follow_trace(&mut self, socket: BorrowedFd<'_>) {
+        let observer = &self.sight.observer;
+        let mark = observer.mark(self.seen.index);
+        if std::mem::replace(&mut self.mark, mark) != mark {
+            observer.follow_trace(socket);
+        }
     }
 
     /// Reads what the kernel counted.
@@ -113,6 +130,35 @@ impl Watched {
     pub fn ended(&mut self, socket: BorrowedFd<'_>, reason: CloseReason) {
         self.connection.sample(socket);
         self.connection.ends(reason);
+    }
+}
+
+/// A plain connection that is copied on this thread, and looked at as it goes.
+pub struct Copied<E: End> {
+    /// What is copied.
+    pub io: Looked<E>,
+    watched: Arc<Mutex<Watched>>,
+}
+
+impl<E: End> Copied<E> {
+    /// `end`, which has a socket.
+    pub fn new(end: E, watched: Watched) -> Self {
+        let io = Looked::new(end, SAMPLE_INTERVAL);
+        let watched = Arc::new(Mutex::new(watched));
+        let eye = watched.clone();
+        io.look().set(move |socket, is_due| {
+            let mut watched = eye.lock();
+            match is_due {
+                true => watched.sample(socket),
+                false => watched.follow_trace(socket),
+            }
+        });
+        Self { io, watched }
+    }
+
+    /// Why it will have ended.
+    pub fn ends(&self, reason: CloseReason) {
+        self.watched.lock().ends(reason);
     }
 }
 

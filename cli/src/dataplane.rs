@@ -1,8 +1,8 @@
-//! Asks the admin listener of a data plane: read-only, over plain HTTP.
+//! Asks the admin listener of a data plane, over plain HTTP.
 
 use std::time::Duration;
 
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -44,28 +44,8 @@ impl Dataplane {
     /// # Errors
     /// When there is none.
     pub async fn get(&self, path: &str) -> Result<String> {
-        match tokio::time::timeout(DEADLINE, self.ask(path)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.broken("no answer within 10 s")),
-        }
-    }
-
-    async fn ask(&self, path: &str) -> Result<String> {
-        let stream = tokio::net::TcpStream::connect(&self.authority).await;
-        let stream = stream.map_err(|why| self.broken(why))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-                .await
-                .map_err(|why| self.broken(why))?;
-        tokio::spawn(connection);
-        let request = Request::get(path).header(header::HOST, &self.authority);
-        let request = request.body(Empty::new()).map_err(|why| self.broken(why))?;
-        let answer = sender.send_request(request).await;
-        let (head, body) = answer.map_err(|why| self.broken(why))?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|why| self.broken(why))?.to_bytes();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        match head.status {
+        let (status, text) = self.ask(Method::GET, path, DEADLINE).await?;
+        match status {
             StatusCode::OK => Ok(text),
             StatusCode::BAD_REQUEST => Err(CliError::usage(
                 "the data plane does not list that",
@@ -76,7 +56,47 @@ impl Dataplane {
         }
     }
 
-    fn broken(&self, why: impl std::fmt::Display) -> CliError {
+    /// Has something done that takes up to `time`; its status and text, whatever they are.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post(&self, path: &str, time: Duration) -> Result<(StatusCode, String)> {
+        self.ask(Method::POST, path, time + DEADLINE).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<(StatusCode, String)> {
+        match tokio::time::timeout(deadline, self.exchange(method, path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.broken(format!("no answer within {} s", deadline.as_secs()))),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, String)> {
+        let stream = tokio::net::TcpStream::connect(&self.authority).await;
+        let stream = stream.map_err(|why| self.broken(why))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+                .await
+                .map_err(|why| self.broken(why))?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::HOST, &self.authority);
+        let request = request.body(Empty::new()).map_err(|why| self.broken(why))?;
+        let answer = sender.send_request(request).await;
+        let (head, body) = answer.map_err(|why| self.broken(why))?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|why| self.broken(why))?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Ok((head.status, text))
+    }
+
+    /// What it answers cannot be.
+    pub fn broken(&self, why: impl std::fmt::Display) -> CliError {
         CliError::new(
             "dataplane_unreachable",
             "the data plane's admin listener gives no answer",
