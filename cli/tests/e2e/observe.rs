@@ -6,8 +6,10 @@ mod closes;
 mod delays;
 mod endpoint;
 mod lives;
+mod pair;
 mod prometheus;
 mod tiers;
+mod trace;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -78,10 +78,26 @@ impl Files {
 
     /// A relay on its usual port.
     pub fn relay(&self, bed: &Testbed, name: &str, arguments: &[&str]) -> Result<Watched> {
-        let spawn = Spawn::new(binary("culvert-dataplane")?)
+        let program = Spawn::new(binary("culvert-dataplane")?);
+        self.started(self.with_certificate(program).args(arguments), bed, name)
+    }
+
+    /// A relay that `entrance` becomes in the end; its last argument is the program.
+    pub fn relay_from(&self, entrance: Spawn, arguments: &[&str]) -> Result<Spawn> {
+        let program = binary("culvert-dataplane")?;
+        Ok(self
+            .with_certificate(entrance.args([program]))
+            .args(arguments))
+    }
+
+    fn with_certificate(&self, program: Spawn) -> Spawn {
+        program
             .args(["relay", "--tls-cert", &self.relay_cert])
             .args(["--tls-key", &self.relay_key])
-            .args(arguments);
+    }
+
+    /// Starts a relay on its usual port.
+    pub fn started(&self, spawn: Spawn, bed: &Testbed, name: &str) -> Result<Watched> {
         let mut relay = Watched::start(spawn, bed, &bed.hub, name)?;
         relay.wait_port(&bed.client, (HUB_FOR_CLIENT, RELAY).into(), START_MAX)?;
         Ok(relay)

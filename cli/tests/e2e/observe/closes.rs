@@ -2,9 +2,14 @@
 
 use std::net::Shutdown;
 
+use culvert_perf::testbed::{BlackHole, Way};
+
 use socket2::SockRef;
 
 use super::*;
+
+/// From the first answer of a service to its next words.
+const LATE: Duration = Duration::from_secs(3);
 
 /// Lines of the flow log in what the data plane printed.
 fn lines(rig: &Observed) -> Vec<Value> {
@@ -26,7 +31,12 @@ fn serve(site: &Namespace) -> Result<()> {
                     return;
                 }
                 let _ = stream.write_all(b"here");
-                if first[0] == b'-' {
+                if first[0] == b'l' {
+                    // Late, when nobody acknowledges any more.
+                    std::thread::sleep(LATE);
+                    let _ = stream.write_all(&[7; 4096]);
+                }
+                if first[0] == b'-' || first[0] == b'l' {
                     let _ = stream.read_to_end(&mut Vec::new());
                     return;
                 }
@@ -41,6 +51,21 @@ fn serve(site: &Namespace) -> Result<()> {
     Ok(())
 }
 
+/// A connection that told the service how it ends, and has its answer.
+fn open(bed: &Testbed, first: u8) -> Result<TcpStream> {
+    wait_for("an answer", START_MAX, || {
+        bed.client.run(|| {
+            let mut stream = TcpStream::connect(at_hub(PORT)).ok()?;
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .ok()?;
+            stream.write_all(&[first]).ok()?;
+            stream.read_exact(&mut [0; 4]).ok()?;
+            Some(stream)
+        })
+    })
+}
+
 #[test]
 fn each_end_has_its_reason_and_its_side() -> Result<()> {
     if !observing("each_end_has_its_reason_and_its_side", &[]) {
@@ -50,19 +75,7 @@ fn each_end_has_its_reason_and_its_side() -> Result<()> {
     // Lines of the flow log are no complaints.
     rig.dataplane.expect(&["\"closer\":"]);
     serve(&rig.bed.site)?;
-    let open = |first: u8| -> Result<TcpStream> {
-        wait_for("an answer", START_MAX, || {
-            rig.bed.client.run(|| {
-                let mut stream = TcpStream::connect(at_hub(PORT)).ok()?;
-                stream
-                    .set_read_timeout(Some(Duration::from_secs(10)))
-                    .ok()?;
-                stream.write_all(&[first]).ok()?;
-                stream.read_exact(&mut [0; 4]).ok()?;
-                Some(stream)
-            })
-        })
-    };
+    let open = |first| open(&rig.bed, first);
     // FIN of the client, FIN of the service, RST of the client, RST of the service.
     let mut stream = open(b'-')?;
     stream.shutdown(Shutdown::Write)?;
@@ -131,5 +144,119 @@ fn each_end_has_its_reason_and_its_side() -> Result<()> {
         (1.0, 2.0)
     );
     assert!(closed("finished") >= 2.0, "warm channels end too");
+    Ok(())
+}
+
+/// A client's host that is gone says nothing: one connection idles and its keep-alive finds out, one
+/// has bytes on the way that nobody acknowledges.
+#[test]
+fn a_client_that_vanished_is_dead_and_not_done() -> Result<()> {
+    if !observing("a_client_that_vanished_is_dead_and_not_done", &[]) {
+        return Ok(());
+    }
+    let mut rig = Observed::start(&["--ebpf", "require", "--flowlog", "all"])?;
+    rig.dataplane.expect(&["\"closer\":"]);
+    serve(&rig.bed.site)?;
+    let _idle = open(&rig.bed, b'-')?;
+    let _busy = open(&rig.bed, b'l')?;
+    // What the hub sends leaves it, and nothing of the client comes: to TCP it is on the way.
+    let hole = BlackHole::dig(&rig.bed.hub, &rig.bed.client, Way::In, at_hub(PORT))?;
+    // A keep-alive begins after 15 s and gives up 15 s later; bytes on the way, sooner.
+    let told = wait_for("the lines of both", Duration::from_secs(100), || {
+        let mut lines = lines(&rig);
+        // A probe of the port is a connection that had no answer.
+        lines.retain(|line| line["to_client"].as_u64().is_some_and(|bytes| bytes >= 4));
+        (lines.len() >= 2).then_some(lines)
+    })?;
+    println!("after {:?}: {told:#?}", hole.since().elapsed());
+    for line in &told {
+        assert_eq!(
+            (&line["reason"], &line["closer"]),
+            (&"client_dead".into(), &"client".into())
+        );
+        let client = &line["legs"][0];
+        assert_eq!(
+            (&client["leg"], &client["kernel"]),
+            (&"client".into(), &true.into())
+        );
+    }
+    let unacked = |line: &Value| line["legs"][0]["unacked"].as_u64().unwrap_or(0);
+    let lost = told.iter().filter(|line| unacked(line) > 0).count();
+    assert_eq!(
+        lost, 1,
+        "bytes that were on the way, and in one of them only"
+    );
+    let after = rig.scrape()?;
+    let labels = [
+        ("cluster", "dev"),
+        ("leg", "client"),
+        ("reason", "client_dead"),
+    ];
+    assert_eq!(after.sum("culvert_connections_closed_total", &labels), 2.0);
+    drop(hole);
+    Ok(())
+}
+
+/// A service's process that is killed with bytes of the client unread: its kernel resets.
+#[test]
+fn a_service_that_is_killed_resets_and_does_not_finish() -> Result<()> {
+    if !observing("a_service_that_is_killed_resets_and_does_not_finish", &[]) {
+        return Ok(());
+    }
+    let mut rig = Observed::start(&["--ebpf", "require", "--flowlog", "all"])?;
+    rig.dataplane.expect(&["\"closer\":"]);
+    // In front of somebody who never reads: the bytes of the client stay in the process.
+    let deaf = rig.bed.site.run(|| TcpListener::bind((SITE, 0)))?;
+    let relay = Spawn::new(binary("culvert-perf")?)
+        .args([
+            "relay",
+            "epoll-copy",
+            "--listen",
+            &format!("{SITE}:{SERVICE}"),
+        ])
+        .args(["--to", &deaf.local_addr()?.to_string()]);
+    let mut service = relay.start(&rig.bed, &rig.bed.site, "service")?;
+    service.wait_port(&rig.bed.site, (SITE, SERVICE).into(), START_MAX)?;
+    let mut client = rig.bed.client.run(|| TcpStream::connect(at_hub(PORT)))?;
+    client.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let mut sent = 0;
+    // Until every buffer on the way is full.
+    while let Ok(wrote) = client.write(&[7; 65_536]) {
+        sent += wrote;
+    }
+    service.kill_9()?;
+    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let ended = client.read(&mut [0]);
+    assert!(ended.is_err(), "{ended:?}");
+    let told = wait_for("its line", Duration::from_secs(20), || {
+        let mut lines = lines(&rig);
+        lines.retain(|line| line["to_service"].as_u64().is_some_and(|bytes| bytes > 0));
+        lines.pop()
+    })?;
+    println!("{sent} bytes taken from the client: {told:#}");
+    assert_eq!(
+        (&told["reason"], &told["closer"]),
+        (&"upstream_reset".into(), &"service".into())
+    );
+    let delivered = told["to_service"].as_u64().context("bytes")?;
+    assert!(delivered < sent as u64, "{delivered} of {sent}");
+    let data = &told["legs"][1];
+    assert_eq!(
+        (&data["leg"], &data["kernel"]),
+        (&"data".into(), &true.into())
+    );
+    let after = rig.scrape()?;
+    for leg in ["client", "data"] {
+        let labels = [
+            ("cluster", "dev"),
+            ("leg", leg),
+            ("reason", "upstream_reset"),
+        ];
+        assert_eq!(
+            after.sum("culvert_connections_closed_total", &labels),
+            1.0,
+            "{leg}"
+        );
+    }
     Ok(())
 }

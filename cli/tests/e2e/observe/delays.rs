@@ -13,6 +13,8 @@ const RTT: &str = "culvert_tcp_rtt_seconds";
 const ASKED: usize = 60;
 /// What is put in.
 const DELAY: Duration = Duration::from_millis(20);
+/// What the engine is told to wait: so much that a sleep that ends late is little beside it.
+const DRAG: Duration = Duration::from_millis(40);
 /// More than a relay or a veth takes, on a machine with other work.
 const QUICK_S: f64 = 0.010;
 /// A peer that answers soon acknowledges with its answer, and after so long without: a round trip
@@ -177,5 +179,61 @@ fn a_stopped_data_plane_is_residence_and_nothing_else() -> Result<()> {
     // The answer found it awake; the kernel acknowledged for it all the time.
     assert!(to_client < QUICK_S, "{to_client}");
     assert!(client < ACK_S && data < ACK_S, "{client} {data}");
+    Ok(())
+}
+
+#[test]
+fn a_delay_in_the_engine_is_residence_both_ways_and_nothing_else() -> Result<()> {
+    if !observing(
+        "a_delay_in_the_engine_is_residence_both_ways_and_nothing_else",
+        &[],
+    ) {
+        return Ok(());
+    }
+    let drag_us = DRAG.as_micros().to_string();
+    let rig = Observed::start(&[
+        "--ebpf",
+        "require",
+        "--spin",
+        "off",
+        "--engine-drag-us",
+        &drag_us,
+    ])?;
+    let echo = Echo::start(&rig.bed.site)?;
+    let mut stream = rig.connect()?;
+    ping(&mut stream)?;
+    let before = rig.scrape()?;
+    let began = Instant::now();
+    for _ in 0..ASKED {
+        ping(&mut stream)?;
+    }
+    let whole = began.elapsed() / u32::try_from(ASKED)?;
+    let after = rig.scrape()?;
+    let [to_service, to_client, client, data] = figures(&before, &after, ASKED);
+    println!(
+        "engine drags {DRAG:?}: residence {to_service} and {to_client}, client {client}, data {data}, an answer {whole:?}"
+    );
+    for residence in [to_service, to_client] {
+        assert!(is_about(residence, DRAG, 15.0), "{residence}");
+    }
+    assert!(client < ACK_S && data < ACK_S, "{client} {data}");
+    // All that the client waits for is in these two and in what is quick.
+    let rest = whole.as_secs_f64() - to_service - to_client;
+    assert!(rest < QUICK_S, "{whole:?}");
+    // A service that is slow besides is in none of them.
+    let late = 2 * DRAG;
+    echo.delay(late);
+    let before = rig.scrape()?;
+    let began = Instant::now();
+    for _ in 0..ASKED / 3 {
+        ping(&mut stream)?;
+    }
+    let whole = began.elapsed() / u32::try_from(ASKED / 3)?;
+    let [to_service, to_client, ..] = figures(&before, &rig.scrape()?, ASKED / 3);
+    println!("and the service is {late:?} late: {to_service} and {to_client}, an answer {whole:?}");
+    for residence in [to_service, to_client] {
+        assert!(is_about(residence, DRAG, 15.0), "{residence}");
+    }
+    assert!(whole >= late + 2 * DRAG, "{whole:?}");
     Ok(())
 }
