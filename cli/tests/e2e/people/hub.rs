@@ -94,6 +94,12 @@ impl People {
             let served = |path| people.get(path, &[&ana]).is_ok_and(|it| it.status == 200);
             (served("/c/kube/id/up") && served("/c/web/id/up")).then_some(())
         })?;
+        // Control hears of agents from the data plane's reports.
+        wait_for("control to see both agents", START_MAX, || {
+            let seen = people.control.ok("GET", "/api/clusters", None).ok()?;
+            let mut all = seen["items"].as_array()?.iter();
+            all.all(|cluster| cluster["agents"] == 1).then_some(())
+        })?;
         Ok(people)
     }
 
