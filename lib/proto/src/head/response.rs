@@ -24,6 +24,9 @@ const HUB_ORIGIN_DROPS: &[Name] = &[
     Is("strict-transport-security"),
     Is("alt-svc"),
     StartsWith("access-control-"),
+    // A proxy in front would obey them.
+    StartsWith("x-accel-"),
+    Is("x-sendfile"),
 ];
 
 /// Framing is written anew.
