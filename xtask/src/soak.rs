@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     engine.env("CULVERT_ENGINE_CONNECTIONS", ENGINE_CONNECTIONS.to_string());
     run::wait(engine)?;
     observer()?;
+    scrape()?;
     routed(args.churn)?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
@@ -71,6 +72,15 @@ fn observer() -> Result<()> {
     tests.env("CULVERT_EBPF_WRAP_BYTES", WRAP_BYTES.to_string());
     tests.env("PROPTEST_CASES", "1000000");
     run::wait(tests)
+}
+
+/// What a scrape costs, which only a build for release can promise.
+fn scrape() -> Result<()> {
+    let mut test = run::cargo(&["nextest", "run", "--locked", "--release"]);
+    test.args(["--package", "culvert-dataplane", "--profile", "soak"]);
+    test.args(["--run-ignored", "only", "--success-output", "final"]);
+    test.args(["-E", "test(a_scrape_of_a_thousand_clusters)"]);
+    run::wait(test)
 }
 
 /// The real binaries: every byte of [`PATTERN_BYTES`] over each datapath and through pairs, churn, and
