@@ -115,7 +115,9 @@ pub fn router(context: Shared) -> Router {
         .route("/", get(page::show))
         .route("/api/config", get(companion::config))
         .route("/api/auth/config", get(auth::config))
-        .route("/api/auth/login", post(auth::login))
+        .route("/api/auth/login", get(auth::start).post(auth::login))
+        .route("/api/auth/callback", get(auth::callback))
+        .route("/api/auth/oidc/callback", get(auth::callback))
         .route("/api/auth/logout", post(auth::logout))
         .route("/api/auth/loggedout", get(auth::logged_out))
         .route("/api/agent/status", get(companion::agent_status));

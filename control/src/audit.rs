@@ -53,6 +53,8 @@ words! {
         ApiTokenRevoke = "api_token_revoke",
         /// The administrator signed in with the password that needs nobody else.
         BreakGlassLogin = "break_glass_login",
+        /// Somebody signed in at an identity provider, or came back from it in vain.
+        Login = "login",
         /// Somebody ended all of their sessions.
         LogoutEverywhere = "logout_everywhere",
         /// The license server renewed the licence.
@@ -186,7 +188,7 @@ impl Verb {
             Self::RouteCreate | Self::RouteDelete => "routes",
             Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
             Self::ApiTokenMint | Self::ApiTokenRevoke => "api_tokens",
-            Self::BreakGlassLogin | Self::LogoutEverywhere => "sessions",
+            Self::BreakGlassLogin | Self::Login | Self::LogoutEverywhere => "sessions",
             Self::LicenseChange => "license",
         }
     }

@@ -119,7 +119,7 @@ impl Config {
         let public_url = checks.parsed("public-url", public_url);
         let config = Self {
             hashed: checks.hashed(),
-            sign_in: checks.sign_in(public_url.as_deref()),
+            sign_in: checks.sign_in(public_url.as_deref(), &outbound),
             migrate_from: checks.migrate_from(&dsn, Dsn::at(&state_dir)),
             dsn,
             clusters: checks.parsed("clusters", |text| Ok(PathBuf::from(text))),

@@ -3,12 +3,15 @@
 
 mod admin;
 mod attempts;
+mod oidc;
 mod scope;
+mod tiers;
 
 use std::collections::BTreeSet;
 
 use culvert_identity::{
-    Key, LOGIN_COOKIE, Life, Ring, SESSION_COOKIE, Session, WeakPassword, check_password,
+    CookieError, Key, LOGIN_COOKIE, LOGIN_S_MAX, Life, Login, Ring, SESSION_COOKIE, SealError,
+    Session, WeakPassword, check_password,
 };
 use culvert_net::crypto;
 use culvert_proto::token::Digest;
@@ -16,12 +19,18 @@ use culvert_proto::update;
 
 pub use admin::{Admin, BadHash, hash};
 pub use attempts::Attempts;
+pub use oidc::{Came, Client, Mapping, Oidc, OidcError, PROVIDERS_MAX, Person, Provider};
 pub use scope::Scope;
+pub use tiers::{TIERED_GROUPS_MAX, Tiers};
 
 /// API tokens at most.
 pub const API_TOKENS_MAX: u64 = 1_000;
 /// The name of the provider that needs none.
 pub const BREAK_GLASS: &str = "break-glass";
+/// Tries of an address to be the administrator, in a minute.
+const ADMIN_ADDRESS_MAX: u32 = 5;
+/// Tries of everybody in a minute: each costs the work of a password hash.
+const ADMIN_ALL_MAX: u32 = 60;
 const KEY_INFO: &[u8] = b"culvert/session/1 key";
 const KEY_ID_INFO: &[u8] = b"culvert/session/1 id";
 
@@ -50,8 +59,12 @@ pub struct SignIn {
     pub admin: Option<Admin>,
     /// `Origin` values that may change something with a cookie.
     pub origins: Vec<String>,
-    /// How often logins are tried.
+    /// How often the administrator's login is tried.
     pub attempts: Attempts,
+    /// OpenID providers; none unless they are set.
+    pub oidc: Oidc,
+    /// What groups may do here; nothing unless it is set.
+    pub tiers: Tiers,
 }
 
 impl SignIn {
@@ -75,7 +88,9 @@ impl SignIn {
             life,
             admin,
             origins,
-            attempts: Attempts::default(),
+            attempts: Attempts::new(ADMIN_ADDRESS_MAX, ADMIN_ALL_MAX),
+            oidc: Oidc::new(Vec::new()),
+            tiers: Tiers::default(),
         })
     }
 
@@ -97,11 +112,7 @@ impl SignIn {
     ///
     /// # Errors
     /// Why a cookie is not good.
-    pub fn session(
-        &self,
-        header: &str,
-        now_unix_s: u64,
-    ) -> Option<Result<Session, culvert_identity::CookieError>> {
+    pub fn session(&self, header: &str, now_unix_s: u64) -> Option<Result<Session, CookieError>> {
         let text = culvert_identity::find(header, SESSION_COOKIE)?;
         Some(self.ring.open(SESSION_COOKIE, text, now_unix_s))
     }
@@ -110,14 +121,31 @@ impl SignIn {
     ///
     /// # Errors
     /// When it does not fit into a cookie.
-    pub fn begin(
-        &self,
-        session: Session,
-        now_unix_s: u64,
-    ) -> Result<(Session, String), culvert_identity::SealError> {
+    pub fn begin(&self, session: Session, now_unix_s: u64) -> Result<(Session, String), SealError> {
         let session = session.begin(self.life, now_unix_s);
         let cookie = self.sealed(&session, now_unix_s)?;
         Ok((session, cookie))
+    }
+
+    /// The `Set-Cookie` of a sign-in on its way.
+    ///
+    /// # Errors
+    /// When it does not fit into a cookie.
+    pub fn login_cookie(&self, login: &Login) -> Result<String, SealError> {
+        let value = self.ring.seal_login(login, crypto::random_bytes())?;
+        // Lax: the provider's redirect is a navigation from another site.
+        Ok(format!(
+            "{LOGIN_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={LOGIN_S_MAX}"
+        ))
+    }
+
+    /// The sign-in that a `Cookie` header holds, if it holds one that is good now.
+    ///
+    /// # Errors
+    /// Why a cookie is not good.
+    pub fn login(&self, header: &str, now_unix_s: u64) -> Option<Result<Login, CookieError>> {
+        let text = culvert_identity::find(header, LOGIN_COOKIE)?;
+        Some(self.ring.open_login(text, now_unix_s))
     }
 
     /// A `Set-Cookie` for a session that was used and is half idle, or sealed with the old key.
@@ -132,11 +160,7 @@ impl SignIn {
         self.sealed(&session, now_unix_s).ok()
     }
 
-    fn sealed(
-        &self,
-        session: &Session,
-        now_unix_s: u64,
-    ) -> Result<String, culvert_identity::SealError> {
+    fn sealed(&self, session: &Session, now_unix_s: u64) -> Result<String, SealError> {
         let nonce = crypto::random_bytes();
         self.ring.set_cookie(session, nonce, now_unix_s)
     }
@@ -144,9 +168,18 @@ impl SignIn {
     /// `Set-Cookie` values that take our cookies from the browser.
     #[must_use]
     pub fn taken() -> [String; 2] {
-        [SESSION_COOKIE, LOGIN_COOKIE]
-            .map(|name| format!("{name}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0"))
+        [SESSION_COOKIE, LOGIN_COOKIE].map(taken)
     }
+
+    /// The one that takes a sign-in that came back.
+    #[must_use]
+    pub fn taken_login() -> String {
+        taken(LOGIN_COOKIE)
+    }
+}
+
+fn taken(name: &str) -> String {
+    format!("{name}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
 }
 
 fn key(password: &str) -> Key {

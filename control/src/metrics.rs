@@ -28,6 +28,8 @@ pub struct Metrics {
     licence_expiry: IntGauge,
     heartbeats: IntCounterVec,
     break_glass: IntCounterVec,
+    logins: IntCounterVec,
+    idp_requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -88,6 +90,16 @@ impl Metrics {
                 "Logins with the password that needs no identity provider.",
                 &["result"],
             ),
+            logins: registry.counter_vec(
+                "culvert_logins_total",
+                "Sign-ins at OpenID providers, by their end.",
+                &["provider", "result"],
+            ),
+            idp_requests: registry.counter_vec(
+                "culvert_idp_requests_total",
+                "Requests to OpenID providers.",
+                &["provider", "what", "result"],
+            ),
             registry,
         }
     }
@@ -124,6 +136,19 @@ impl Metrics {
     /// One break-glass login: `success`, `denied` or `limited`.
     pub fn break_glass(&self, result: &str) {
         self.break_glass.with_label_values(&[result]).inc();
+    }
+
+    /// One sign-in: `success`, or the code of the error. `provider` is a configured name, or empty.
+    pub fn login(&self, provider: &str, result: &str) {
+        self.logins.with_label_values(&[provider, result]).inc();
+    }
+
+    /// One request to a provider: `discovery`, `keys`, `token` or `userinfo`.
+    pub fn idp_request(&self, provider: &str, what: &str, succeeded: bool) {
+        let result = if succeeded { "success" } else { "failure" };
+        self.idp_requests
+            .with_label_values(&[provider, what, result])
+            .inc();
     }
 
     /// One heartbeat.

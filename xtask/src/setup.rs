@@ -14,11 +14,15 @@ const GUNGRAUN: &str = "0.20.0";
 /// Debian packages of the tests, a name a line.
 const PACKAGES: &str = "perf/packages.txt";
 
+/// What npm's lock file pins, and where it is installed within the target directory.
+const NPM: (&str, &str) = ("cli/tests/e2e/peer-oidc", "npm/oidc");
+
 /// Everything `cargo xtask test` needs.
 pub fn for_tests() -> anyhow::Result<()> {
     tool("nextest", "cargo-nextest", NEXTEST)?;
     tool("deny", "cargo-deny", DENY)?;
-    packages()
+    packages()?;
+    npm()
 }
 
 /// What counting instructions needs beside the packages.
@@ -87,6 +91,33 @@ pub fn packages() -> anyhow::Result<()> {
         .env("RUNLEVEL", "1")
         .stdout(Stdio::null());
     run::wait(install)
+}
+
+/// Installs the OpenID provider of the end-to-end tests, unless this lock file's is there.
+/// Without npm it says so; the tests that need it then say so too.
+fn npm() -> anyhow::Result<()> {
+    let (from, to) = (run::root().join(NPM.0), run::target_dir().join(NPM.1));
+    let lock = std::fs::read(from.join("package-lock.json"))?;
+    let stamp = to.join("installed.json");
+    if std::fs::read(&stamp).is_ok_and(|installed| installed == lock) {
+        return Ok(());
+    }
+    if !has("npm") {
+        eprintln!("npm is missing; install it to run every test");
+        return Ok(());
+    }
+    std::fs::create_dir_all(&to)?;
+    for name in ["package.json", "package-lock.json"] {
+        std::fs::copy(from.join(name), to.join(name))?;
+    }
+    // Nothing of what is installed runs while it is installed.
+    let mut ci = run::command(
+        "npm",
+        &["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+    );
+    ci.current_dir(&to);
+    run::wait(ci)?;
+    Ok(std::fs::write(stamp, lock)?)
 }
 
 fn installed(package: &str) -> bool {

@@ -23,6 +23,7 @@ mod load;
 mod local;
 mod mtls;
 mod observe;
+mod oidc;
 mod pair;
 mod pattern;
 mod people;

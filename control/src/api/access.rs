@@ -245,9 +245,10 @@ fn may(
         own_origin(context, request.headers())?;
     }
     let wanted = Scope::wanted(request.method().as_str(), route.as_str());
-    if wanted.is_in(&principal.scopes) {
-        return Ok(());
-    }
+    let wanted = match wanted {
+        Some(wanted) if !wanted.is_in(&principal.scopes) => wanted,
+        _ => return Ok(()),
+    };
     let held: Vec<_> = principal.scopes.iter().map(|it| it.as_str()).collect();
     let seen = format!("{} has: {}", principal.actor.sub, held.join(", "));
     let fix = format!("ask an administrator for the right {}", wanted.as_str());

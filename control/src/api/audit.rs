@@ -204,7 +204,7 @@ const MINUTE_MS: u64 = 60_000;
 pub struct Unknown(Mutex<(u64, u32)>);
 
 impl Unknown {
-    fn admits(&self, now_ms: u64) -> bool {
+    pub(super) fn admits(&self, now_ms: u64) -> bool {
         let (minute, rows) = &mut *self.0.lock();
         if *minute != now_ms / MINUTE_MS {
             (*minute, *rows) = (now_ms / MINUTE_MS, 0);

@@ -1,11 +1,13 @@
 //! `/auth` and `/whoami`: signing in and out, and who one is (P-03, P-04).
 
+mod oidc;
+
 use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Extension, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use culvert_identity::{Session, Tier};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,17 +15,37 @@ use utoipa::ToSchema;
 use super::access::{self, Principal, nobody, own_origin};
 use super::body::Json;
 use super::license::banner;
+use super::page;
 use super::problem::ProblemBody;
 use super::times::rfc3339;
 use super::{Problem, Shared, kind};
 use crate::audit::{Actor, Cause, Outcome, Verb};
-use crate::identity::{BREAK_GLASS, Scope, SignIn};
+use crate::identity::{BREAK_GLASS, Provider, Scope, SignIn};
+
+pub(super) use oidc::{callback, start};
 
 /// How one can sign in.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AuthConfig {
     /// Whether POST /api/auth/login takes the administrator's password.
     break_glass: bool,
+    /// Where a browser may be sent to sign in.
+    providers: Vec<ProviderView>,
+}
+
+/// An identity provider.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProviderView {
+    name: String,
+    title: String,
+    /// Send the browser there; `&return=/path` says where it ends.
+    login_url: String,
+}
+
+/// Where a browser goes to end its session at the identity provider too.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LoggedOut {
+    end_session_url: String,
 }
 
 /// The break-glass login.
@@ -73,7 +95,7 @@ pub(super) struct WhoAmIFully {
 
 fn sign_in(context: &Shared) -> Result<&SignIn, Problem> {
     context.sign_in.as_ref().ok_or_else(|| {
-        let fix = "set --cookie-password, and --admin-email with --admin-password-hash";
+        let fix = "set --cookie-password, and --oidc-issuer or --admin-email";
         Problem::new(&kind::NO_SIGN_IN, "no cookie password is set", fix)
     })
 }
@@ -81,8 +103,15 @@ fn sign_in(context: &Shared) -> Result<&SignIn, Problem> {
 /// `/api/auth/config`.
 pub(super) async fn config(State(context): State<Shared>) -> Answer<AuthConfig> {
     let sign_in = context.sign_in.as_ref();
+    let providers = sign_in.map_or(&[][..], |it| it.oidc.providers());
+    let view = |provider: &Provider| ProviderView {
+        name: provider.client.name.clone(),
+        title: provider.client.title.clone(),
+        login_url: format!("/api/auth/login?provider={}", provider.client.name),
+    };
     Answer(AuthConfig {
         break_glass: sign_in.is_some_and(|it| it.admin.is_some()),
+        providers: providers.iter().map(view).collect(),
     })
 }
 
@@ -143,18 +172,12 @@ fn subject(email: &str) -> String {
 
 async fn begin(context: &Shared, sign_in: &SignIn, email: &str) -> Result<Response, Problem> {
     let (subject, now_ms) = (subject(email), context.hub.now_ms());
+    // A store that does not answer keeps the administrator out of nothing but other sessions.
+    let epoch = context.hub.session_epoch(&subject).await?;
     let session = Session {
-        // A store that does not answer keeps the administrator out of nothing but other sessions.
-        epoch: context.hub.session_epoch(&subject).await?,
-        subject: subject.clone(),
         email: email.to_owned(),
-        groups: Vec::new(),
         tier: Some(Tier::Admin),
-        provider: BREAK_GLASS.to_owned(),
-        issued_unix_s: 0,
-        sealed_unix_s: 0,
-        idle_until_unix_s: 0,
-        expires_unix_s: 0,
+        ..Session::of(subject.clone(), BREAK_GLASS.to_owned(), epoch)
     };
     let begun = sign_in.begin(session, now_ms / 1000);
     let (session, cookie) = begun
@@ -170,19 +193,29 @@ async fn begin(context: &Shared, sign_in: &SignIn, email: &str) -> Result<Respon
     Ok(with_cookies(body.into_response(), [cookie]))
 }
 
-/// Ends the session of this browser.
+/// Ends the session of this browser, and says where it ends at the provider too. A form of a
+/// page is sent there at once.
 pub(super) async fn logout(
     State(context): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     own_origin(&context, &headers)?;
-    Ok(with_cookies(
-        StatusCode::NO_CONTENT.into_response(),
-        SignIn::taken(),
-    ))
+    let end_session_url = oidc::end_session_url(&context, &headers).await;
+    let response = match (page::is_wanted(&headers), end_session_url) {
+        (true, url) => {
+            let url = url.unwrap_or_else(|| LOGGED_OUT.to_owned());
+            Redirect::to(&url).into_response()
+        }
+        (false, Some(end_session_url)) => Answer(LoggedOut { end_session_url }).into_response(),
+        (false, None) => StatusCode::NO_CONTENT.into_response(),
+    };
+    Ok(with_cookies(response, SignIn::taken()))
 }
 
-/// `/api/auth/loggedout`: where a browser ends.
+/// Where a browser ends.
+const LOGGED_OUT: &str = "/api/auth/loggedout";
+
+/// `/api/auth/loggedout`.
 pub(super) async fn logged_out() -> Html<&'static str> {
     Html("<!doctype html><html lang=\"en\"><title>Culvert</title><p>You are signed out.</html>\n")
 }

@@ -11,7 +11,7 @@ pub struct Kind {
     pub status: StatusCode,
     /// The stable word.
     pub code: &'static str,
-    /// Which side caused it: client or control.
+    /// Which side caused it: client, control or identity provider.
     pub side: &'static str,
     /// What it is, for people.
     pub title: &'static str,
@@ -32,11 +32,22 @@ macro_rules! kinds {
 
 kinds! {
     BAD_JSON = BAD_REQUEST, "bad_json", "client", "the body is no JSON";
+    LOGIN_LOST = BAD_REQUEST, "login_lost", "client", "this browser has no sign-in on its way";
+    LOGIN_CODE = BAD_REQUEST, "login_code", "client", "the identity provider does not take the code";
+    LOGIN_ISSUER = BAD_REQUEST, "login_issuer", "client",
+        "the answer is not of the identity provider that was asked";
     UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated", "client", "a token is required";
     BAD_LOGIN = UNAUTHORIZED, "bad_login", "client", "name or password is wrong";
     FORBIDDEN = FORBIDDEN, "forbidden", "client", "the caller has no right to this";
     ORIGIN_REFUSED = FORBIDDEN, "origin_refused", "client",
         "a page of another origin may not do this";
+    LOGIN_DENIED = FORBIDDEN, "login_denied", "identity provider",
+        "the identity provider did not sign you in";
+    BAD_CLAIMS = FORBIDDEN, "bad_claims", "identity provider",
+        "what the identity provider says of you cannot be used";
+    TOO_MANY_GROUPS = FORBIDDEN, "too_many_groups", "identity provider",
+        "you are in more groups than a session holds";
+    UNKNOWN_PROVIDER = NOT_FOUND, "unknown_provider", "client", "no such identity provider";
     NO_SIGN_IN = NOT_FOUND, "no_sign_in", "control", "nobody can sign in here";
     NO_ROUTE = NOT_FOUND, "no_route", "client", "no such route";
     UNKNOWN_CLUSTER = NOT_FOUND, "unknown_cluster", "client", "no such cluster";
@@ -75,6 +86,11 @@ kinds! {
     BAD_FIELD = UNPROCESSABLE_ENTITY, "bad_field", "client", "a field breaks its rule";
     TOO_MANY_LOGINS = TOO_MANY_REQUESTS, "too_many_logins", "client",
         "too many logins were tried";
+    IDP_ANSWER = BAD_GATEWAY, "idp_answer", "identity provider",
+        "the identity provider's answer is not believed";
+    IDP_UNREACHABLE = SERVICE_UNAVAILABLE, "idp_unreachable", "identity provider",
+        "the identity provider does not answer";
+    BUSY = SERVICE_UNAVAILABLE, "busy", "control", "too many sign-ins at once";
     SLOW = SERVICE_UNAVAILABLE, "slow", "control", "no answer in time";
     STORE_FULL = SERVICE_UNAVAILABLE, "store_full", "control",
         "the store's disk is full; nothing changed";

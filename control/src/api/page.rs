@@ -1,11 +1,13 @@
-//! `/`: counts for people, until the console ships. No names: the page is open.
+//! Pages for people, until the console ships: `/` with counts, and errors. No names of clusters:
+//! the pages are open.
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse};
 
 use super::Shared;
 use super::license::banner;
+use super::problem::ProblemBody;
 use crate::fleet::Presence;
 
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -41,6 +43,29 @@ pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
         env!("CARGO_PKG_VERSION"),
         hub.clusters().len(),
         hub.generation().0,
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
+}
+
+/// Whether a browser asks for a page.
+pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// An error, for people.
+pub(super) fn problem(body: &ProblemBody) -> impl IntoResponse + use<> {
+    let [title, seen, fix, side] =
+        [&body.title, &body.seen, &body.fix, &body.side].map(|text| escaped(text));
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Culvert: {title}</title>\
+         <style>body{{font:16px sans-serif;margin:3em}}</style><h1>{title}</h1>\
+         <p>Seen: {seen}<p>What to do: {fix}\
+         <p><small>Side: {side}. Code: {}. Request: {}.</small>\
+         <p><a href=\"/\">Back</a></html>\n",
+        escaped(&body.code),
+        escaped(&body.request_id),
     );
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
 }

@@ -1,13 +1,14 @@
 //! Errors of the API: `application/problem+json` with a stable code.
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use culvert_proto::id::ClusterId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::kind::{self, Kind};
+use super::page;
 use crate::hub::HubError;
 use crate::registry::Refused;
 
@@ -23,6 +24,7 @@ struct Facts {
     fields: Vec<Field>,
     cluster: Option<String>,
     retry_after_s: Option<u64>,
+    is_page: bool,
 }
 
 /// A field of the request that breaks its rule.
@@ -39,17 +41,17 @@ pub struct Field {
 #[schema(as = Problem)]
 pub(super) struct ProblemBody {
     r#type: String,
-    title: String,
+    pub(super) title: String,
     status: u16,
     /// A stable word.
-    code: String,
+    pub(super) code: String,
     /// What was observed.
-    seen: String,
-    /// Which side caused it: client or control.
-    side: String,
+    pub(super) seen: String,
+    /// Which side caused it: client, control or identity provider.
+    pub(super) side: String,
     /// The one thing to do.
-    fix: String,
-    request_id: String,
+    pub(super) fix: String,
+    pub(super) request_id: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fields: Vec<Field>,
 }
@@ -68,6 +70,7 @@ impl Problem {
             fields: Vec::new(),
             cluster: None,
             retry_after_s: None,
+            is_page: false,
         }))
     }
 
@@ -108,9 +111,20 @@ impl Problem {
         self
     }
 
+    /// Shows a page to people, whose browsers say that they want one.
+    pub(super) fn for_people(mut self, headers: &HeaderMap) -> Self {
+        self.0.is_page = page::is_wanted(headers);
+        self
+    }
+
     /// The cluster it is about.
     pub(super) fn cluster(&self) -> Option<&str> {
         self.0.cluster.as_deref()
+    }
+
+    /// Whether it is not the caller's doing.
+    pub(super) fn is_of_server(&self) -> bool {
+        self.0.kind.status.is_server_error()
     }
 
     /// What was observed.
@@ -132,12 +146,18 @@ impl Problem {
             request_id: request_id.to_owned(),
             fields: self.0.fields.clone(),
         };
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        let mut response = match self.0.is_page {
+            true => page::problem(&body).into_response(),
+            false => {
+                let body = serde_json::to_vec(&body).unwrap_or_default();
+                let json = HeaderValue::from_static("application/problem+json");
+                let mut response = Response::new(Body::from(body));
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                response
+            }
+        };
         *response.status_mut() = kind.status;
-        let json = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, json);
         match kind.status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

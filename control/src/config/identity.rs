@@ -1,5 +1,7 @@
 //! How people sign in.
 
+mod oidc;
+
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -7,7 +9,8 @@ use clap::Command;
 use culvert_identity::Life;
 
 use super::{Checks, interval, public_url};
-use crate::identity::{Admin, SignIn, hash};
+use crate::identity::{Admin, Oidc, SignIn, hash};
+use crate::outbound::Outbound;
 
 const HASH_VERB: &str = "hash-password";
 /// Longest password that is read, in bytes.
@@ -45,7 +48,7 @@ impl Checks {
     }
 
     /// Without a cookie password nobody signs in.
-    pub(super) fn sign_in(&mut self, own: Option<&str>) -> Option<SignIn> {
+    pub(super) fn sign_in(&mut self, own: Option<&str>, outbound: &Outbound) -> Option<SignIn> {
         let text = |text: &str| Ok(text.to_owned());
         let password = self.parsed("cookie-password", text);
         let previous = self.parsed("cookie-password-previous", text);
@@ -72,6 +75,7 @@ impl Checks {
                     "needs --cookie-password: sessions are sealed with it",
                 );
             }
+            self.no_providers();
             return None;
         };
         if origins.is_empty() {
@@ -86,7 +90,11 @@ impl Checks {
             absolute_s: seconds(absolute),
         };
         match SignIn::new(&password, previous.as_deref(), life, admin, origins) {
-            Ok(sign_in) => Some(sign_in),
+            Ok(mut sign_in) => {
+                sign_in.oidc = Oidc::new(self.providers(own, outbound));
+                sign_in.tiers = self.tiers();
+                Some(sign_in)
+            }
             Err(why) => {
                 self.say("cookie-password", &why.to_string());
                 None

@@ -1,6 +1,6 @@
 //! The one table of everything that can be set.
 
-use culvert_config::Holds::{Guarded, Secret, Switch, Text};
+use culvert_config::Holds::{Guarded, Many, Secret, Switch, Text};
 use culvert_config::{Program, Setting, row};
 use culvert_licence::vendor;
 
@@ -213,6 +213,114 @@ const SETTINGS: &[Setting] = &[
             "argon2id hash of their password, as `culvert-control hash-password` prints it",
         )
     },
+    Setting {
+        env_aliases: &["RADAR_HUB_OIDC_ISSUER"],
+        ..row(
+            "oidc-issuer",
+            Text,
+            "",
+            "OpenID provider that people sign in at, for example https://id.example.com/realms/corp; needs --oidc-client-id",
+        )
+    },
+    Setting {
+        env_aliases: &["RADAR_HUB_OIDC_CLIENT_ID"],
+        ..row(
+            "oidc-client-id",
+            Text,
+            "",
+            "Who this hub is at that provider",
+        )
+    },
+    Setting {
+        env_aliases: &["RADAR_HUB_OIDC_CLIENT_SECRET"],
+        ..row(
+            "oidc-client-secret",
+            Secret,
+            "",
+            "Its secret there; without one it is a public client, held by PKCE alone",
+        )
+    },
+    Setting {
+        env_aliases: &["RADAR_HUB_OIDC_CALLBACK_URL"],
+        ..row(
+            "oidc-callback-url",
+            Text,
+            "",
+            "Where browsers come back from every provider; default: /api/auth/callback of --public-url",
+        )
+    },
+    row(
+        "oidc-title",
+        Text,
+        "",
+        "Name of that provider for people; default: default",
+    ),
+    row(
+        "oidc-scopes",
+        Many,
+        "email,profile",
+        "Scopes asked for beside openid; add what makes the provider name groups",
+    ),
+    row(
+        "oidc-groups-claim",
+        Text,
+        "groups",
+        "Claim with groups, a text or a list; dots lead into nested objects",
+    ),
+    row(
+        "oidc-groups-filter",
+        Many,
+        "",
+        "Keep groups that begin with one of these; a cookie holds about 2.5 KiB of groups; default: all",
+    ),
+    row(
+        "oidc-username-claim",
+        Text,
+        "sub",
+        "Claim that says who somebody is; email only where email_verified is true",
+    ),
+    row(
+        "oidc-prefix",
+        Text,
+        "",
+        "Put in front of subjects and groups of that provider, so that another cannot name them",
+    ),
+    row(
+        "oidc-providers",
+        Text,
+        "",
+        "TOML file with further providers, a [[provider]] each",
+    ),
+    row(
+        "admin-groups",
+        Many,
+        "",
+        "Groups whose people may do everything at the hub",
+    ),
+    row(
+        "maintain-groups",
+        Many,
+        "",
+        "Groups of tier maintain; they read at the hub",
+    ),
+    row(
+        "write-groups",
+        Many,
+        "",
+        "Groups of tier write; they read at the hub",
+    ),
+    row(
+        "triage-groups",
+        Many,
+        "",
+        "Groups of tier triage; they read at the hub",
+    ),
+    row(
+        "read-groups",
+        Many,
+        "",
+        "Groups of tier read; who has none of these groups sees only who they are",
+    ),
     Setting {
         env_aliases: &[vendor::MODE_ENV],
         ..row(

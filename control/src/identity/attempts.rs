@@ -4,17 +4,16 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-/// Tries of an address in a minute.
-const ADDRESS_MAX: u32 = 5;
-/// Tries of everybody in a minute: each costs the work of a password hash.
-const ALL_MAX: u32 = 60;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 4_096;
 const MINUTE_MS: u64 = 60_000;
 
 /// Counts of the present minute.
-#[derive(Default)]
-pub struct Attempts(Mutex<Counts>);
+pub struct Attempts {
+    address_max: u32,
+    all_max: u32,
+    counts: Mutex<Counts>,
+}
 
 #[derive(Default)]
 struct Counts {
@@ -24,20 +23,30 @@ struct Counts {
 }
 
 impl Attempts {
+    /// So many tries of an address, and of everybody, in a minute.
+    #[must_use]
+    pub fn new(address_max: u32, all_max: u32) -> Self {
+        Self {
+            address_max,
+            all_max,
+            counts: Mutex::default(),
+        }
+    }
+
     /// Whether one more may be made; if not, in how many seconds.
     ///
     /// # Errors
     /// Seconds until the next minute.
     pub fn admit(&self, address: &str, now_ms: u64) -> Result<(), u64> {
         let wait_s = (MINUTE_MS - now_ms % MINUTE_MS).div_ceil(1_000);
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         if counts.minute != now_ms / MINUTE_MS {
             *counts = Counts {
                 minute: now_ms / MINUTE_MS,
                 ..Counts::default()
             };
         }
-        if counts.all >= ALL_MAX {
+        if counts.all >= self.all_max {
             return Err(wait_s);
         }
         let is_full = counts.of.len() >= ADDRESSES_MAX && !counts.of.contains_key(address);
@@ -45,7 +54,7 @@ impl Attempts {
             true => return Err(wait_s),
             false => counts.of.entry(address.to_owned()).or_default(),
         };
-        if *of_address >= ADDRESS_MAX {
+        if *of_address >= self.address_max {
             return Err(wait_s);
         }
         *of_address += 1;
@@ -60,9 +69,9 @@ mod tests {
 
     #[test]
     fn an_address_and_everybody_have_their_tries_a_minute() {
-        let attempts = Attempts::default();
+        let attempts = Attempts::new(5, 60);
         let now = 1_763_683_200_000;
-        for _ in 0..ADDRESS_MAX {
+        for _ in 0..5 {
             assert_eq!(attempts.admit("a", now), Ok(()));
         }
         assert_eq!(attempts.admit("a", now + 15_000), Err(45));
@@ -71,7 +80,7 @@ mod tests {
         for n in 0..200 {
             admitted += u32::from(attempts.admit(&format!("c{n}"), now).is_ok());
         }
-        assert_eq!(admitted, ALL_MAX);
+        assert_eq!(admitted, 60);
         assert_eq!(attempts.admit("a", now + MINUTE_MS), Ok(()));
     }
 }

@@ -63,17 +63,20 @@ impl Scope {
         }
     }
 
-    /// What a request wants. A route that nobody thought of wants everything.
+    /// What a request wants; nothing where everybody who is known may ask. A route that nobody
+    /// thought of wants everything.
     #[must_use]
-    pub fn wanted(method: &str, route: &str) -> Self {
+    pub fn wanted(method: &str, route: &str) -> Option<Self> {
         let path = route.strip_prefix("/api").unwrap_or(route);
         let path = path.strip_prefix("/v1").unwrap_or(path);
         let first = path.trim_start_matches('/').split('/').next();
         let is_read = matches!(method, "GET" | "HEAD");
-        match (first.unwrap_or_default(), is_read) {
+        Some(match (first.unwrap_or_default(), is_read) {
+            // Who one is, and signing out.
+            ("auth" | "whoami", _) => return None,
             ("api-tokens", _) => Self::Admin,
             // Who may not see every row sees their own.
-            ("auth" | "whoami" | "audit", _) => Self::Read,
+            ("audit", _) => Self::Read,
             (_, true) => Self::Read,
             ("personal-tokens", false) => Self::Tokens,
             ("clusters", false) => {
@@ -84,7 +87,7 @@ impl Scope {
                 }
             }
             _ => Self::Admin,
-        }
+        })
     }
 }
 
@@ -114,11 +117,21 @@ mod tests {
             ("POST", "/api/v1/personal-tokens", Scope::Tokens),
             ("GET", "/api/v1/api-tokens", Scope::Admin),
             ("POST", "/api/v1/api-tokens", Scope::Admin),
-            ("POST", "/api/auth/logout/everywhere", Scope::Read),
             ("POST", "/api/v1/later", Scope::Admin),
             ("DELETE", "/", Scope::Admin),
         ] {
-            assert_eq!(Scope::wanted(method, route), scope, "{method} {route}");
+            assert_eq!(
+                Scope::wanted(method, route),
+                Some(scope),
+                "{method} {route}"
+            );
+        }
+        for (method, route) in [
+            ("GET", "/api/whoami"),
+            ("GET", "/api/v1/auth/whoami"),
+            ("POST", "/api/auth/logout/everywhere"),
+        ] {
+            assert_eq!(Scope::wanted(method, route), None, "{method} {route}");
         }
         let held = [Scope::Read, Scope::Tokens].into();
         assert!(Scope::Tokens.is_in(&held) && !Scope::Clusters.is_in(&held));

@@ -5,12 +5,14 @@
 //! request. Pure: time, keys and nonces are arguments.
 #![forbid(unsafe_code)]
 
+mod login;
 mod password;
 mod policy;
 mod session;
 mod word;
 
 pub use culvert_proto::update::{Mode, Tier, UserClaim};
+pub use login::{LOGIN_S_MAX, Login, PATH_BYTES_MAX, local_path};
 pub use password::{PASSWORD_BYTES_MIN, WeakPassword, check_password};
 pub use policy::{Denied, GROUPS_MAX, Grant, Identity, Person, Policy, PolicyError, USER_GRANT};
 pub use session::{

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crypto_secretbox::aead::{Aead as _, KeyInit as _};
 use crypto_secretbox::{Nonce, XSalsa20Poly1305};
 use culvert_proto::update::{CookieKey, SignIn};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -88,11 +89,11 @@ pub struct Life {
 /// What stands in the box.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Boxed {
+struct Boxed<T> {
     /// The cookie's name: a box is good for its own cookie only.
     n: String,
     v: u8,
-    c: Session,
+    c: T,
 }
 
 /// Why a session does not fit into a cookie.
@@ -198,10 +199,28 @@ impl Ring {
         session: &Session,
         nonce: [u8; NONCE_BYTES],
     ) -> Result<String, SealError> {
+        self.seal_box(name, session, nonce)
+    }
+
+    /// Opens the value of the cookie `name`. Whether the subject signed out is not known here:
+    /// [`Session::is_of_epoch`].
+    ///
+    /// # Errors
+    /// [`CookieError`], the first thing that is wrong with it.
+    pub fn open(&self, name: &str, text: &str, now_unix_s: u64) -> Result<Session, CookieError> {
+        self.open_box::<Session>(name, text)?.in_time(now_unix_s)
+    }
+
+    pub(crate) fn seal_box<T: Serialize>(
+        &self,
+        name: &str,
+        content: &T,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<String, SealError> {
         let boxed = Boxed {
             n: name.to_owned(),
             v: VERSION,
-            c: session.clone(),
+            c: content,
         };
         let plain = serde_json::to_vec(&boxed).map_err(|_| SealError::Cipher)?;
         let sealed = self.current.cipher().encrypt(&Nonce::from(nonce), &*plain);
@@ -234,12 +253,11 @@ impl Ring {
         ))
     }
 
-    /// Opens the value of the cookie `name`. Whether the subject signed out is not known here:
-    /// [`Session::is_of_epoch`].
-    ///
-    /// # Errors
-    /// [`CookieError`], the first thing that is wrong with it.
-    pub fn open(&self, name: &str, text: &str, now_unix_s: u64) -> Result<Session, CookieError> {
+    pub(crate) fn open_box<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        text: &str,
+    ) -> Result<T, CookieError> {
         if text.len() > COOKIE_BYTES_MAX {
             return Err(CookieError::TooLong);
         }
@@ -259,14 +277,14 @@ impl Ring {
         let key = keys.next().ok_or(CookieError::UnknownKey)?;
         let plain = key.cipher().decrypt(&Nonce::from(*nonce), sealed);
         let plain = plain.map_err(|_| CookieError::Seal)?;
-        let boxed: Boxed = serde_json::from_slice(&plain).map_err(|_| CookieError::Form)?;
+        let boxed: Boxed<T> = serde_json::from_slice(&plain).map_err(|_| CookieError::Form)?;
         if boxed.n != name {
             return Err(CookieError::OtherCookie);
         }
         if boxed.v != VERSION {
             return Err(CookieError::Form);
         }
-        boxed.c.in_time(now_unix_s)
+        Ok(boxed.c)
     }
 
     /// Whether a value was sealed with the key before the current one.

@@ -90,6 +90,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["culvert-net"]),
     ("socket2", &["culvert-net", "culvert-perf"]),
     ("tonic", &["culvert-rpc"]),
+    ("openidconnect", &["culvert-control"]),
     ("sqlx", &["culvert-control"]),
     ("jsonwebtoken", &["culvert-licence"]),
     ("prometheus", &["culvert-telemetry"]),

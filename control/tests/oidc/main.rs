@@ -1,0 +1,11 @@
+//! Signing in at an OpenID provider: through the whole API, against an issuer over real TLS that
+//! is made here, so that it can lie.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod attacks;
+mod issuer;
+mod keys;
+mod outage;
+mod people;
+mod site;
+mod tokens;
