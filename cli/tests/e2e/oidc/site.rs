@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use culvert_net::tls::dev::DevCa;
@@ -25,7 +26,7 @@ pub struct Site {
     pub provider: Process,
     _nginx: Process,
     flags: Vec<String>,
-    pub bed: Testbed,
+    pub bed: Rc<Testbed>,
 }
 
 impl Site {
@@ -45,7 +46,7 @@ impl Site {
             provider,
             _nginx: nginx,
             flags,
-            bed,
+            bed: Rc::new(bed),
         })
     }
 

@@ -2,6 +2,7 @@
 //! provider's own forms are filled.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use culvert_perf::testbed::Testbed;
@@ -9,8 +10,8 @@ use culvert_perf::testbed::Testbed;
 use super::site::{HUB, PROVIDER};
 
 /// Somebody with cookies of their own.
-pub struct Walker<'a> {
-    bed: &'a Testbed,
+pub struct Walker {
+    bed: Rc<Testbed>,
     jar: PathBuf,
 }
 
@@ -24,27 +25,20 @@ pub struct Page {
     pub body: String,
 }
 
-impl<'a> Walker<'a> {
-    pub fn new(bed: &'a Testbed, name: &str) -> Result<Walker<'a>> {
+impl Walker {
+    pub fn new(bed: &Rc<Testbed>, name: &str) -> Result<Walker> {
         let jar = bed.path(&format!("{name}.jar"));
         std::fs::write(&jar, "")?;
+        let bed = bed.clone();
         Ok(Walker { bed, jar })
     }
 
-    /// Somebody who keeps copies of these cookies.
-    pub fn copy(&self, name: &str) -> Result<Walker<'a>> {
+    /// Somebody with a copy of these cookies.
+    pub fn copy(&self, name: &str) -> Result<Walker> {
         let jar = self.bed.path(&format!("{name}.jar"));
         std::fs::copy(&self.jar, &jar)?;
-        // curl takes away what the hub takes away: a second copy stays as it was.
-        std::fs::copy(&self.jar, self.bed.path(&format!("{name}.jar.first")))?;
-        Ok(Walker { bed: self.bed, jar })
-    }
-
-    /// Another of a copy, as it was at first.
-    pub fn copy_of(&self, name: &str, other: &str) -> Result<Walker<'a>> {
-        let jar = self.bed.path(&format!("{other}.jar"));
-        std::fs::copy(self.bed.path(&format!("{name}.jar.first")), &jar)?;
-        Ok(Walker { bed: self.bed, jar })
+        let bed = self.bed.clone();
+        Ok(Walker { bed, jar })
     }
 
     pub fn jar(&self) -> Result<String> {

@@ -312,3 +312,190 @@ fn bounded(path: &Path) -> std::io::Result<String> {
         .read_to_string(&mut text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Refused};
+
+    const PASSWORD: &str = "Zq3v8xW1pL0sT7yB9nK4mR2cV6hJ5gDe";
+
+    fn load(flags: &[&str]) -> Result<Config, String> {
+        let base = [
+            "culvert-control",
+            "--public-url",
+            "https://hub.test",
+            "--cookie-password",
+            PASSWORD,
+        ];
+        let argv = base.iter().chain(flags).copied().map(Into::into);
+        Config::load(argv, |_| None).map_err(|refused| match refused {
+            Refused::Problems(problems) => problems.join("\n"),
+            Refused::Usage(why) => why.to_string(),
+        })
+    }
+
+    const ONE: [&str; 4] = [
+        "--oidc-issuer",
+        "https://id.test/realms/corp",
+        "--oidc-client-id",
+        "culvert",
+    ];
+
+    #[test]
+    fn flags_and_a_file_make_providers_and_tiers() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "s3cret\n").unwrap();
+        let file = dir.path().join("providers.toml");
+        let text = "[[provider]]\nname = \"partner\"\nissuer = \"https://login.test\"\n\
+                    client_id = \"hub\"\nclient_secret_file = \"secret\"\nprefix = \"p:\"\n\
+                    groups_filter = [\"k8s,a\", \"b\"]\nscopes = [\"openid\", \"roles\"]\n";
+        std::fs::write(&file, text).unwrap();
+        let more = [
+            "--oidc-providers",
+            file.to_str().unwrap(),
+            "--admin-groups",
+            "ops,lead",
+            "--read-groups",
+            "dev,ops",
+            "--oidc-groups-filter",
+            "k8s-",
+        ];
+        let config = load(&[&ONE[..], &more].concat()).unwrap_or_else(|why| panic!("{why}"));
+        let sign_in = config.sign_in.unwrap();
+        let [first, second] = sign_in.oidc.providers() else {
+            panic!("two providers")
+        };
+        let client = &first.client;
+        assert_eq!(
+            (client.name.as_str(), client.id.as_str()),
+            ("default", "culvert")
+        );
+        assert_eq!(
+            client.callback.as_str(),
+            "https://hub.test/api/auth/callback"
+        );
+        assert_eq!(client.mapping.groups_filter, ["k8s-"]);
+        assert_eq!(client.mapping.username_claim, "sub");
+        let scopes: Vec<_> = client.scopes.iter().map(|it| it.as_str()).collect();
+        assert_eq!(scopes, ["email", "profile"]);
+        assert!(client.secret.is_none());
+        let client = &second.client;
+        assert_eq!(
+            (client.name.as_str(), client.title.as_str()),
+            ("partner", "partner")
+        );
+        assert_eq!(client.secret.as_ref().unwrap().secret(), "s3cret");
+        assert_eq!(client.mapping.groups_filter, ["k8s,a", "b"]);
+        let scopes: Vec<_> = client.scopes.iter().map(|it| it.as_str()).collect();
+        assert_eq!(scopes, ["roles"], "openid is asked for anyway, once");
+        let tier = |group: &str| sign_in.tiers.of(&[group.to_owned()]);
+        assert_eq!(
+            (tier("ops"), tier("dev")),
+            (Some(Tier::Admin), Some(Tier::Read))
+        );
+    }
+
+    #[test]
+    fn half_and_dangerous_settings_are_start_errors() {
+        for (flags, word) in [
+            (
+                &["--oidc-issuer", "https://id.test"][..],
+                "--oidc-client-id",
+            ),
+            (&["--oidc-client-id", "a"], "--oidc-issuer"),
+            (&["--oidc-client-secret", "a"], "--oidc-issuer"),
+            (
+                &["--oidc-issuer", "http://id.test", "--oidc-client-id", "a"],
+                "https://",
+            ),
+            (
+                &[
+                    "--oidc-issuer",
+                    "http://localhost.evil.test",
+                    "--oidc-client-id",
+                    "a",
+                ],
+                "https://",
+            ),
+            (
+                &[
+                    "--oidc-issuer",
+                    "https://u:p@id.test",
+                    "--oidc-client-id",
+                    "a",
+                ],
+                "https://",
+            ),
+            (
+                &[
+                    "--oidc-issuer",
+                    "https://id.test?a=b",
+                    "--oidc-client-id",
+                    "a",
+                ],
+                "https://",
+            ),
+            (
+                &["--oidc-providers", "/nonexistent/p.toml"],
+                "/nonexistent/p.toml",
+            ),
+        ] {
+            let said = load(flags).err().unwrap_or_default();
+            assert!(said.contains(word), "{flags:?}: {said}");
+        }
+        let said = load(&[&ONE[..], &["--oidc-prefix", "System:x"]].concat())
+            .err()
+            .unwrap();
+        assert!(said.contains("Kubernetes"), "{said}");
+        assert!(
+            load(&[
+                "--oidc-issuer",
+                "http://127.0.0.1:5556/dex",
+                "--oidc-client-id",
+                "a"
+            ])
+            .is_ok()
+        );
+        let alone = ["culvert-control"]
+            .iter()
+            .chain(&ONE)
+            .copied()
+            .map(Into::into);
+        let said = match Config::load(alone, |_| None) {
+            Err(Refused::Problems(problems)) => problems.join("\n"),
+            _ => String::new(),
+        };
+        assert!(said.contains("--cookie-password"), "{said}");
+    }
+
+    #[test]
+    fn providers_that_could_speak_for_each_other_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("providers.toml");
+        let one = |name: &str, rest: &str| {
+            format!(
+                "[[provider]]\nname = \"{name}\"\nissuer = \"https://a.test\"\nclient_id = \"c\"\n{rest}\n"
+            )
+        };
+        for (text, word) in [
+            (one("a", "") + &one("b", ""), "prefix"),
+            (one("a", "prefix = \"x\"") + &one("a", ""), "called"),
+            (one("break-glass", ""), "break-glass"),
+            (one("A b", ""), "a-z"),
+            (one("a", "secret = \"x\""), "unknown field"),
+            (one("a", "client_secret_file = \"none\""), "none"),
+            ("[[provider]]\nname = \"a\"\n".to_owned(), "issuer"),
+        ] {
+            std::fs::write(&file, &text).unwrap();
+            let said = load(&["--oidc-providers", file.to_str().unwrap()]).err();
+            let said = said.unwrap_or_default();
+            assert!(said.contains(word), "{text}: {said}");
+        }
+        let flagged = [&ONE[..], &["--oidc-providers", file.to_str().unwrap()]].concat();
+        std::fs::write(&file, one("b", "")).unwrap();
+        assert!(load(&flagged).err().unwrap().contains("prefix"));
+        std::fs::write(&file, one("b", "prefix = \"b:\"")).unwrap();
+        assert!(load(&flagged).is_ok());
+    }
+}
