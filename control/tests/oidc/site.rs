@@ -110,6 +110,8 @@ impl Site {
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
             sign_in: Some(sign_in),
             unknown: api::Unknown::default(),
+            fanout: None,
+            pages: api::Pages::default(),
         });
         Self {
             _dir: dir,

@@ -287,7 +287,9 @@ impl Asker<'_> {
             Err(_) => Err(OidcError::Unreachable(format!(
                 "no answer within {REQUEST_DEADLINE:?}"
             ))),
-            Ok(Err(why @ OutboundError::Url(_))) => Err(OidcError::Broken(why.to_string())),
+            Ok(Err(why @ (OutboundError::Url(_) | OutboundError::TooLong { .. }))) => {
+                Err(OidcError::Broken(why.to_string()))
+            }
             Ok(Err(why)) => Err(OidcError::Unreachable(why.to_string())),
             Ok(Ok(answer)) if answer.body().len() > ANSWER_BYTES_MAX => Err(OidcError::Broken(
                 format!("an answer of over {ANSWER_BYTES_MAX} bytes"),
