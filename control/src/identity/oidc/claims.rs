@@ -105,11 +105,11 @@ impl Mapping {
         })
     }
 
-    /// Whether a claim that this mapping wants is missing: the provider may keep it elsewhere.
+    /// Whether a claim that this mapping needs is missing: the provider may keep it elsewhere. An
+    /// address alone is not worth a request, nor a sign-in that fails with it.
     #[must_use]
     pub fn wants_more(&self, claims: &Map<String, Value>) -> bool {
-        let has = |name: &str| claims.contains_key(name);
-        !has(&self.username_claim) || !has(EMAIL) || self.found(claims).is_none()
+        !claims.contains_key(&self.username_claim) || self.found(claims).is_none()
     }
 
     fn groups(&self, claims: &Map<String, Value>) -> Result<Vec<String>, ClaimsError> {
