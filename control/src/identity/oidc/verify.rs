@@ -120,12 +120,15 @@ fn claims_of(text: &str) -> Result<Map<String, Value>, TokenError> {
 
 fn refusal(why: ClaimsVerificationError) -> TokenError {
     use SignatureVerificationError::{AmbiguousKeyId, CryptoError, NoMatchingKey};
-    let text = quoted(&why.to_string());
     match why {
-        ClaimsVerificationError::SignatureVerification(
-            NoMatchingKey | AmbiguousKeyId(_) | CryptoError(_),
-        ) => TokenError::Key(text),
-        _ => TokenError::Wrong(text),
+        ClaimsVerificationError::SignatureVerification(why) => {
+            let text = quoted(&why.to_string());
+            match why {
+                NoMatchingKey | AmbiguousKeyId(_) | CryptoError(_) => TokenError::Key(text),
+                _ => TokenError::Wrong(text),
+            }
+        }
+        why => TokenError::Wrong(quoted(&why.to_string())),
     }
 }
 
