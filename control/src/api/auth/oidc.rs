@@ -42,30 +42,51 @@ pub(in crate::api) async fn start(
     headers: HeaderMap,
     params: Result<Params<StartParams>, Problem>,
 ) -> Result<Response, Problem> {
-    let started = async {
-        let Params(params) = params?;
-        let sign_in = sign_in(&context)?;
-        admit(&context, sign_in, &headers)?;
-        let provider = provider(sign_in, params.provider.as_deref())?;
-        let path = params.r#return.as_deref().unwrap_or("/");
-        let path = local_path(path).ok_or_else(|| {
-            Problem::field(
-                "return",
-                "is no path of this host; wanted one slash, then visible ASCII",
-            )
-        })?;
-        let _turn = sign_in.oidc.turn().map_err(|why| of(&why, provider))?;
-        let (metrics, now_ms) = (&context.metrics, context.hub.now_ms());
-        let started = provider.start(path, metrics, now_ms).await;
-        let (url, login) = started.map_err(|why| of(&why, provider))?;
-        let cookie = sign_in.login_cookie(&login);
-        let cookie = cookie.map_err(|why| Problem::field("return", why.to_string()))?;
-        Ok(with_cookies(Redirect::to(&url).into_response(), [cookie]))
+    let asked = asked(&context, &headers, params);
+    let (name, sent) = match asked {
+        Ok((sign_in, provider, path)) => {
+            let sent = sent(&context, sign_in, provider, &path).await;
+            (provider.client.name.as_str(), sent)
+        }
+        Err(problem) => ("", Err(problem)),
     };
-    started.await.map_err(|problem: Problem| {
-        context.metrics.login("", problem.code());
+    sent.map_err(|problem| {
+        context.metrics.login(name, problem.code());
         problem.for_people(&headers)
     })
+}
+
+/// Where somebody wants to sign in, and where that leads.
+fn asked<'a>(
+    context: &'a Shared,
+    headers: &HeaderMap,
+    params: Result<Params<StartParams>, Problem>,
+) -> Result<(&'a SignIn, &'a Provider, String), Problem> {
+    let Params(params) = params?;
+    let sign_in = sign_in(context)?;
+    admit(context, sign_in, headers)?;
+    let provider = provider(sign_in, params.provider.as_deref())?;
+    let path = params.r#return.as_deref().unwrap_or("/");
+    let path = local_path(path).ok_or_else(|| {
+        let why = "is no path of this host; wanted one slash, then visible ASCII";
+        Problem::field("return", why)
+    })?;
+    Ok((sign_in, provider, path.to_owned()))
+}
+
+async fn sent(
+    context: &Shared,
+    sign_in: &SignIn,
+    provider: &Provider,
+    path: &str,
+) -> Result<Response, Problem> {
+    let _turn = sign_in.oidc.turn().map_err(|why| of(&why, provider))?;
+    let (metrics, now_ms) = (&context.metrics, context.hub.now_ms());
+    let started = provider.start(path, metrics, now_ms).await;
+    let (url, login) = started.map_err(|why| of(&why, provider))?;
+    let cookie = sign_in.login_cookie(&login);
+    let cookie = cookie.map_err(|why| Problem::field("return", why.to_string()))?;
+    Ok(with_cookies(Redirect::to(&url).into_response(), [cookie]))
 }
 
 /// Takes the browser back, and begins its session.
@@ -76,16 +97,16 @@ pub(in crate::api) async fn callback(
 ) -> Response {
     let cause = access::cause(&request, nobody(), "tcp");
     let headers = request.headers();
-    let came = async {
-        let Params(params) = params?;
-        let sign_in = sign_in(&context)?;
-        admit(&context, sign_in, headers)?;
-        back(&context, sign_in, headers, &params, cause).await
+    let (name, came) = match on_its_way(&context, headers, params) {
+        Ok((sign_in, provider, login, params)) => {
+            let came = back(&context, sign_in, provider, &login, &params, cause).await;
+            (provider.client.name.as_str(), came)
+        }
+        Err(problem) => ("", Err(problem)),
     };
-    let response = came.await.unwrap_or_else(|problem: Problem| {
-        context.metrics.login("", problem.code());
-        problem.for_people(headers).into_response()
-    });
+    let result = came.as_ref().map_or_else(Problem::code, |_| "success");
+    context.metrics.login(name, result);
+    let response = came.unwrap_or_else(|problem| problem.for_people(headers).into_response());
     // However it ended, this sign-in is over.
     match response.headers().contains_key(header::SET_COOKIE) {
         true => response,
@@ -93,35 +114,46 @@ pub(in crate::api) async fn callback(
     }
 }
 
+/// The sign-in that comes back with this request, and what came with it.
+fn on_its_way<'a>(
+    context: &'a Shared,
+    headers: &HeaderMap,
+    params: Result<Params<CallbackParams>, Problem>,
+) -> Result<(&'a SignIn, &'a Provider, Login, CallbackParams), Problem> {
+    let Params(params) = params?;
+    let sign_in = sign_in(context)?;
+    admit(context, sign_in, headers)?;
+    let login = login_of(context, sign_in, headers, params.state.as_deref())?;
+    let provider = provider(sign_in, Some(&login.provider))?;
+    Ok((sign_in, provider, login, params))
+}
+
 async fn back(
     context: &Shared,
     sign_in: &SignIn,
-    headers: &HeaderMap,
+    provider: &Provider,
+    login: &Login,
     params: &CallbackParams,
     cause: Cause,
 ) -> Result<Response, Problem> {
-    let login = login_of(context, sign_in, headers, params.state.as_deref())?;
-    let provider = provider(sign_in, Some(&login.provider))?;
     let came = async {
-        let person = person(context, sign_in, provider, &login, params).await?;
+        let person = person(context, sign_in, provider, login, params).await;
+        let person = person.map_err(|problem| (problem, None))?;
         match begin(context, sign_in, provider, &person).await {
             Ok(cookie) => Ok((person, cookie)),
             Err(problem) => Err((problem, Some(person))),
         }
     };
-    let name = &provider.client.name;
     match came.await {
         Ok((person, cookie)) => {
             let cause = by(cause, Some(&person));
-            context.metrics.login(name, "success");
             let (verb, outcome) = (Verb::Login, Outcome::Success);
             context.hub.logged_in(&cause, verb, outcome, "").await;
-            tracing::info!(provider = name, subject = person.subject, "signed in");
+            let (provider, subject) = (&provider.client.name, person.subject);
+            tracing::info!(provider, subject, "signed in");
             let cookies = [cookie, SignIn::taken_login()];
-            Ok(with_cookies(
-                Redirect::to(&login.path).into_response(),
-                cookies,
-            ))
+            let response = Redirect::to(&login.path).into_response();
+            Ok(with_cookies(response, cookies))
         }
         Err((problem, person)) => {
             let cause = by(cause, person.as_ref());
@@ -131,10 +163,9 @@ async fn back(
             };
             // Whoever comes back in vain has shown nothing: some of the rows are enough.
             if context.unknown.admits(context.hub.now_ms()) {
-                context
-                    .hub
-                    .logged_in(&cause, Verb::Login, outcome, problem.code())
-                    .await;
+                let code = problem.code();
+                let verb = Verb::Login;
+                context.hub.logged_in(&cause, verb, outcome, code).await;
             }
             Err(problem)
         }
@@ -174,7 +205,7 @@ async fn person(
     provider: &Provider,
     login: &Login,
     params: &CallbackParams,
-) -> Result<Person, (Problem, Option<Person>)> {
+) -> Result<Person, Problem> {
     let denied = |error: &str| {
         let why = params.error_description.as_deref().unwrap_or_default();
         let seen: String = format!("{error}: {why}")
@@ -183,14 +214,13 @@ async fn person(
             .take(REASON_CHARS_MAX)
             .collect();
         let fix = "ask who runs the identity provider, or try again";
-        (Problem::new(&kind::LOGIN_DENIED, seen, fix), None)
+        Problem::new(&kind::LOGIN_DENIED, seen, fix)
     };
     if let Some(error) = &params.error {
         return Err(denied(error));
     }
     let Some(code) = params.code.as_deref().filter(|code| !code.is_empty()) else {
-        let problem = Problem::new(&kind::LOGIN_CODE, "no code in the URL", AGAIN);
-        return Err((problem, None));
+        return Err(Problem::new(&kind::LOGIN_CODE, "no code in the URL", AGAIN));
     };
     let came = Came {
         code,
@@ -201,7 +231,7 @@ async fn person(
         let (metrics, now_ms) = (&context.metrics, context.hub.now_ms());
         provider.finish(login, came, metrics, now_ms).await
     };
-    finished.await.map_err(|why| (of(&why, provider), None))
+    finished.await.map_err(|why| of(&why, provider))
 }
 
 async fn begin(

@@ -97,10 +97,6 @@ fn narrower(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), 
         return Ok(());
     };
     match from.as_f64() {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "seconds of this era are exact in f64"
-        )]
         Some(from) if from <= (expected.now_unix_s + SKEW_S) as f64 => Ok(()),
         _ => wrong("nbf is in the future, or no number"),
     }
