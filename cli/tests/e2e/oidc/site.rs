@@ -200,9 +200,8 @@ fn hash() -> Result<String> {
 }
 
 fn control(bed: &Testbed, name: &str, flags: &[String]) -> Result<Control> {
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let store = bed.path("control.db");
-    let mut control = Control::spawn_with(bed, name, "state.sock", &store, &flags)?;
+    let mut control = Control::spawn(bed, name, "state.sock", &store, flags)?;
     let at = ([127, 0, 0, 1], 8088).into();
     control.process.wait_port(&bed.hub, at, START_MAX)?;
     Ok(control)
