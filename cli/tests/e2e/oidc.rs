@@ -7,7 +7,7 @@ mod walk;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::hub::ready;
@@ -160,9 +160,14 @@ fn without_its_provider_a_hub_keeps_its_sessions_and_its_administrator() -> Resu
     // It comes back, and so do sign-ins.
     site.restart_provider()?;
     let walker = Walker::new(&site.bed, "back")?;
+    // Half a second between two tries: more would meet the limit of an address.
     let end = culvert_perf::testbed::wait_for("a sign-in", Duration::from_secs(15), || {
-        walker.sign_in("es256", "bob", "/api/whoami").ok()
+        let end = walker.sign_in("es256", "bob", "/api/whoami").ok();
+        if end.is_none() {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        end
     })?;
-    let status = (end.status == 200).then_some(()).context("signed in")?;
-    Ok(status)
+    ensure!(end.status == 200, "{end:?}");
+    Ok(())
 }

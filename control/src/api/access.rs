@@ -62,7 +62,12 @@ pub(super) async fn traced(
     });
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
-        response = problem.render(&id);
+        let refused = std::mem::replace(&mut response, problem.render(&id));
+        // A refusal may take a cookie away.
+        for cookie in refused.headers().get_all(header::SET_COOKIE) {
+            let headers = response.headers_mut();
+            headers.append(header::SET_COOKIE, cookie.clone());
+        }
     }
     let status = response.status().as_u16();
     let code = problem.as_ref().map_or("", |problem| problem.code());
