@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::run;
 
 /// Each is a workspace of its own, because its flags would rebuild everything else.
-const WORKSPACES: [&str; 2] = ["lib/mux/fuzz", "lib/proto/fuzz"];
+const WORKSPACES: [&str; 3] = ["lib/mux/fuzz", "lib/proto/fuzz", "lib/audit/fuzz"];
 /// What cargo-fuzz sets: edge counters, compared values, and the address sanitizer.
 const FLAGS: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Zsanitizer=address \
     -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

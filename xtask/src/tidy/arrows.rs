@@ -13,6 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("culvert-telemetry", &[]),
     ("culvert-config", &["culvert-proto"]),
     ("culvert-identity", &["culvert-proto"]),
+    ("culvert-audit", &["culvert-proto"]),
     ("culvert-licence", &[]),
     (
         "culvert-net",
@@ -28,6 +29,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "culvert-control",
         &[
+            "culvert-audit",
             "culvert-config",
             "culvert-identity",
             "culvert-licence",
@@ -40,6 +42,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "culvert-dataplane",
         &[
+            "culvert-audit",
             "culvert-config",
             "culvert-engine",
             "culvert-identity",

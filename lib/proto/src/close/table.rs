@@ -234,6 +234,9 @@ close_reasons! {
     HoldDown = 312, "hold_down", Dataplane, Some(503), Backoff,
         "Agents replaced each other more than three times in a minute.",
         "Stop one of the agents that share this credential, or use policy spread.";
+    UnknownEnd = 313, "unknown_end", Dataplane, None, No,
+        "The data plane stopped while an audited request ran; how it ended is not known.",
+        "Look at the target itself for what became of the request.";
 
     // Control: 400..
     Revoked = 400, "revoked", Control, None, Slow,
