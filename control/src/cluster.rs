@@ -86,6 +86,8 @@ pub struct Spec {
     pub allow_impersonation: bool,
     /// Which people may enter, and as whom.
     pub access: Access,
+    /// Whether requests of machines are audited too.
+    pub audit_tunnel: bool,
 }
 
 /// What may be changed; what is absent stays.
@@ -115,6 +117,8 @@ pub struct Patch {
     pub allow_impersonation: Option<bool>,
     /// Which people may enter, and as whom; given whole.
     pub access: Option<Access>,
+    /// Whether requests of machines are audited too.
+    pub audit_tunnel: Option<bool>,
 }
 
 /// What a second agent of a cluster does.
@@ -155,6 +159,7 @@ impl Default for Spec {
             rate_per_second: 0,
             allow_impersonation: false,
             access: Access::default(),
+            audit_tunnel: false,
         }
     }
 }
@@ -182,6 +187,7 @@ impl Patch {
         set(&mut spec.rate_per_second, self.rate_per_second);
         set(&mut spec.allow_impersonation, self.allow_impersonation);
         set(&mut spec.access, self.access);
+        set(&mut spec.audit_tunnel, self.audit_tunnel);
     }
 }
 
@@ -266,6 +272,7 @@ impl Cluster {
             routes: self.routes.iter().map(|it| it.route.clone()).collect(),
             personal_tokens: self.personal.iter().map(|it| it.token.clone()).collect(),
             access: spec.access.to_state(),
+            audit_tunnel: spec.audit_tunnel,
         }
     }
 }

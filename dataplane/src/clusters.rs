@@ -112,6 +112,10 @@ pub fn parse(text: &str, tls: bool) -> Result<Clusters, ClustersError> {
         if tokens.is_empty() {
             return Err(ClustersError(format!("cluster {id}: no token is given")));
         }
+        if cluster.audit_tunnel == Some(true) {
+            let why = "auditTunnel needs control, which keeps the log; take it out, or run control";
+            return Err(ClustersError(format!("cluster {id}: {why}")));
+        }
         if let Some(At { value, line }) = &cluster.access {
             let checked = Policy::from(value).checked();
             let why = |why| ClustersError(format!("line {line}: cluster {id}: access: {why}"));
@@ -194,6 +198,14 @@ mod tests {
             .err()
             .map(|why| why.to_string())
             .expect("refused")
+    }
+
+    #[test]
+    fn nobody_keeps_an_audit_log_without_control() {
+        let text = r#"[{"id":"dev","token":"dev-token","auditTunnel":true}]"#;
+        assert!(why(text).contains("needs control"), "{}", why(text));
+        let off = text.replace("true", "false");
+        assert!(!parse(&off, false).unwrap().state.clusters["dev"].audit_tunnel);
     }
 
     #[test]

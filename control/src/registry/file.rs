@@ -229,6 +229,7 @@ impl From<culvert_config::clusters::Listed> for Listed {
                 rate_per_second: listed.rate_per_second,
                 allow_impersonation: listed.allow_impersonation,
                 access: listed.access.map(|at| at.value.into()),
+                audit_tunnel: listed.audit_tunnel,
             },
             tokens: listed.tokens,
             routes: routes.collect(),

@@ -63,6 +63,7 @@ pub struct Entry {
     pub enabled: Option<At<bool>>,
     pub policy: Option<At<String>>,
     pub allow_impersonation: Option<At<bool>>,
+    pub audit_tunnel: Option<At<bool>>,
     pub max_streams: Option<At<u32>>,
     pub max_requests: Option<At<u32>>,
     pub rate_limit: Option<At<u32>>,

@@ -123,6 +123,8 @@ pub struct ClusterState {
     pub personal_tokens: Vec<PersonalToken>,
     /// Which people may enter, and as whom.
     pub access: Access,
+    /// Requests of machines leave audit records too.
+    pub audit_tunnel: bool,
 }
 
 /// What stands behind the agents of a cluster.

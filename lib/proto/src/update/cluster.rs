@@ -32,6 +32,7 @@ mod field {
     pub(super) const ROUTE: u8 = 14;
     pub(super) const PERSONAL_TOKEN: u8 = 15;
     pub(super) const ACCESS: u8 = 16;
+    pub(super) const AUDIT_TUNNEL: u8 = 17;
 }
 
 mod token {
@@ -64,6 +65,7 @@ impl ClusterState {
             routes: Vec::new(),
             personal_tokens: Vec::new(),
             access: Access::default(),
+            audit_tunnel: false,
         }
     }
 
@@ -132,6 +134,7 @@ pub(super) fn write_cluster(cluster: &ClusterState) -> Vec<u8> {
     if cluster.access != Access::default() {
         out.bytes(field::ACCESS, &write_access(&cluster.access));
     }
+    out.u8(field::AUDIT_TUNNEL, u8::from(cluster.audit_tunnel));
     out.finish()
 }
 
@@ -147,7 +150,7 @@ fn write_token(hash: &TokenHash) -> Vec<u8> {
 }
 
 pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeError> {
-    let mut fields = Fields::nested("cluster", field::ACCESS, value);
+    let mut fields = Fields::nested("cluster", field::AUDIT_TUNNEL, value);
     let Some((field::ID, id)) = fields.next(&[])? else {
         return Err(fields.error(field::ID));
     };
@@ -195,6 +198,7 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
                 read.access = read_access(value)?;
                 fields.check(field, read.access != Access::default())?;
             }
+            field::AUDIT_TUNNEL => read.audit_tunnel = fields.flag(field, value)?,
             _ => {}
         }
     }

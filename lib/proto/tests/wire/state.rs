@@ -92,7 +92,7 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
         Just(Policy::Refuse)
     ];
     let kind = prop_oneof![Just(TargetKind::Http), Just(TargetKind::Kube)];
-    let plain = any::<(bool, bool, u64, u32, u32, u32)>();
+    let plain = any::<(bool, bool, bool, u64, u32, u32, u32)>();
     let lists = (
         vec(token(), 0..4),
         vec((text(), text()), 0..4),
@@ -103,7 +103,15 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
     (plain, policy, kind, some_text(), some_text(), lists).prop_map(
         move |(plain, policy, kind, addr, name, lists)| {
             let (tokens, labels, routes, personal_tokens, access) = lists;
-            let (enabled, allow_impersonation, floor, streams_max, requests_max, rate) = plain;
+            let (
+                enabled,
+                allow_impersonation,
+                audit_tunnel,
+                floor,
+                streams_max,
+                requests_max,
+                rate,
+            ) = plain;
             Arc::new(ClusterState {
                 id: id.clone(),
                 enabled,
@@ -120,6 +128,7 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
                 routes,
                 personal_tokens,
                 access,
+                audit_tunnel,
             })
         },
     )
