@@ -82,6 +82,7 @@ impl Site {
             tls: None,
             trust: Trust::Key(culvert_rpc::Hub::feed(&*self.hub).verifying_key()),
             held: None,
+            outbox: None,
         });
         Mirror {
             link,

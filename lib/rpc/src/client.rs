@@ -24,6 +24,7 @@ use crate::address::{Address, PeerCheck};
 use crate::generated::Up;
 use crate::generated::state_client::StateClient;
 use crate::inbox::{Inbox, Taken};
+use crate::ship::{Outbox, ship};
 use crate::trust::Trust;
 
 /// Events that wait for the data plane; the link stands still above it.
@@ -31,7 +32,7 @@ pub const EVENTS_MAX: usize = 16;
 /// Room beside a body in its message.
 const FRAME_BYTES_MAX: usize = 1024;
 /// Connecting and each call, once and for all.
-const CALL_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Control beats every 5 s; a link silent for this long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -55,6 +56,8 @@ pub struct LinkConfig {
     pub trust: Trust,
     /// The state this data plane starts with, from its copy on disk.
     pub held: Option<Held>,
+    /// Audit records that wait for control.
+    pub outbox: Option<Arc<dyn Outbox>>,
 }
 
 /// The state a data plane holds.
@@ -216,6 +219,10 @@ impl Link {
         let channel = timeout(CALL_DEADLINE, self.connect())
             .await
             .map_err(|_| format!("{} did not answer within 5 s", self.config.address))??;
+        // Apart from the subscription: state does not wait for records, nor fail with them.
+        let outbox = self.config.outbox.clone();
+        let shipping = outbox.map(|outbox| tokio::spawn(ship(channel.clone(), outbox)));
+        let _shipping = shipping.map(AbortOnDrop);
         let (ups, outbound) = mpsc::channel(UPS_MAX);
         let mut asked = self.reporter.need_snapshot.subscribe();
         let mut reports = self.reporter.report.subscribe();
@@ -283,6 +290,15 @@ impl Link {
     }
 }
 
+/// A task that ends with the link it belongs to.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
 
@@ -317,7 +333,7 @@ async fn send(ups: &mpsc::Sender<Up>, up: Up) -> Result<(), String> {
     }
 }
 
-fn said(status: &Status) -> String {
+pub(crate) fn said(status: &Status) -> String {
     format!("control said {:?}: {}", status.code(), status.message())
 }
 
@@ -330,7 +346,7 @@ fn root_cause(why: &dyn std::error::Error) -> String {
 }
 
 /// Full jitter: anywhere between 0 and the doubled ceiling.
-fn backoff(failures: u32, random: [u8; 4]) -> Duration {
+pub(crate) fn backoff(failures: u32, random: [u8; 4]) -> Duration {
     let ceiling = BACKOFF_FIRST
         .saturating_mul(1 << failures.min(16))
         .min(BACKOFF_MAX);

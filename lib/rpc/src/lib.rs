@@ -13,13 +13,17 @@ mod client;
 mod feed;
 mod inbox;
 mod server;
+mod ship;
 mod trust;
 
 pub use accept::bind_unix;
 pub use address::{Address, AddressError, PeerCheck};
 pub use client::{EVENTS_MAX, Event, Held, LinkConfig, Reporter, Subscription};
 pub use feed::{Feed, ROTATIONS_MAX, TooManyRotations, UPDATES_BYTES_MAX, UPDATES_MAX};
-pub use server::{Access, DATAPLANES_MAX, Hub, LinkId, REPORT_BYTES_MAX, serve};
+pub use server::{
+    AUDIT_RECORDS_MAX, Access, DATAPLANES_MAX, Hub, LinkId, NotTaken, REPORT_BYTES_MAX, serve,
+};
+pub use ship::{Batch, Outbox};
 pub use trust::{Trust, TrustError};
 
 #[allow(

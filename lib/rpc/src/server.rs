@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use culvert_proto::id::Generation;
 use culvert_proto::update::Report;
 use futures_util::{Stream, stream};
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::accept::{self, LinkInfo};
 use crate::feed::{Feed, Position};
 use crate::generated::state_server::{State, StateServer};
-use crate::generated::{StateMessage, Up};
+use crate::generated::{AuditAck, AuditBatch, StateMessage, Up};
 
 pub use crate::accept::Access;
 
@@ -24,6 +25,8 @@ pub use crate::accept::Access;
 pub const DATAPLANES_MAX: usize = 256;
 /// Longest report of a data plane in bytes: 10,000 sessions fit.
 pub const REPORT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Audit records in one batch.
+pub const AUDIT_RECORDS_MAX: usize = 4_096;
 /// A quiet link carries a beat this often.
 pub(crate) const BEAT: Duration = Duration::from_secs(5);
 /// A peer that answers no ping for this long is cut; it comes back and resumes.
@@ -46,7 +49,14 @@ pub trait Hub: Send + Sync + 'static {
     fn report(&self, link: LinkId, generation: Generation, report: Option<Report>);
     /// The subscription ended.
     fn closed(&self, link: LinkId);
+    /// Takes audit records for good, in order; of those it has already, none twice.
+    fn audit(&self, records: &[Bytes]) -> impl Future<Output = Result<(), NotTaken>> + Send;
 }
+
+/// Audit records are not in the store; the data plane keeps them and sends them again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotTaken(pub String);
 
 /// Serves `hub` to data planes until `stop` resolves; open links end with it.
 ///
@@ -97,6 +107,14 @@ struct Link<H: Hub> {
 }
 
 type Down = Pin<Box<dyn Stream<Item = Result<StateMessage, Status>> + Send>>;
+type Acks = Pin<Box<dyn Stream<Item = Result<AuditAck, Status>> + Send>>;
+
+/// One call that brings audit records.
+struct Taking<H> {
+    hub: Arc<H>,
+    inbound: Streaming<AuditBatch>,
+    stopped: watch::Receiver<()>,
+}
 
 #[tonic::async_trait]
 impl<H: Hub> State for Service<H> {
@@ -133,6 +151,41 @@ impl<H: Hub> State for Service<H> {
             Some((message, link))
         });
         Ok(Response::new(Box::pin(down)))
+    }
+
+    type AuditStream = Acks;
+
+    async fn audit(&self, call: Request<Streaming<AuditBatch>>) -> Result<Response<Acks>, Status> {
+        let taking = Taking {
+            hub: self.hub.clone(),
+            inbound: call.into_inner(),
+            stopped: self.stopped.clone(),
+        };
+        // After a refusal the call is over: what came behind it may not be taken first.
+        let acks = stream::unfold(Some(taking), |taking| async move {
+            let mut taking = taking?;
+            let answer = taking.next().await?;
+            let goes_on = answer.is_ok().then_some(taking);
+            Some((answer, goes_on))
+        });
+        Ok(Response::new(Box::pin(acks)))
+    }
+}
+
+impl<H: Hub> Taking<H> {
+    async fn next(&mut self) -> Option<Result<AuditAck, Status>> {
+        let batch = tokio::select! {
+            _ = self.stopped.changed() => return None,
+            batch = self.inbound.message() => batch.ok()??,
+        };
+        if batch.records.len() > AUDIT_RECORDS_MAX {
+            let seen = batch.records.len();
+            let why = format!("{seen} audit records in a batch; at most {AUDIT_RECORDS_MAX}");
+            return Some(Err(Status::invalid_argument(why)));
+        }
+        let taken = self.hub.audit(&batch.records).await;
+        let refused = |NotTaken(why)| Status::unavailable(why);
+        Some(taken.map(|()| AuditAck { end: batch.end }).map_err(refused))
     }
 }
 

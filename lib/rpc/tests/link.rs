@@ -15,8 +15,8 @@ use culvert_proto::id::Generation;
 use culvert_proto::token::TokenText;
 use culvert_proto::update::{Change, ClusterState, Report, Rotation, State, Update};
 use culvert_rpc::{
-    Access, Address, Event, Feed, Held, Hub, LinkConfig, LinkId, PeerCheck, Subscription, Trust,
-    bind_unix, serve,
+    Access, Address, Event, Feed, Held, Hub, LinkConfig, LinkId, NotTaken, PeerCheck, Subscription,
+    Trust, bind_unix, serve,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -42,6 +42,9 @@ impl Hub for Control {
     }
     fn closed(&self, link: LinkId) {
         self.open.lock().retain(|open| *open != link);
+    }
+    async fn audit(&self, _: &[bytes::Bytes]) -> Result<(), NotTaken> {
+        Ok(())
     }
 }
 
@@ -122,6 +125,7 @@ impl Site {
             tls: None,
             trust: Trust::File(self.dir.path().join(trust)),
             held,
+            outbox: None,
         })
     }
 }
@@ -340,6 +344,7 @@ async fn tcp_needs_a_certificate_of_the_right_authority() {
             tls: Some(Arc::new(tls.unwrap())),
             trust: Trust::Key(control.feed.verifying_key()),
             held: None,
+            outbox: None,
         })
     };
     assert_eq!(state(&mut subscribe("dp", &ours)).await, (3, "snapshot"));
