@@ -45,7 +45,7 @@ use crate::license::Licensing;
 use crate::metrics::Metrics;
 
 pub use access::Caller;
-pub use audit::Unknown;
+pub use audit::{Unknown, line as audit_line};
 pub use kind::reference as errors;
 pub use pages::Pages;
 pub use personal::PERSONAL_LIFE_SECONDS_DEFAULT;
@@ -147,6 +147,7 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(fleet::show))
         .routes(routes!(fleet::ask))
         .routes(routes!(audit::list))
+        .routes(routes!(audit::live::stream))
         .routes(routes!(status::dataplanes))
         .routes(routes!(status::show))
         .routes(routes!(license::show))

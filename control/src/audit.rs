@@ -138,7 +138,17 @@ pub struct Recorded {
     pub namespace: String,
     pub name: String,
     pub reason: String,
+    /// What follows is absent from rows of what control decided.
+    pub event_id: Option<String>,
+    pub phase: Option<i64>,
+    pub status: Option<i64>,
+    pub bytes_to_service: Option<i64>,
+    pub bytes_to_client: Option<i64>,
+    pub duration_ms: Option<i64>,
 }
+
+/// In place of an outcome, in the row of a request that is about to be forwarded.
+pub const ATTEMPTED: &str = "attempted";
 
 /// Which rows are asked for; what is absent does not matter.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +175,8 @@ pub struct Filter {
     pub limit: u32,
     /// Rows to leave out, from the newest.
     pub offset: u64,
+    /// Only rows with a lower number.
+    pub before: Option<i64>,
 }
 
 /// How long rows are kept (P-19.3).

@@ -60,6 +60,8 @@ pub struct Config {
     pub fanout: Option<Fanout>,
     /// How long audit rows are kept.
     pub retention: Retention,
+    /// Print audit rows on standard output.
+    pub audit_stdout: bool,
     /// Longest life of a person's token, in seconds.
     pub personal_life_seconds: u64,
     /// The licence.
@@ -136,6 +138,12 @@ impl Config {
             fanout: checks.fanout(public_url.as_deref(), &outbound),
             public_url,
             retention: checks.retention(),
+            audit_stdout: checks
+                .parsed("audit-stdout", |text| {
+                    let why = || format!("is {text:?}; true or false is wanted");
+                    text.parse::<bool>().map_err(|_| why())
+                })
+                .unwrap_or_default(),
             personal_life_seconds: checks
                 .parsed("personal-token-days", life_days)
                 .unwrap_or_default(),

@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod identity;
 mod in_use;
+mod link;
 mod personal;
 mod routes;
 mod upkeep;
@@ -21,8 +22,8 @@ use culvert_net::crypto::SigningKey;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::limits::CLUSTERS_MAX;
 use culvert_proto::token::{Digest, TokenIndex, TokenText};
-use culvert_proto::update::{Report, Rotation, Settings, State};
-use culvert_rpc::{Feed, LinkId};
+use culvert_proto::update::{Rotation, Settings, State};
+use culvert_rpc::Feed;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, Notify};
 
@@ -35,6 +36,7 @@ use crate::registry::file::Listing;
 use crate::store::{Loaded, Step, Store};
 use crate::token;
 
+pub use audit::{FOLLOWS_MAX, Follow};
 use commit::{Writer, gauge, index};
 pub use error::HubError;
 pub use personal::MintedPersonal;
@@ -67,6 +69,7 @@ pub struct Hub {
     followed: Notify,
     /// Rows of refused changes that the store could not take yet.
     waiting: Mutex<VecDeque<Entry>>,
+    followers: audit::Followers,
     metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
@@ -123,6 +126,7 @@ impl Hub {
             acknowledged: Notify::new(),
             followed: Notify::new(),
             waiting: Mutex::default(),
+            followers: audit::Followers::default(),
             metrics,
             clock,
             started_unix_ms: now_ms,
@@ -455,40 +459,5 @@ impl Hub {
             .last_connected(&cluster.id)
             .or(cluster.last_connected_unix_ms);
         cluster
-    }
-}
-
-impl culvert_rpc::Hub for Hub {
-    fn feed(&self) -> &Feed {
-        &self.feed
-    }
-
-    fn opened(&self, link: LinkId, peer: &str) {
-        tracing::info!(peer, "data plane subscribed");
-        self.metrics.subscribers.inc();
-        self.fleet.lock().opened(link, peer);
-    }
-
-    fn report(&self, link: LinkId, _: Generation, report: Option<Report>) {
-        let now_ms = self.now_ms();
-        let mut fleet = self.fleet.lock();
-        match report {
-            // It has come; a report says when it is in use.
-            None => {}
-            Some(report) => {
-                let is_news = !report.rotated.is_empty();
-                fleet.report(link, report, now_ms);
-                self.followed.notify_waiters();
-                if is_news {
-                    self.acknowledged.notify_one();
-                }
-            }
-        }
-    }
-
-    fn closed(&self, link: LinkId) {
-        self.metrics.subscribers.dec();
-        self.fleet.lock().closed(link, self.now_ms());
-        tracing::info!(link = link.0, "data plane left");
     }
 }

@@ -7,7 +7,7 @@ use culvert_telemetry::metrics::{
     HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Metrics as Registry, SECONDS,
 };
 
-use crate::audit::Entry;
+use crate::audit::{Entry, Recorded};
 
 /// The instruments.
 pub struct Metrics {
@@ -118,6 +118,13 @@ impl Metrics {
     pub fn audited(&self, entry: &Entry) {
         self.audit_rows
             .with_label_values(&[entry.verb.as_str(), entry.outcome.as_str()])
+            .inc();
+    }
+
+    /// One row of a request that a data plane audited.
+    pub fn request_audited(&self, row: &Recorded) {
+        self.audit_rows
+            .with_label_values(&[&row.verb, &row.outcome])
             .inc();
     }
 

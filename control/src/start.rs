@@ -200,6 +200,10 @@ fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> Join
     }
     let kept = hub.clone();
     tasks.spawn(async move { kept.keep_audit(config.retention).await });
+    if config.audit_stdout {
+        let kept = hub.clone();
+        tasks.spawn(async move { kept.print_audit(print_row).await });
+    }
     let kept = hub.clone();
     tasks.spawn(async move { licensing.run(&kept, license::schedule).await });
     if let Some(path) = config.clusters {
@@ -207,6 +211,12 @@ fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> Join
         tasks.spawn(async move { kept.follow_file(&path).await });
     }
     tasks
+}
+
+fn print_row(row: crate::audit::Recorded) {
+    use std::io::Write as _;
+    // A reader that is gone costs its lines; the store has the rows.
+    let _ = writeln!(std::io::stdout(), "{}", api::audit_line(row));
 }
 
 impl Bound {

@@ -19,6 +19,7 @@ mod sqlite;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_audit::Record;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::Digest;
 use tokio::time::timeout;
@@ -155,6 +156,35 @@ impl Store {
     /// [`StoreError`].
     pub async fn append_audit(&self, entry: &Entry) -> Result<(), StoreError> {
         self.bounded(self.backend.append_audit(entry)).await
+    }
+
+    /// Records requests that a data plane audited, those that are not there yet, as one;
+    /// answers their rows.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it holds none of them, or all: send them again.
+    pub async fn take_events(&self, records: &[Record]) -> Result<Vec<Recorded>, StoreError> {
+        self.bounded(self.backend.take_events(records)).await
+    }
+
+    /// Rows of the audit log behind `seq`, oldest first, at most [`Filter::limit`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_since(
+        &self,
+        filter: &Filter,
+        seq: i64,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        self.bounded(self.backend.audit_since(filter, seq)).await
+    }
+
+    /// The number of the newest row of the audit log; 0 where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_newest(&self) -> Result<i64, StoreError> {
+        self.bounded(self.backend.audit_newest()).await
     }
 
     /// Rows of the audit log, newest first, and how many match.

@@ -1,5 +1,8 @@
 //! `/audit`: who did what (P-07); and the rows of changes that the API refused.
 
+pub(super) mod live;
+mod row;
+
 use std::sync::Arc;
 
 use axum::Json as Answer;
@@ -14,10 +17,13 @@ use utoipa::{IntoParams, ToSchema};
 use super::access::Principal;
 use super::body::Params;
 use super::problem::ProblemBody;
-use super::times::{rfc3339, unix_ms};
+use super::times::unix_ms;
 use super::{Problem, Shared};
-use crate::audit::{Cause, Entry, Filter, Outcome, Recorded, Verb};
+use crate::audit::{ATTEMPTED, Cause, Entry, Filter, Outcome, Verb};
 use crate::identity::Scope;
+
+use row::AuditRow;
+pub use row::line;
 
 const LIMIT_MAX: u32 = 500;
 const LIMIT_DEFAULT: u32 = 100;
@@ -32,49 +38,8 @@ pub(super) struct AuditPage {
     total: u64,
     limit: u32,
     offset: u64,
-}
-
-/// One row of the audit log.
-#[derive(Serialize, ToSchema)]
-pub(super) struct AuditRow {
-    id: i64,
-    time: String,
-    request_id: String,
-    /// Method and pattern of the route.
-    route: String,
-    /// unix, tcp or file.
-    transport: String,
-    actor: ActorView,
-    verb: String,
-    /// success, denied (refused by a rule) or failure.
-    outcome: String,
-    /// Empty where no cluster is known.
-    cluster: String,
-    resource: ResourceView,
-    /// The error's code; empty on success.
-    reason: String,
-}
-
-/// Who did it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Actor)]
-pub(super) struct ActorView {
-    /// admin-token, uid:<number>, registry-file, or unknown: no valid credential was shown.
-    sub: String,
-    email: String,
-    groups: Vec<String>,
-}
-
-/// What it was done to.
-#[derive(Serialize, ToSchema)]
-#[schema(as = AuditedResource)]
-pub(super) struct ResourceView {
-    group: String,
-    version: String,
-    resource: String,
-    namespace: String,
-    /// Id of the token, route or cluster; empty for all tokens of the cluster.
-    name: String,
+    /// Cursor of the next page; null on the last one.
+    next: Option<String>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -84,7 +49,7 @@ pub(super) struct AuditParams {
     /// `sub` or `email`.
     actor: Option<String>,
     verb: Option<String>,
-    /// success, denied or failure.
+    /// attempted, success, denied or failure.
     outcome: Option<String>,
     cluster: Option<String>,
     namespace: Option<String>,
@@ -99,6 +64,8 @@ pub(super) struct AuditParams {
     limit: Option<u32>,
     /// Rows to leave out, from the newest.
     offset: Option<u64>,
+    /// `next` of the page before; steadier than an offset while rows are added.
+    cursor: Option<String>,
 }
 
 impl AuditParams {
@@ -112,8 +79,15 @@ impl AuditParams {
             let parsed = text.map(|text| unix_ms(&text));
             parsed.transpose().map_err(|why| Problem::field(field, why))
         };
-        let verbs: Vec<_> = Verb::ALL.iter().map(|verb| verb.as_str()).collect();
-        let outcomes: Vec<_> = Outcome::ALL.iter().map(|it| it.as_str()).collect();
+        let asked = culvert_audit::Verb::ALL.iter().map(|verb| verb.as_str());
+        let verbs = Verb::ALL.iter().map(|verb| verb.as_str()).chain(asked);
+        let verbs: Vec<_> = verbs.collect();
+        let ended = Outcome::ALL.iter().map(|it| it.as_str());
+        let outcomes: Vec<_> = [ATTEMPTED].into_iter().chain(ended).collect();
+        let before = self.cursor.map(|text| text.parse().map_err(|_| text));
+        let before = before.transpose().map_err(|seen| {
+            Problem::field("cursor", format!("is {seen:?}; pass `next` of a page"))
+        })?;
         Ok(Filter {
             actor: self.actor,
             verb: one_of("verb", self.verb, &verbs)?,
@@ -126,6 +100,7 @@ impl AuditParams {
             to_unix_ms: time("to", self.to)?,
             limit,
             offset: self.offset.unwrap_or(0),
+            before,
         })
     }
 }
@@ -137,34 +112,6 @@ fn one_of(field: &str, word: Option<String>, known: &[&str]) -> Result<Option<St
             Err(Problem::field(field, why))
         }
         word => Ok(word),
-    }
-}
-
-impl From<Recorded> for AuditRow {
-    fn from(row: Recorded) -> Self {
-        Self {
-            id: row.seq,
-            time: rfc3339(u64::try_from(row.time_unix_ms).unwrap_or_default()),
-            request_id: row.request_id,
-            route: row.route,
-            transport: row.transport,
-            actor: ActorView {
-                sub: row.actor_sub,
-                email: row.actor_email,
-                groups: serde_json::from_str(&row.actor_groups).unwrap_or_default(),
-            },
-            verb: row.verb,
-            outcome: row.outcome,
-            cluster: row.cluster,
-            resource: ResourceView {
-                group: row.resource_group,
-                version: row.resource_version,
-                resource: row.resource,
-                namespace: row.namespace,
-                name: row.name,
-            },
-            reason: row.reason,
-        }
     }
 }
 
@@ -180,19 +127,31 @@ pub(super) async fn list(
     Params(params): Params<AuditParams>,
 ) -> Result<([(HeaderName, &'static str); 1], Answer<AuditPage>), Problem> {
     let mut filter = params.filter()?;
-    let sees_all = Scope::Audit.is_in(&principal.scopes);
-    if !sees_all {
-        filter.actor = Some(cause.actor.sub.clone());
-    }
+    let scope = scoped(&mut filter, &cause, &principal);
     let (rows, total) = context.hub.audit(&filter).await?;
+    let is_full = rows.len() == filter.limit as usize;
+    let last = rows.last().filter(|_| is_full);
     let page = AuditPage {
+        next: last.map(|row| row.seq.to_string()),
         items: rows.into_iter().map(Into::into).collect(),
         total,
         limit: filter.limit,
         offset: filter.offset,
     };
-    let scope = if sees_all { "all" } else { "self" };
-    Ok(([(SCOPE, scope)], Answer(page)))
+    Ok((scope, Answer(page)))
+}
+
+/// Who may not see all rows sees their own.
+fn scoped(
+    filter: &mut Filter,
+    cause: &Cause,
+    principal: &Principal,
+) -> [(HeaderName, &'static str); 1] {
+    if Scope::Audit.is_in(&principal.scopes) {
+        return [(SCOPE, "all")];
+    }
+    filter.actor = Some(cause.actor.sub.clone());
+    [(SCOPE, "self")]
 }
 
 /// Rows in a minute of callers who showed no valid credential: they may not fill the log.

@@ -91,6 +91,8 @@ kinds! {
     IDP_UNREACHABLE = SERVICE_UNAVAILABLE, "idp_unreachable", "identity provider",
         "the identity provider does not answer";
     BUSY = SERVICE_UNAVAILABLE, "busy", "control", "too many sign-ins at once";
+    TOO_MANY_STREAMS = TOO_MANY_REQUESTS, "too_many_streams", "client",
+        "the caller follows as many streams as allowed";
     SLOW = SERVICE_UNAVAILABLE, "slow", "control", "no answer in time";
     STORE_FULL = SERVICE_UNAVAILABLE, "store_full", "control",
         "the store's disk is full; nothing changed";

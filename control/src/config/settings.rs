@@ -154,6 +154,12 @@ const SETTINGS: &[Setting] = &[
         )
     },
     row(
+        "audit-stdout",
+        Switch,
+        "",
+        "Print each row of the audit log as a line of JSON on standard output, from the start on",
+    ),
+    row(
         "personal-token-days",
         Text,
         "90",

@@ -2,12 +2,63 @@
 
 use tokio::time::sleep;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_audit::Record;
+use culvert_rpc::NotTaken;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
 use super::{Hub, HubError};
 use crate::audit::{Entry, Filter, Recorded, Retention};
 use crate::license::LicenseRecord;
 
 /// Rows of refused changes that wait for a store that cannot write.
 pub const WAITING_MAX: usize = 1_024;
+/// Streams of the log that one user follows at once.
+pub const FOLLOWS_MAX: usize = 8;
+/// Rows that are printed at once.
+const PRINTED: u32 = 500;
+/// Rows to be printed are looked for this often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Who follows the log, and the word that it grew.
+#[derive(Default)]
+pub(super) struct Followers {
+    grew: watch::Sender<()>,
+    by_user: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// One stream that follows the log.
+pub struct Follow {
+    grew: watch::Receiver<()>,
+    user: String,
+    by_user: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Follow {
+    /// Resolves when rows were recorded by this process since it was asked last.
+    pub async fn news(&mut self) {
+        if self.grew.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let mut by_user = self.by_user.lock();
+        if let Some(streams) = by_user.get_mut(&self.user) {
+            *streams -= 1;
+            if *streams == 0 {
+                by_user.remove(&self.user);
+            }
+        }
+    }
+}
 
 impl Hub {
     /// Records a change that was refused or failed. While the store cannot write,
@@ -30,6 +81,99 @@ impl Hub {
     /// When the store cannot be read in time.
     pub async fn audit(&self, filter: &Filter) -> Result<(Vec<Recorded>, u64), HubError> {
         Ok(self.store.audit(filter).await?)
+    }
+
+    /// Takes records of a data plane for good; those it has already are not doubled.
+    pub(super) async fn take_events(&self, records: &[bytes::Bytes]) -> Result<(), NotTaken> {
+        let decoded: Result<Vec<_>, _> = records.iter().map(|it| Record::decode(it)).collect();
+        let decoded = decoded.map_err(|why| {
+            tracing::error!(%why, "a data plane's audit record cannot be read; it keeps it");
+            NotTaken(why.to_string())
+        })?;
+        let started = Instant::now();
+        let taken = self.store.take_events(&decoded).await;
+        self.metrics
+            .store("take_events", taken.is_ok(), started.elapsed());
+        let rows = taken.map_err(|error| {
+            tracing::warn!(%error, "audit records of a data plane wait for the store");
+            NotTaken(error.to_string())
+        })?;
+        for row in &rows {
+            self.metrics.request_audited(row);
+        }
+        self.followers.grew.send_replace(());
+        Ok(())
+    }
+
+    /// A row was recorded.
+    pub(super) fn audited(&self, entry: &Entry) {
+        self.metrics.audited(entry);
+        self.followers.grew.send_replace(());
+    }
+
+    /// One more stream of `user`; `None` when there are [`FOLLOWS_MAX`].
+    #[must_use]
+    pub fn follow_audit(&self, user: &str) -> Option<Follow> {
+        let by_user = self.followers.by_user.clone();
+        let mut counts = by_user.lock();
+        let streams = counts.entry(user.to_owned()).or_default();
+        if *streams >= FOLLOWS_MAX {
+            return None;
+        }
+        *streams += 1;
+        drop(counts);
+        Some(Follow {
+            grew: self.followers.grew.subscribe(),
+            user: user.to_owned(),
+            by_user,
+        })
+    }
+
+    /// Rows behind `seq`, oldest first, at most [`Filter::limit`].
+    ///
+    /// # Errors
+    /// When the store cannot be read in time.
+    pub async fn audit_since(&self, filter: &Filter, seq: i64) -> Result<Vec<Recorded>, HubError> {
+        Ok(self.store.audit_since(filter, seq).await?)
+    }
+
+    /// The number of the newest row; 0 where there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read in time.
+    pub async fn audit_newest(&self) -> Result<i64, HubError> {
+        Ok(self.store.audit_newest().await?)
+    }
+
+    /// Gives `print` each row that is recorded from now on. Runs until dropped.
+    pub async fn print_audit(&self, print: impl Fn(Recorded)) {
+        let mut grew = self.followers.grew.subscribe();
+        let filter = Filter {
+            limit: PRINTED,
+            ..Filter::default()
+        };
+        let mut last = None;
+        loop {
+            let rows = match last {
+                Some(last) => self.audit_since(&filter, last).await,
+                None => self.audit_newest().await.map(|newest| {
+                    last = Some(newest);
+                    Vec::new()
+                }),
+            };
+            let rows = rows.unwrap_or_else(|error| {
+                tracing::warn!(%error, "audit rows cannot be read to be printed; trying again");
+                Vec::new()
+            });
+            let is_full = rows.len() == PRINTED as usize;
+            for row in rows {
+                last = Some(row.seq);
+                print(row);
+            }
+            if !is_full {
+                let _ = timeout(LOOK, grew.changed()).await;
+            }
+        }
     }
 
     /// How many rows the log got since then.
@@ -55,7 +199,7 @@ impl Hub {
     ) -> Result<(), HubError> {
         self.store.save_license(record, entry).await?;
         if let Some(entry) = entry {
-            self.metrics.audited(entry);
+            self.audited(entry);
         }
         Ok(())
     }
@@ -101,7 +245,7 @@ impl Hub {
 
     async fn append(&self, entry: &Entry) -> Result<(), HubError> {
         self.store.append_audit(entry).await?;
-        self.metrics.audited(entry);
+        self.audited(entry);
         Ok(())
     }
 }

@@ -133,7 +133,7 @@ impl Hub {
         }
         recorded?;
         for entry in &entries {
-            self.metrics.audited(entry);
+            self.audited(entry);
         }
         self.publish(writer, next, steps, Vec::new());
         Ok(())

@@ -44,7 +44,7 @@ impl Hub {
         if count > API_TOKENS_MAX {
             return Err(HubError::TooManyApiTokens);
         }
-        self.metrics.audited(&entry);
+        self.audited(&entry);
         tracing::info!(token = token.id, name, "API token minted");
         Ok((text, token))
     }
@@ -58,7 +58,7 @@ impl Hub {
         if !self.store.remove_api_token(id, &entry).await? {
             return Err(HubError::NoApiToken(id.to_owned()));
         }
-        self.metrics.audited(&entry);
+        self.audited(&entry);
         tracing::info!(token = id, "API token revoked");
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use culvert_audit::Record;
 use culvert_proto::id::Generation;
 use culvert_proto::token::Digest;
 
@@ -44,7 +45,13 @@ pub(super) trait Backend: Send + Sync {
     fn changed(&self) -> Pin<Box<dyn Future<Output = Option<Generation>> + Send + '_>>;
     fn generation(&self) -> Done<'_, Generation>;
     fn append_audit<'a>(&'a self, entry: &'a Entry) -> Done<'a, ()>;
+    /// Adds records that are not there yet and answers their rows.
+    fn take_events<'a>(&'a self, records: &'a [Record]) -> Done<'a, Vec<Recorded>>;
     fn audit<'a>(&'a self, filter: &'a Filter) -> Done<'a, (Vec<Recorded>, u64)>;
+    /// Rows behind `seq`, oldest first, [`Filter::limit`] at most.
+    fn audit_since<'a>(&'a self, filter: &'a Filter, seq: i64) -> Done<'a, Vec<Recorded>>;
+    /// The number of the newest row; 0 where there is none.
+    fn audit_newest(&self) -> Done<'_, i64>;
     fn prune_audit(&self, before_unix_ms: Option<u64>, bytes_max: Option<u64>) -> Done<'_, u64>;
     fn touch<'a>(&'a self, touched: &'a [Touch]) -> Done<'a, ()>;
     fn save_license<'a>(

@@ -6,6 +6,8 @@
 mod access;
 #[path = "sql/audit.rs"]
 mod audit;
+#[path = "sql/events.rs"]
+mod events;
 #[path = "sql/identity.rs"]
 mod identity;
 #[path = "sql/license.rs"]
@@ -18,6 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_audit::Record;
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::Digest;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -56,6 +59,19 @@ mod db {
     pub(super) const BEGIN: &str = "BEGIN";
     /// Waits for whoever records a change.
     pub(super) const LOCKED_GENERATION: &str = "SELECT generation FROM hub FOR UPDATE";
+
+    /// Key of the lock that who writes the audit log holds to the end of its transaction.
+    const AUDIT_LOCK: i64 = 0x4355_4c41_5544;
+
+    /// Rows of the audit log become visible in the order of their numbers, whoever writes
+    /// them: who reads on from the last one misses none.
+    pub(super) async fn in_order(connection: &mut Connection) -> Result<()> {
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(AUDIT_LOCK)
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
 
     /// What the rows of the audit log hold, from the mean of the newest thousand.
     pub(super) async fn bytes(connection: &mut Connection) -> Result<u64> {
@@ -238,8 +254,10 @@ async fn audit_row(connection: &mut db::Connection, row: &Recorded) -> rows::Res
     sqlx::query(
         "INSERT INTO audit (seq, time_unix_ms, request_id, route, transport, actor_sub,
              actor_email, actor_groups, verb, outcome, cluster, resource_group, resource_version,
-             resource, namespace, name, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             resource, namespace, name, reason, event_id, phase, status, bytes_to_service,
+             bytes_to_client, duration_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+             $18, $19, $20, $21, $22, $23)
          ON CONFLICT (seq) DO NOTHING",
     )
     .bind(row.seq)
@@ -259,6 +277,12 @@ async fn audit_row(connection: &mut db::Connection, row: &Recorded) -> rows::Res
     .bind(&row.namespace)
     .bind(&row.name)
     .bind(&row.reason)
+    .bind(&row.event_id)
+    .bind(row.phase)
+    .bind(row.status)
+    .bind(row.bytes_to_service)
+    .bind(row.bytes_to_client)
+    .bind(row.duration_ms)
     .execute(connection)
     .await?;
     Ok(())
@@ -380,8 +404,20 @@ impl Backend for Postgres {
         Box::pin(audit::append(&self.pool, entry))
     }
 
+    fn take_events<'a>(&'a self, records: &'a [Record]) -> Done<'a, Vec<Recorded>> {
+        Box::pin(events::take(&self.pool, records))
+    }
+
     fn audit<'a>(&'a self, filter: &'a Filter) -> Done<'a, (Vec<Recorded>, u64)> {
         Box::pin(audit::read(&self.pool, filter))
+    }
+
+    fn audit_since<'a>(&'a self, filter: &'a Filter, seq: i64) -> Done<'a, Vec<Recorded>> {
+        Box::pin(audit::since(&self.pool, filter, seq))
+    }
+
+    fn audit_newest(&self) -> Done<'_, i64> {
+        Box::pin(audit::newest(&self.pool))
     }
 
     fn prune_audit(&self, before_unix_ms: Option<u64>, bytes_max: Option<u64>) -> Done<'_, u64> {

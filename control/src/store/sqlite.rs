@@ -4,6 +4,8 @@
 mod access;
 #[path = "sql/audit.rs"]
 mod audit;
+#[path = "sql/events.rs"]
+mod events;
 #[path = "sql/identity.rs"]
 mod identity;
 #[path = "sql/license.rs"]
@@ -15,6 +17,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
+use culvert_audit::Record;
 use culvert_proto::id::Generation;
 use culvert_proto::token::Digest;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -48,6 +51,15 @@ mod db {
     pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
     /// The transaction holds the lock already.
     pub(super) const LOCKED_GENERATION: &str = "SELECT generation FROM hub";
+
+    /// Rows of the audit log become visible in the order of their numbers: there is one writer.
+    #[expect(
+        clippy::unused_async,
+        reason = "the other engine has something to wait for"
+    )]
+    pub(super) async fn in_order(_: &mut Connection) -> Result<()> {
+        Ok(())
+    }
 
     /// Bytes of the store that hold something.
     pub(super) async fn bytes(connection: &mut Connection) -> Result<u64> {
@@ -207,8 +219,20 @@ impl Backend for Sqlite {
         Box::pin(audit::append(&self.pool, entry))
     }
 
+    fn take_events<'a>(&'a self, records: &'a [Record]) -> Done<'a, Vec<Recorded>> {
+        Box::pin(events::take(&self.pool, records))
+    }
+
     fn audit<'a>(&'a self, filter: &'a Filter) -> Done<'a, (Vec<Recorded>, u64)> {
         Box::pin(audit::read(&self.readers, filter))
+    }
+
+    fn audit_since<'a>(&'a self, filter: &'a Filter, seq: i64) -> Done<'a, Vec<Recorded>> {
+        Box::pin(audit::since(&self.readers, filter, seq))
+    }
+
+    fn audit_newest(&self) -> Done<'_, i64> {
+        Box::pin(audit::newest(&self.readers))
     }
 
     fn prune_audit(&self, before_unix_ms: Option<u64>, bytes_max: Option<u64>) -> Done<'_, u64> {

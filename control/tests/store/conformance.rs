@@ -10,6 +10,8 @@ use culvert_proto::id::Generation;
 use culvert_proto::token::Digest;
 use culvert_proto::update::{self, PersonalToken, RouteKind, ServiceName, SniPattern};
 
+use culvert_audit::{Actor, Attempted, Ended, EventId, Outcome, Record, Resource, Verb};
+
 use super::{NOW, cluster, entry, record, remove, rows, save};
 use culvert_control::audit::Filter;
 
@@ -30,6 +32,7 @@ pub async fn all(mut fresh: impl AsyncFnMut(&str) -> Dsn) {
         routes_and_personal_tokens_keep_their_order,
         the_license_is_kept_with_the_row_that_says_why,
         audit_rows_are_filtered_paged_and_pruned,
+        an_event_is_kept_once_however_often_it_comes,
         texts_of_any_kind_come_back_as_they_were,
         sessions_end_with_their_generation_and_the_newest_come_first,
     }
@@ -352,4 +355,97 @@ async fn sessions_end_with_their_generation_and_the_newest_come_first(dsn: &Dsn)
     assert_eq!(since(NOW).await.unwrap(), all);
     assert_eq!(since(NOW + 5).await.unwrap(), all[..1]);
     assert_eq!(since(NOW + 9).await.unwrap(), []);
+}
+
+async fn an_event_is_kept_once_however_often_it_comes(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let id = EventId([5; 16]);
+    let attempted = Record::Attempted(Attempted {
+        id,
+        time_unix_ms: NOW,
+        request_id: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
+        verb: Verb::ExecOpen,
+        actor: Actor {
+            sub: "somebody\0".to_owned(),
+            email: String::new(),
+            groups: vec!["g".to_owned()],
+        },
+        transport: "tunnel".to_owned(),
+        route: "GET /tunnel/prod/api/v1/namespaces/n/pods/p/exec".to_owned(),
+        cluster: "prod".to_owned(),
+        resource: Resource {
+            version: "v1".to_owned(),
+            resource: "pods/exec".to_owned(),
+            namespace: "n".to_owned(),
+            name: "p".to_owned(),
+            ..Resource::default()
+        },
+    });
+    let ended = |id, verb, stays_open, reason: &str| {
+        Record::Ended(Ended {
+            id,
+            time_unix_ms: NOW + 1,
+            verb,
+            outcome: Outcome::Success,
+            status: 101,
+            reason: reason.to_owned(),
+            to_service: 1,
+            to_client: u64::MAX,
+            duration_ms: 3,
+            stays_open,
+        })
+    };
+    let opened = ended(id, Verb::ExecOpen, true, "finished");
+    let closed = ended(id, Verb::ExecClose, false, "finished");
+    let first = [attempted.clone(), opened.clone()];
+    assert_eq!(store.take_events(&first).await.unwrap().len(), 2);
+    // A data plane that was killed sends again what it does not know to be here, and more.
+    let again = [
+        attempted,
+        opened,
+        closed,
+        ended(id, Verb::ExecOpen, false, "unknown_end"),
+    ];
+    let new = store.take_events(&again).await.unwrap();
+    assert_eq!(new.len(), 1);
+    let closed = &new[0];
+    assert_eq!(
+        (closed.verb.as_str(), closed.phase),
+        ("exec_close", Some(2))
+    );
+    assert_eq!(
+        closed.actor_sub, "somebody\u{FFFD}",
+        "as in the row of the attempt"
+    );
+    assert_eq!(closed.actor_groups, "[\"g\"]");
+    assert_eq!(closed.resource, "pods/exec");
+    assert_eq!((closed.status, closed.duration_ms), (Some(101), Some(3)));
+    assert_eq!(closed.bytes_to_client, Some(i64::MAX));
+    // The row of an attempt may have been pruned before its end comes.
+    let orphan = ended(EventId([6; 16]), Verb::Apply, false, "finished");
+    assert_eq!(store.take_events(&[orphan]).await.unwrap()[0].cluster, "");
+
+    let filter = Filter {
+        limit: 500,
+        ..Filter::default()
+    };
+    let (rows, total) = store.audit(&filter).await.unwrap();
+    assert_eq!(total, 4);
+    let outcomes: Vec<_> = rows.iter().map(|row| row.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["success", "success", "success", "attempted"]);
+    let first = rows.last().unwrap().seq;
+    let since = store.audit_since(&filter, first).await.unwrap();
+    let mut numbers: Vec<_> = since.iter().map(|row| row.seq).collect();
+    assert!(numbers.is_sorted());
+    numbers.reverse();
+    let newest: Vec<_> = rows[..3].iter().map(|row| row.seq).collect();
+    assert_eq!(numbers, newest);
+    assert_eq!(store.audit_newest().await.unwrap(), rows[0].seq);
+    let older = Filter {
+        before: Some(rows[1].seq),
+        limit: 1,
+        ..Filter::default()
+    };
+    let (page, _) = store.audit(&older).await.unwrap();
+    assert_eq!(page[0].seq, rows[2].seq);
 }

@@ -40,6 +40,7 @@ macro_rules! bound {
 
 /// Part of the caller's transaction.
 pub(super) async fn insert(connection: &mut Connection, entry: &Entry) -> Result<()> {
+    db::in_order(connection).await?;
     let cause = &entry.cause;
     let groups = serde_json::to_string(&cause.actor.groups)
         .map_err(|why| RowError::Damaged(why.to_string()))?;
@@ -87,14 +88,39 @@ pub(super) async fn read(pool: &Pool, filter: &Filter) -> Result<(Vec<Recorded>,
         .await?;
     let page = sqlx::query_as(filtered!(
         "SELECT *",
-        "ORDER BY seq DESC LIMIT $10 OFFSET $11"
+        "AND ($10 IS NULL OR seq < $10) ORDER BY seq DESC LIMIT $11 OFFSET $12"
     ));
     let rows = bound!(page, filter, from, to)
+        .bind(filter.before)
         .bind(i64::from(filter.limit))
         .bind(signed(filter.offset)?)
         .fetch_all(&mut *transaction)
         .await?;
     Ok((rows, u64::try_from(total).unwrap_or_default()))
+}
+
+/// Rows behind `seq`, oldest first.
+pub(super) async fn since(pool: &Pool, filter: &Filter, seq: i64) -> Result<Vec<Recorded>> {
+    let (from, to) = (filter.from_unix_ms.unwrap_or(0), filter.to_unix_ms);
+    let (from, to) = (signed(from)?, to.map_or(Ok(i64::MAX), signed)?);
+    let page = sqlx::query_as(filtered!(
+        "SELECT *",
+        "AND seq > $10 ORDER BY seq LIMIT $11"
+    ));
+    let rows = bound!(page, filter, from, to)
+        .bind(seq)
+        .bind(i64::from(filter.limit))
+        .fetch_all(pool)
+        .await?;
+    Ok(rows)
+}
+
+/// The number of the newest row.
+pub(super) async fn newest(pool: &Pool) -> Result<i64> {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM audit")
+        .fetch_one(pool)
+        .await?;
+    Ok(newest.unwrap_or_default())
 }
 
 /// Deletes some rows that are too old or too many and gives their space back;
