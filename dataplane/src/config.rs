@@ -20,8 +20,8 @@ use std::time::Duration;
 
 #[cfg(feature = "hub")]
 pub use hub::{
-    ClustersText, Config, ControlLink, FlowLogConfig, FlowLogMode, MetricsConfig, ObserveConfig,
-    STREAMS_PER_SESSION_MAX, StateSource, Tls,
+    AuditConfig, ClustersText, Config, ControlLink, FlowLogConfig, FlowLogMode, MetricsConfig,
+    ObserveConfig, STREAMS_PER_SESSION_MAX, StateSource, Tls, WhenFull,
 };
 #[cfg(feature = "hub")]
 pub use probe::ProbeConfig;

@@ -1,6 +1,7 @@
 //! What clients say to the internal listener, and people to theirs, and what becomes of it.
 
 mod arrival;
+mod audited;
 mod body;
 mod caller;
 mod exchange;
@@ -47,6 +48,7 @@ pub use head::judge;
 pub use refuse::Refusal;
 
 use arrival::{Arrival, Door};
+use audited::{Bulk, Subject};
 use exchange::Exchange;
 use head::{Asked, Route, Towards};
 use person::Admitted;
@@ -214,7 +216,12 @@ impl<'a> Ingress<'a> {
     }
 
     /// Opens a stream, sends the head and turns the answer around.
-    async fn relay(self, mut parts: Parts, body: Incoming) -> Response<Body> {
+    async fn relay(mut self, mut parts: Parts, body: Incoming) -> Response<Body> {
+        // Before a byte of it leaves this process.
+        let bulk = match self.audited(&parts).await {
+            Ok(subject) => subject,
+            Err(refusal) => return self.refuse(&refusal),
+        };
         let opened = match self.open(&mut parts, body).await {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse(&refusal),
@@ -224,7 +231,7 @@ impl<'a> Ingress<'a> {
             Some(client) if opened.head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 self.upgraded(opened.head, opened.exchange, opened.slot, client)
             }
-            _ => self.answered(&parts, opened.head, opened.exchange, opened.slot),
+            _ => self.answered(&parts, opened, bulk),
         }
     }
 
@@ -256,8 +263,8 @@ impl<'a> Ingress<'a> {
         if !matches!(self.asked.framing, Framing::None | Framing::Length(0)) {
             let (framing, kind) = (self.asked.framing, self.cluster.kind());
             let bytes_max = self.plane.config.body_bytes_max;
-            let metrics = metrics.clone();
-            exchange.start_upload(|leg| upload::pump(leg, body, framing, kind, bytes_max, metrics));
+            let meter = self.tracked.meter();
+            exchange.start_upload(|leg| upload::pump(leg, body, framing, kind, bytes_max, meter));
         }
         let client = upgrade
             .then(|| parts.extensions.remove::<OnUpgrade>())
@@ -308,18 +315,18 @@ impl<'a> Ingress<'a> {
     }
 
     /// An ordinary answer: its head rebuilt, its body streamed.
-    fn answered(
-        self,
-        parts: &Parts,
-        answer: response::Head,
-        exchange: Exchange,
-        slot: StreamSlot,
-    ) -> Response<Body> {
+    fn answered(self, parts: &Parts, opened: Opened, bulk: Option<Subject>) -> Response<Body> {
+        let Opened {
+            head,
+            exchange,
+            slot,
+            ..
+        } = opened;
         let response::Head {
             status,
             mut headers,
             length,
-        } = answer;
+        } = head;
         let trailers = self.asked.trailers || parts.version == Version::HTTP_2;
         let announced = head::trailer_names(&headers);
         self.keep_fields(&mut headers, &slot);
@@ -342,7 +349,8 @@ impl<'a> Ingress<'a> {
             tracked.conn().arm();
         }
         let body_length = if exchange.is_done() { Some(0) } else { length };
-        let body = Relayed::new(exchange, body_length, trailers, tracked, slot);
+        let bulk = bulk.map(|subject| Box::new(Bulk::new(self.plane.clone(), subject)));
+        let body = Relayed::new(exchange, body_length, trailers, tracked, slot).recorded(bulk);
         let mut response = Response::new(Body::Relayed(Box::new(body)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -380,6 +388,7 @@ impl<'a> Ingress<'a> {
         headers.insert(UPGRADE, upgrade);
         let mut tracked = self.tracked;
         tracked.answered(StatusCode::SWITCHING_PROTOCOLS);
+        tracked.opened();
         let join = upgrade::Join {
             stream,
             early,

@@ -13,6 +13,8 @@ compile_error!("choose a role: feature hub, relay or both");
 mod accept;
 #[cfg(feature = "hub")]
 mod admin;
+#[cfg(feature = "hub")]
+mod audit;
 mod beats;
 #[cfg(feature = "hub")]
 mod channel;

@@ -1,5 +1,6 @@
 //! Every metric of the data plane: names, help, labels.
 
+mod audit;
 mod flows;
 
 use std::sync::{Arc, OnceLock};
@@ -19,6 +20,7 @@ use culvert_observe::{Observer, Reason};
 use crate::config::MetricsConfig;
 use crate::observe::{Seen, Sight};
 
+pub use audit::AuditMetrics;
 pub use culvert_telemetry::metrics::UNROUTED;
 pub use flows::{ChannelMetrics, FlowMetrics};
 
@@ -45,6 +47,8 @@ pub struct Metrics {
     unrouted: OnceLock<Arc<ClusterMetrics>>,
     /// What is known of connections.
     pub sight: Arc<Sight>,
+    /// The audit spool.
+    pub audit: AuditMetrics,
     /// `agents_connected`
     pub agents: IntGauge,
     /// `proxy_rate_limited_total`
@@ -168,6 +172,7 @@ impl Metrics {
             sight: Sight::new(&r, observer, &labels),
             labels,
             unrouted: OnceLock::new(),
+            audit: AuditMetrics::new(&r),
             agents: r.gauge("agents_connected", "Agent sessions."),
             rate_limited: r.counter("proxy_rate_limited_total", "Requests answered 429."),
             auth_failures: r.counter_vec(

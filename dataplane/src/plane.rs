@@ -19,6 +19,7 @@ use culvert_proto::id::{ClusterId, Epoch};
 use culvert_proto::update::State;
 use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
+use crate::audit::Audit;
 use crate::beats::Beats;
 use crate::config::Config;
 use crate::console::Requests;
@@ -50,6 +51,8 @@ pub struct Plane {
     pub route_threads: Threads,
     /// Connections that one listener may have.
     pub connections_max: usize,
+    /// Records of audited requests.
+    pub audit: Audit,
     /// The instruments.
     pub metrics: Arc<Metrics>,
     /// Memory of sessions and streams.
@@ -99,6 +102,7 @@ impl Plane {
             route_threads: Threads::default(),
             connections_max,
             budget: Arc::new(Budget::new(config.memory_budget)),
+            audit: Audit::new(&config.audit, metrics.audit.clone()),
             metrics,
             links: Links::default(),
             admission: Admission::default(),
@@ -378,6 +382,7 @@ impl Plane {
         metrics.refresh(&self.engine);
         self.flows.count();
         self.sessions.count();
+        self.audit.refresh();
         metrics
             .memory_used
             .with_label_values(&["carrier"])

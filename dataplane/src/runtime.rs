@@ -104,6 +104,50 @@ pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> i
     .await
 }
 
+/// A file that grows, each append durable before the next.
+#[cfg(any(feature = "hub", test))]
+pub enum DurableFile {
+    /// Through the ring.
+    Uring(tokio_uring::fs::File),
+    /// On blocking threads.
+    Plain(std::sync::Arc<File>),
+}
+
+#[cfg(any(feature = "hub", test))]
+impl DurableFile {
+    /// For the threads of `backend`; not `Send` there.
+    pub fn new(backend: Backend, file: File) -> Self {
+        match backend.uring {
+            true => Self::Uring(tokio_uring::fs::File::from_std(file)),
+            false => Self::Plain(std::sync::Arc::new(file)),
+        }
+    }
+
+    /// Writes `content` at `offset` and makes it durable. A failed fsync is final for
+    /// the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn append(&self, content: Vec<u8>, offset: u64) -> io::Result<()> {
+        match self {
+            Self::Uring(file) => {
+                let (wrote, _) = file.write_all_at(content, offset).await;
+                wrote?;
+                file.sync_data().await
+            }
+            Self::Plain(file) => {
+                let file = file.clone();
+                blocking(move || {
+                    use std::os::unix::fs::FileExt as _;
+                    file.write_all_at(&content, offset)?;
+                    file.sync_data()
+                })
+                .await
+            }
+        }
+    }
+}
+
 /// Makes a rename in `dir` durable.
 ///
 /// # Errors
@@ -187,6 +231,13 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), vec![2; 10], "{backend:?}");
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, OWNERS_ALONE, "{backend:?}");
+            runtime.block_on(async {
+                let file = DurableFile::new(backend, File::create(&path).unwrap());
+                file.append(vec![3; 4], 0).await.unwrap();
+                file.append(vec![4; 4], 4).await.unwrap();
+            });
+            let whole = [[3; 4], [4; 4]].concat();
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "{backend:?}");
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::accept::{Port, accept};
 use crate::admin;
+use crate::audit;
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, StateSource, Tls};
 use crate::engine;
@@ -48,6 +49,8 @@ pub struct Dataplane {
     addresses: Addresses,
     plane: Arc<Plane>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends after all others: it writes what they recorded last.
+    spool: Option<JoinHandle<()>>,
 }
 
 /// Runs a data plane until a signal ends it.
@@ -115,6 +118,7 @@ impl Dataplane {
         };
         // Before anybody hands out listeners of routes.
         let routed: Vec<_> = (0..threads).map(|_| plane.route_threads.join()).collect();
+        let spool = audit::start(&plane.audit, backend)?;
         // First: whoever is accepted finds the first state in use.
         let operators = listeners.admin.try_clone()?;
         let mut running = vec![spawn("main", backend, move |started| {
@@ -136,6 +140,7 @@ impl Dataplane {
             addresses,
             plane,
             threads: running,
+            spool,
         })
     }
 
@@ -155,6 +160,10 @@ impl Dataplane {
             if thread.join().is_err() {
                 tracing::error!("a thread panicked");
             }
+        }
+        self.plane.audit.close();
+        if self.spool.is_some_and(|spool| spool.join().is_err()) {
+            tracing::error!("the writer of the audit spool panicked");
         }
     }
 }

@@ -72,6 +72,7 @@ impl Subscriber {
             tls: client_tls(link)?,
             trust,
             held,
+            outbox: plane.audit.mail().map(|mail| mail as _),
         };
         let dataplane_id = identity(state_dir.as_deref());
         Ok(Self {

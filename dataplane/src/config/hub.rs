@@ -1,5 +1,6 @@
 //! What the data plane of a hub is told.
 
+mod audit;
 mod build;
 mod observe;
 mod settings;
@@ -17,6 +18,7 @@ use culvert_telemetry::log::LogFormat;
 use super::reader::Reader;
 use super::{ConfigError, EngineConfig, PROGRAM, Problems};
 
+pub use audit::{AuditConfig, WhenFull};
 pub use observe::{CLUSTERS_MAX, FlowLogConfig, FlowLogMode, MetricsConfig, ObserveConfig};
 pub(super) use settings::{EBPF, EBPF_TIER, EBPF_TRACE, SETTINGS};
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Bytes that all sessions and streams may buffer.
     pub memory_budget: u64,
+    /// Records of audited requests.
+    pub audit: AuditConfig,
     /// The eBPF observer.
     pub observe: ObserveConfig,
     /// How much metrics tell of clusters.

@@ -11,6 +11,7 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::route::{PEOPLE_PREFIX, RouteError, TUNNEL_PREFIX, TunnelRoute};
 
 use super::Id;
+use super::audited;
 use super::head::{self, Asked};
 use super::person::{self, Admitted};
 use super::refuse::Refusal;
@@ -95,7 +96,14 @@ impl Arrival<'_> {
         check_length(plane, length)?;
         let admitted = match known {
             None => Admitted::machine(),
-            Some(known) => known.admit(plane, table, &cluster, parts, &asked)?,
+            Some(known) => {
+                let identity = known.may(table, &cluster, parts, &asked);
+                let identity = identity.inspect_err(|refusal| {
+                    let what = (self.id, &*cluster, parts, route.rest);
+                    audited::denied(plane, known.who(), what, refusal.reason);
+                })?;
+                known.admit(plane, &cluster, parts, identity)?
+            }
         };
         // The cluster first: what it may not do costs its neighbours nothing.
         let slot = cluster.admit().and_then(|slot| {

@@ -9,6 +9,7 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
+use culvert_audit::Actor;
 use culvert_identity::{Denied, Identity};
 use culvert_net::crypto::sha256;
 use culvert_proto::answer::BodyKind;
@@ -96,6 +97,23 @@ fn by_token(table: &Table, cluster: &str, presented: &str) -> Result<Known, Refu
     })
 }
 
+/// Who somebody is, for the audit log, and how that was shown.
+pub fn who(
+    credential: &Credential,
+    (subject, email, groups): (&str, &str, &[String]),
+) -> (&'static str, Actor) {
+    let transport = match credential {
+        Credential::Session => "session",
+        Credential::Token(_) => "personal-token",
+    };
+    let actor = Actor {
+        sub: subject.to_owned(),
+        email: email.to_owned(),
+        groups: groups.to_vec(),
+    };
+    (transport, actor)
+}
+
 impl Admitted {
     /// Whoever reaches the internal listener.
     pub fn machine() -> Self {
@@ -108,45 +126,25 @@ impl Admitted {
 }
 
 impl Known {
-    /// What they may do here, by the cluster's policy.
+    /// A person who may do it, as `identity`.
     ///
     /// # Errors
-    /// 403: nothing, not this, or not from there. 429: too many streams.
+    /// 429: too many streams.
     pub fn admit(
         self,
         plane: &Plane,
-        table: &Table,
         cluster: &Cluster,
         parts: &Parts,
-        asked: &Asked,
+        identity: Identity,
     ) -> Result<Admitted, Refusal> {
-        let is_session = self.credential == Credential::Session;
-        let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
-            && asked.upgrade.is_none();
-        let people = table.people.as_ref();
-        if is_session && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
-            let why = "A session changes something, or upgrades, from our own pages only: send \
-                       Origin of --public-url or of one of --allowed-origins.";
-            return Err(Refusal::new(CloseReason::Forbidden, why));
-        }
-        let policy = &cluster.access;
-        let now_ms = unix_ms();
-        let asks = self.as_asked();
-        let identity = policy.decide(asks, now_ms).map_err(denied)?;
-        if policy.only_reads(&identity) && !reads {
-            let why = format!(
-                "Their access to cluster {} is read-only: GET, HEAD and OPTIONS pass, upgrades do \
-                 not.",
-                cluster.state.id
-            );
-            return Err(Refusal::new(CloseReason::Forbidden, why));
-        }
+        let (policy, now_ms) = (&cluster.access, unix_ms());
         let tier = match &identity {
             Identity::Impersonated {
                 tier: Some(tier), ..
             } => Some(*tier),
-            _ => policy.tier(asks, now_ms),
+            _ => policy.tier(self.as_asked(), now_ms),
         };
+        let is_session = self.credential == Credential::Session;
         let watching = match is_session && asks_for_one(parts) {
             false => None,
             true => Some(plane.watches.begin(&self.subject).ok_or_else(|| {
@@ -166,6 +164,45 @@ impl Known {
                 identity,
             })),
         })
+    }
+
+    /// As whom they may do it, by the cluster's policy.
+    ///
+    /// # Errors
+    /// 403: nothing, not this, or not from there.
+    pub fn may(
+        &self,
+        table: &Table,
+        cluster: &Cluster,
+        parts: &Parts,
+        asked: &Asked,
+    ) -> Result<Identity, Refusal> {
+        let is_session = self.credential == Credential::Session;
+        let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && asked.upgrade.is_none();
+        let people = table.people.as_ref();
+        if is_session && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
+            let why = "A session changes something, or upgrades, from our own pages only: send \
+                       Origin of --public-url or of one of --allowed-origins.";
+            return Err(Refusal::new(CloseReason::Forbidden, why));
+        }
+        let policy = &cluster.access;
+        let identity = policy.decide(self.as_asked(), unix_ms());
+        let identity = identity.map_err(denied)?;
+        if policy.only_reads(&identity) && !reads {
+            let why = format!(
+                "Their access to cluster {} is read-only: GET, HEAD and OPTIONS pass, upgrades do \
+                 not.",
+                cluster.state.id
+            );
+            return Err(Refusal::new(CloseReason::Forbidden, why));
+        }
+        Ok(identity)
+    }
+
+    /// Who they are, for the audit log, and how that was shown.
+    pub fn who(&self) -> (&'static str, Actor) {
+        who(&self.credential, (&self.subject, &self.email, &self.groups))
     }
 
     fn as_asked(&self) -> culvert_identity::Person<'_> {

@@ -1,5 +1,6 @@
 //! The body of an answer on its way from the agent to the client.
 
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -7,10 +8,11 @@ use http_body::{Frame, SizeHint};
 
 use culvert_proto::close::CloseReason;
 
+use super::audited::Bulk;
 use super::body::BodyCut;
 use super::exchange::{Exchange, Piece};
 use super::head::response_trailer_passes;
-use super::tracked::Tracked;
+use super::tracked::{Meter, Tracked};
 use crate::sessions::StreamSlot;
 
 /// A body streamed from an agent, with everything its request holds.
@@ -21,7 +23,11 @@ pub struct Relayed {
     trailers: bool,
     ended: bool,
     tracked: Tracked,
+    meter: Meter,
     slot: StreamSlot,
+    bulk: Option<Box<Bulk>>,
+    /// A piece that waits until it is recorded that the answer is large.
+    held: Option<Bytes>,
 }
 
 impl Relayed {
@@ -39,9 +45,18 @@ impl Relayed {
             left: length.unwrap_or(0),
             trailers,
             ended: false,
+            meter: tracked.meter(),
             tracked,
             slot,
+            bulk: None,
+            held: None,
         }
+    }
+
+    /// Once it is large it waits for `bulk`.
+    pub fn recorded(mut self, bulk: Option<Box<Bulk>>) -> Self {
+        self.bulk = bulk;
+        self
     }
 
     /// The next frame for the client.
@@ -49,15 +64,18 @@ impl Relayed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
+        if self.held.is_some() {
+            return self.poll_held(cx);
+        }
         loop {
             match ready!(self.exchange.poll_piece(cx)) {
                 Ok(Piece::Data(data)) => {
-                    self.left = self.left.saturating_sub(data.len() as u64);
-                    self.tracked
-                        .metrics()
-                        .bytes_to_client
-                        .inc_by(data.len() as u64);
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    if let Some(bulk) = &mut self.bulk {
+                        bulk.count(data.len() as u64);
+                        self.held = Some(data);
+                        return self.poll_held(cx);
+                    }
+                    return Poll::Ready(Some(Ok(self.data(data))));
                 }
                 Ok(Piece::Trailers(mut trailers)) if self.trailers => {
                     let dropped: Vec<_> = trailers
@@ -75,19 +93,50 @@ impl Relayed {
                     self.ended = true;
                     return Poll::Ready(None);
                 }
-                Err(reason) => {
-                    self.ended = true;
-                    self.tracked.conn().abort();
-                    self.slot.closed(reason);
-                    return Poll::Ready(Some(Err(BodyCut(reason))));
-                }
+                Err(reason) => return Poll::Ready(Some(Err(self.cut(reason)))),
             }
         }
     }
 
+    fn data(&mut self, data: Bytes) -> Frame<Bytes> {
+        self.left = self.left.saturating_sub(data.len() as u64);
+        self.meter.to_client(data.len() as u64);
+        Frame::data(data)
+    }
+
+    /// The piece that waits, once it may go.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
+        let recorded = match &mut self.bulk {
+            Some(bulk) => ready!(bulk.poll(cx)),
+            None => Ok(None),
+        };
+        match recorded {
+            Ok(None) => {}
+            Ok(Some((event, before))) => {
+                let held = self.held.as_ref().map_or(0, |held| held.len() as u64);
+                let counted = before.saturating_sub(held);
+                event.counts().to_client.store(counted, Ordering::Relaxed);
+                self.tracked.audited(Some(event));
+                self.meter = self.tracked.meter();
+                self.bulk = None;
+            }
+            Err(reason) => return Poll::Ready(Some(Err(self.cut(reason)))),
+        }
+        let data = self.held.take().unwrap_or_default();
+        Poll::Ready(Some(Ok(self.data(data))))
+    }
+
+    fn cut(&mut self, reason: CloseReason) -> BodyCut {
+        self.ended = true;
+        self.tracked.conn().abort();
+        self.slot.closed(reason);
+        self.tracked.ends(reason);
+        BodyCut(reason)
+    }
+
     /// Whether nothing more comes.
     pub fn is_done(&self) -> bool {
-        self.ended || (self.length.is_some() && self.exchange.is_done())
+        self.ended || (self.length.is_some() && self.exchange.is_done() && self.held.is_none())
     }
 
     /// What is left, where that is known.
@@ -101,11 +150,14 @@ impl Relayed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        if self.exchange.is_done() {
+        if self.exchange.is_done() && self.held.is_none() {
             self.tracked.conn().disarm();
             self.slot.closed(CloseReason::Finished);
+            self.tracked.ends(CloseReason::Finished);
         } else if !self.ended {
-            self.slot.closed(self.tracked.conn().broke());
+            let reason = self.tracked.conn().broke();
+            self.slot.closed(reason);
+            self.tracked.ends(reason);
         }
     }
 }

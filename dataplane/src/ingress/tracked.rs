@@ -1,6 +1,7 @@
 //! What a request holds while it runs, and what is counted when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::Method;
@@ -9,6 +10,7 @@ use culvert_engine::legs::Leg;
 use culvert_proto::answer::error_status;
 use culvert_proto::close::CloseReason;
 
+use crate::audit::{Counts, Event};
 use crate::conn::{ConnState, InFlight};
 use crate::metrics::ClusterMetrics;
 use crate::observe::socket::Identity;
@@ -26,6 +28,32 @@ pub struct Tracked {
     work: Option<Work>,
     watching: Option<Watching>,
     in_flight: InFlight,
+    event: Option<Event>,
+}
+
+/// Counts the bytes of a request.
+#[derive(Clone)]
+pub struct Meter {
+    metrics: Arc<ClusterMetrics>,
+    counts: Option<Arc<Counts>>,
+}
+
+impl Meter {
+    /// So many went to the service.
+    pub fn to_service(&self, bytes: u64) {
+        self.metrics.bytes_to_service.inc_by(bytes);
+        if let Some(counts) = &self.counts {
+            counts.to_service.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// So many went to the client.
+    pub fn to_client(&self, bytes: u64) {
+        self.metrics.bytes_to_client.inc_by(bytes);
+        if let Some(counts) = &self.counts {
+            counts.to_client.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Tracked {
@@ -47,6 +75,7 @@ impl Tracked {
             work: None,
             watching: None,
             in_flight,
+            event: None,
         }
     }
 
@@ -68,16 +97,48 @@ impl Tracked {
     /// The status that goes to the client.
     pub fn answered(&mut self, status: http::StatusCode) {
         self.status = status.as_u16();
+        if let Some(event) = &mut self.event {
+            event.answered(self.status);
+        }
+    }
+
+    /// It is recorded; its end will be.
+    pub fn audited(&mut self, event: Option<Event>) {
+        self.event = event;
+        if let Some(event) = &mut self.event {
+            event.answered(self.status);
+        }
+    }
+
+    /// Why it ends; the first word counts.
+    pub fn ends(&mut self, reason: CloseReason) {
+        if let Some(event) = &mut self.event {
+            event.ends(reason);
+        }
+    }
+
+    /// The service switched protocols.
+    pub fn opened(&mut self) {
+        if let Some(event) = &mut self.event {
+            event.opened();
+        }
+    }
+
+    /// Counts its bytes.
+    pub fn meter(&self) -> Meter {
+        Meter {
+            metrics: self.metrics.clone(),
+            counts: self.event.as_ref().map(|event| event.counts().clone()),
+        }
     }
 
     /// The request is answered by ourselves.
     pub fn refused(&mut self, reason: CloseReason) {
         self.status = error_status(reason);
-    }
-
-    /// The cluster's instruments.
-    pub fn metrics(&self) -> &Arc<ClusterMetrics> {
-        &self.metrics
+        if let Some(event) = &mut self.event {
+            event.answered(self.status);
+            event.ends(reason);
+        }
     }
 
     /// The client's connection.

@@ -37,6 +37,7 @@ impl Join {
             self.stream.reset(reason);
         }
         self.slot.closed(reason);
+        self.tracked.ends(reason);
     }
 
     async fn relay(&mut self, client: OnUpgrade) -> CloseReason {
@@ -53,10 +54,10 @@ impl Join {
             to_service,
             to_client: std::mem::take(&mut self.early),
         };
-        let metrics = self.tracked.metrics();
+        let meter = self.tracked.meter();
         let tell = |to_service, to_client| {
-            metrics.bytes_to_service.inc_by(to_service);
-            metrics.bytes_to_client.inc_by(to_client);
+            meter.to_service(to_service);
+            meter.to_client(to_client);
         };
         relay_told(&mut client, &mut self.stream, early, tell)
             .await

@@ -1,6 +1,5 @@
 //! The request body on its way to the agent.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -14,7 +13,7 @@ use culvert_proto::limits::{BODY_RATE_MIN_BYTES_PER_SECOND, BODY_RATE_WINDOW_MS}
 
 use super::exchange::UploadLeg;
 use super::head::request_trailer_passes;
-use crate::metrics::ClusterMetrics;
+use super::tracked::Meter;
 
 /// Bodies up to this many bytes travel with their chunk frame in one write.
 const JOIN_BYTES_MAX: usize = 4096;
@@ -38,7 +37,7 @@ pub async fn pump(
     framing: Framing,
     kind: RouteKind,
     bytes_max: Option<u64>,
-    metrics: Arc<ClusterMetrics>,
+    meter: Meter,
 ) {
     let mut rate = Rate::new();
     let mut sent = 0u64;
@@ -55,7 +54,7 @@ pub async fn pump(
                     if bytes_max.is_some_and(|max| sent > max) {
                         return leg.fail(CloseReason::BodyTooLarge);
                     }
-                    metrics.bytes_to_service.inc_by(data.len() as u64);
+                    meter.to_service(data.len() as u64);
                     rate.got(data.len());
                     Out::data(framing, data)
                 }

@@ -47,6 +47,7 @@ impl Reader<'_> {
         let cluster_pairs_max = self.number("cluster-pairs-max", pairs);
         let memory_budget = self.memory_budget();
         let log_format = self.log_format();
+        let audit = self.audit(state_dir.as_deref(), state.as_ref());
         let observe = self.observe();
         let metrics = self.metrics();
         let flowlog = self.flowlog();
@@ -75,6 +76,7 @@ impl Reader<'_> {
             engine: engine?,
             threads: threads.map(|threads| threads as usize),
             memory_budget: memory_budget?,
+            audit: audit?,
             observe: observe?,
             metrics: metrics?,
             flowlog: flowlog?,

@@ -106,6 +106,24 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "Keeps a signed copy of the state, to start without control",
     ),
     row(
+        "audit-dir",
+        Holds::Text,
+        "",
+        "Keeps records of audited requests until control has them; default: audit in --state-dir",
+    ),
+    row(
+        "audit-spool-max",
+        Holds::Text,
+        "1GiB",
+        "Bytes that --audit-dir may hold, 8MiB to 1024GiB",
+    ),
+    row(
+        "audit-when-full",
+        Holds::Text,
+        "refuse",
+        "What becomes of an audited request whose record cannot be kept: refuse (503), warn (it goes on)",
+    ),
+    row(
         "accept-older-snapshot",
         Holds::Switch,
         "",

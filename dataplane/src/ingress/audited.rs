@@ -1,0 +1,168 @@
+//! Audited requests: who asks what of whom, durable before it is forwarded.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::request::Parts;
+
+use culvert_audit::{Action, Actor, Attempted, BULK_BYTES, EventId, Resource, Verb, classify};
+use culvert_net::crypto::random_bytes;
+use culvert_proto::close::CloseReason;
+use culvert_proto::id::RequestId;
+use culvert_proto::update::TargetKind;
+
+use super::{Caller, Id, Ingress, Refusal, person};
+use crate::audit::{Event, Unkept};
+use crate::plane::{Plane, unix_ms};
+use crate::table::Cluster;
+
+/// What is recorded of a request, whatever its verb turns out to be.
+pub struct Subject {
+    request_id: RequestId,
+    actor: Actor,
+    transport: &'static str,
+    route: String,
+    cluster: String,
+    resource: Resource,
+}
+
+/// A request: its id, of which cluster, its head, and its path and query there.
+pub type What<'a> = (&'a Id, &'a Cluster, &'a Parts, &'a str);
+
+/// Somebody may not do this: that leaves its rows too, without making them wait.
+pub fn denied(plane: &Plane, who: (&'static str, Actor), what: What<'_>, reason: CloseReason) {
+    if let (Some(verb), subject) = Subject::of(who, what) {
+        plane.audit.denied(subject.attempted(verb), reason);
+    }
+}
+
+impl Subject {
+    /// What a request does, if it is of the verbs that are audited.
+    fn of(
+        (transport, actor): (&'static str, Actor),
+        (id, cluster, parts, rest): What<'_>,
+    ) -> (Option<Verb>, Self) {
+        let state = &cluster.state;
+        let is_kube = state.target.kind == TargetKind::Kube;
+        let Action { verb, resource } = classify(is_kube, parts.method.as_str(), rest);
+        let subject = Self {
+            request_id: id.id,
+            actor,
+            transport,
+            route: format!("{} {}", parts.method, parts.uri.path()),
+            cluster: state.id.to_string(),
+            resource,
+        };
+        (verb, subject)
+    }
+
+    fn attempted(self, verb: Verb) -> Attempted {
+        let time_unix_ms = unix_ms();
+        Attempted {
+            id: EventId::v7(time_unix_ms, random_bytes()),
+            time_unix_ms,
+            request_id: self.request_id,
+            verb,
+            actor: self.actor,
+            transport: self.transport.to_owned(),
+            route: self.route,
+            cluster: self.cluster,
+            resource: self.resource,
+        }
+    }
+}
+
+impl Ingress<'_> {
+    /// Records the request, if it is of those that are audited. What is not, but may turn out
+    /// to be a large download, is described.
+    ///
+    /// # Errors
+    /// When no record can be kept, and the operator wants one.
+    pub(super) async fn audited(&mut self, parts: &Parts) -> Result<Option<Subject>, Refusal> {
+        let (transport, actor) = match &self.caller {
+            Caller::Machine if !self.cluster.state.audit_tunnel => return Ok(None),
+            Caller::Machine => ("tunnel", self.machine()),
+            Caller::Person(it) => person::who(&it.credential, (&it.subject, &it.email, &it.groups)),
+        };
+        let what = (self.id, &*self.cluster, parts, self.rest.as_str());
+        let (verb, subject) = Subject::of((transport, actor), what);
+        let Some(verb) = verb else {
+            return Ok(Some(subject));
+        };
+        let attempted = self.plane.audit.attempt(subject.attempted(verb)).await;
+        self.tracked.audited(attempted.map_err(unkept)?);
+        Ok(None)
+    }
+
+    /// Whoever reaches the internal listener, by its address.
+    fn machine(&self) -> Actor {
+        let addr = self.header.client_addr.as_deref().unwrap_or_default();
+        let ip = addr
+            .parse()
+            .map(|peer: SocketAddr| peer.ip().to_canonical().to_string());
+        Actor {
+            sub: format!("machine:{}", ip.unwrap_or_default()),
+            ..Actor::default()
+        }
+    }
+}
+
+fn unkept(why: Unkept) -> Refusal {
+    Refusal::new(CloseReason::AuditUnavailable, format!("It says: {why}."))
+}
+
+type Recording = Pin<Box<dyn Future<Output = Result<Option<Event>, Unkept>> + Send>>;
+
+/// Holds an answer back at [`BULK_BYTES`] until it is recorded.
+pub struct Bulk {
+    plane: Arc<Plane>,
+    subject: Option<Subject>,
+    recording: Option<Recording>,
+    seen: u64,
+}
+
+impl Bulk {
+    /// For an answer of what `subject` asks.
+    pub fn new(plane: Arc<Plane>, subject: Subject) -> Self {
+        Self {
+            plane,
+            subject: Some(subject),
+            recording: None,
+            seen: 0,
+        }
+    }
+
+    /// More of the answer is there.
+    pub fn count(&mut self, bytes: u64) {
+        self.seen += bytes;
+        if self.seen <= BULK_BYTES {
+            return;
+        }
+        if let Some(subject) = self.subject.take() {
+            let plane = self.plane.clone();
+            let attempted = subject.attempted(Verb::BulkDownload);
+            self.recording = Some(Box::pin(
+                async move { plane.audit.attempt(attempted).await },
+            ));
+        }
+    }
+
+    /// Whether the answer may go on; the event, once, when it was recorded.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<(Event, u64)>, CloseReason>> {
+        let Some(recording) = &mut self.recording else {
+            return Poll::Ready(Ok(None));
+        };
+        let recorded = ready!(recording.as_mut().poll(cx));
+        self.recording = None;
+        let before = self.seen;
+        Poll::Ready(match recorded {
+            Ok(event) => Ok(event.map(|event| (event, before))),
+            Err(_) => Err(CloseReason::AuditUnavailable),
+        })
+    }
+}
