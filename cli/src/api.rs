@@ -1,12 +1,14 @@
 //! The client of control's admin API: JSON over a Unix socket, or over TCP on
 //! loopback with the admin token.
 
+mod events;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -123,18 +125,13 @@ impl Api {
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         let answer = async {
-            match &self.endpoint {
-                Endpoint::Unix(socket) => {
-                    let stream = tokio::net::UnixStream::connect(socket).await;
-                    let stream = stream.map_err(|why| unreachable(&socket.display(), &why))?;
-                    self.exchange(stream, "localhost", method, path, body).await
-                }
-                Endpoint::Tcp(authority) => {
-                    let stream = tokio::net::TcpStream::connect(authority).await;
-                    let stream = stream.map_err(|why| unreachable(authority, &why))?;
-                    self.exchange(stream, authority, method, path, body).await
-                }
-            }
+            let (head, body) = self.send(method, path, body, None).await?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(broken)?
+                .to_bytes();
+            decode(head.status, &body)
         };
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(answer) => answer,
@@ -142,16 +139,16 @@ impl Api {
         }
     }
 
-    async fn exchange(
+    /// Sends a request with one further field and waits for the head of the answer.
+    async fn send(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        host: &str,
         method: Method,
         path: &str,
         body: Option<Value>,
-    ) -> Result<Value> {
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+        field: Option<(&str, String)>,
+    ) -> Result<Response<Incoming>> {
+        let (stream, host) = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
         tokio::spawn(connection);
@@ -162,24 +159,35 @@ impl Api {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        if let Some((name, value)) = field {
+            request = request.header(name, value);
+        }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let request = request.body(Full::new(Bytes::from(body))).map_err(broken)?;
-        let (head, body) = sender
-            .send_request(request)
-            .await
-            .map_err(broken)?
-            .into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(broken)?
-            .to_bytes();
-        decode(head.status, &body)
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    async fn connect(&self) -> Result<(Box<dyn Io>, &str)> {
+        match &self.endpoint {
+            Endpoint::Unix(socket) => {
+                let stream = tokio::net::UnixStream::connect(socket).await;
+                let stream = stream.map_err(|why| unreachable(&socket.display(), &why))?;
+                Ok((Box::new(stream), "localhost"))
+            }
+            Endpoint::Tcp(authority) => {
+                let stream = tokio::net::TcpStream::connect(authority).await;
+                let stream = stream.map_err(|why| unreachable(authority, &why))?;
+                Ok((Box::new(stream), authority))
+            }
+        }
     }
 }
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 fn read_token(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).map_err(|why| {

@@ -85,6 +85,8 @@ pub enum Verb {
     /// Control's store.
     #[command(subcommand)]
     Store(store::Store),
+    /// The audit log: who did what, newest first.
+    Audit(Audit),
     /// What the hub is doing.
     Status,
     /// The connections of a data plane, every second: who is slow, and on which leg.
@@ -112,6 +114,35 @@ pub enum Verb {
     },
     /// Versions: this program, and the wire it speaks.
     Version,
+}
+
+/// `culvert audit`.
+#[derive(Args)]
+pub struct Audit {
+    /// Only of this subject or e-mail address.
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// Only of this cluster.
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// Only with this verb, for example apply, delete, exec_open.
+    #[arg(long)]
+    pub verb: Option<String>,
+    /// Only with this outcome: attempted, success, denied, failure.
+    #[arg(long)]
+    pub outcome: Option<String>,
+    /// Only of this request.
+    #[arg(long)]
+    pub request_id: Option<String>,
+    /// Only from then on: 90s, 15m, 24h, 7d ago, or RFC 3339.
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Rows at most, 1 to 500.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub limit: u32,
+    /// Go on with rows as they are recorded.
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// `culvert cluster`.
@@ -398,7 +429,8 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 /// `90s`, `30m`, `24h`, `7d` or a number of seconds.
-fn seconds(text: &str) -> Result<u64, String> {
+/// `90s`, `15m`, `24h`, `7d`.
+pub fn seconds(text: &str) -> Result<u64, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

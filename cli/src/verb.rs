@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod agent;
+mod audit;
 mod check;
 mod cluster;
 mod debug;
@@ -41,6 +42,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
         Verb::Store(verb) => store::run(&global, verb),
+        Verb::Audit(args) => audit::run(&global, &Api::new(&global)?, &args).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,
         Verb::Top(args) => top::run(&global, &args).await,
         Verb::Check(verb) => check::run(&global, verb),
