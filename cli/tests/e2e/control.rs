@@ -46,7 +46,12 @@ impl Control {
         store: &std::path::Path,
         arguments: &[String],
     ) -> Result<Control> {
-        let mut control = Control::spawn(bed, name, state, store, arguments)?;
+        Control::spawn(bed, name, state, store, arguments)?.answering()
+    }
+
+    /// Waits until its API answers.
+    pub fn answering(self) -> Result<Control> {
+        let mut control = self;
         let socket = control.socket.clone();
         control
             .process
@@ -66,10 +71,22 @@ impl Control {
         store: &std::path::Path,
         arguments: &[String],
     ) -> Result<Control> {
+        let dsn = format!("sqlite:{}", store.display());
+        Control::spawn_on(bed, name, state, &dsn, arguments)
+    }
+
+    /// As [`Control::spawn`], on any store.
+    pub fn spawn_on(
+        bed: &Testbed,
+        name: &str,
+        state: &str,
+        dsn: &str,
+        arguments: &[String],
+    ) -> Result<Control> {
         let socket = bed.path("admin.sock");
         let state_socket = bed.path(state);
         let spawn = Spawn::new(binary("culvert-control")?)
-            .args(["--db-dsn", &format!("sqlite:{}", store.display())])
+            .args(["--db-dsn", dsn])
             .args(["--state-dir", &bed.path("control").to_string_lossy()])
             .args(["--socket", &socket.to_string_lossy()])
             .args(["--state-socket", &state_socket.to_string_lossy()])

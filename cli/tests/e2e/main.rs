@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "figures are part of what a test shows")]
 
+mod audit;
 mod client;
 mod config;
 mod control;

@@ -1,5 +1,6 @@
 //! People reach clusters through the browser path as themselves (P-12, P-18, R-04, C-21).
 
+mod audit;
 mod cookies;
 mod fleet;
 mod hub;

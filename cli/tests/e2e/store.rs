@@ -15,10 +15,10 @@ use crate::load::Load;
 use crate::watched::{CONTROL_GONE, HUB_GONE};
 
 /// A small file system of its own, unmounted on drop.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(path: PathBuf, size: &str) -> Result<Disk> {
+    pub fn mount(path: PathBuf, size: &str) -> Result<Disk> {
         std::fs::create_dir_all(&path)?;
         mount(
             &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"],
@@ -28,14 +28,14 @@ impl Disk {
     }
 
     /// Fills it, and proves that it is full.
-    fn fill(&self) -> Result<()> {
+    pub fn fill(&self) -> Result<()> {
         let filler = self.0.join("filler");
         let error = std::fs::write(&filler, vec![0; 64 << 20]).expect_err("it has a size");
         ensure!(error.kind() == std::io::ErrorKind::StorageFull, "{error}");
         Ok(())
     }
 
-    fn empty(&self) -> Result<()> {
+    pub fn empty(&self) -> Result<()> {
         Ok(std::fs::remove_file(self.0.join("filler"))?)
     }
 

@@ -11,7 +11,7 @@
 //! | `/trailed` | `body`, and trailers that its head does not announce |
 //! | `/step` | an event for each [`Upstream::step`], and its end at [`Upstream::finish`] |
 //! | `/websocket` | RFC 6455 echo |
-//! | `/spdy` | `101` to `SPDY/3.1`, then every byte back |
+//! | `/spdy`, `.../exec` | `101` to `SPDY/3.1`, then every byte back |
 //! | `/refuse` | `403` to any upgrade |
 
 use std::net::{IpAddr, SocketAddr};
@@ -192,7 +192,7 @@ async fn chunk(stream: &mut TcpStream, data: &[u8]) -> Result<()> {
 async fn upgrade(mut stream: TcpStream, rest: Vec<u8>, head: &Head) -> Result<()> {
     match head.path.as_str() {
         "/websocket" => websocket(stream, head).await,
-        "/spdy" => {
+        path if path == "/spdy" || path.ends_with("/exec") => {
             let answer = "HTTP/1.1 101 Switching Protocols\r\n\
                           Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
             stream.write_all(answer.as_bytes()).await?;
