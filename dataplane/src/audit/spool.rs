@@ -261,7 +261,7 @@ mod tests {
                 futures_util::future::join_all(all).await
             });
             let events: Vec<_> = events.into_iter().map(|it| it.unwrap().unwrap()).collect();
-            let syncs = audit.shared.metrics.sync_seconds.get_sample_count();
+            let syncs = audit.shared.metrics.sync_seconds.count();
             assert!((1..128).contains(&syncs), "{syncs} syncs for 256 attempts");
             let limits = Limits::of(SPOOL_BYTES_MIN);
             let copy = tempfile::tempdir().unwrap();

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_proto::channel::{ChannelAnswer, ChannelOffer, Form, Preface};
-use culvert_proto::control::*;
+use culvert_proto::control::{Grant, *};
 use culvert_proto::hello::*;
 use culvert_proto::id::*;
 use culvert_proto::join::JoinString;
 use culvert_proto::open::*;
 use culvert_proto::token::{Digest, TokenText, mint};
-use culvert_proto::update::*;
+use culvert_proto::update::{self, *};
 use zeroize::Zeroizing;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wire.txt");
@@ -388,12 +388,12 @@ fn people() -> Vec<(&'static str, Vec<u8>)> {
     let access = Access {
         mode: Mode::Raw,
         grants: vec![
-            Grant {
+            update::Grant {
                 group: "ops".into(),
                 tier: Tier::Admin,
                 not_after_unix_ms: Some(1_800_000_000_000),
             },
-            Grant {
+            update::Grant {
                 group: "user:ana".into(),
                 tier: Tier::Read,
                 not_after_unix_ms: None,

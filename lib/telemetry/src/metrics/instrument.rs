@@ -167,7 +167,9 @@ impl Histogram {
         add(&self.0.sum, value);
     }
 
-    fn count(&self) -> u64 {
+    /// Values so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
         let buckets = self.0.buckets.iter();
         buckets.map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
