@@ -112,11 +112,13 @@ impl Outbox for Mail {
     }
 
     fn refused(&self, why: &str) {
-        if self.refusing.swap(true, Ordering::Relaxed) {
+        let waiting = self.shared.book.lock().waiting_bytes();
+        if waiting == 0 || self.refusing.swap(true, Ordering::Relaxed) {
             tracing::debug!(why, "control takes no audit records");
         } else {
             tracing::warn!(
                 why,
+                bytes = waiting,
                 "control takes no audit records; they stay in the spool"
             );
         }

@@ -17,6 +17,8 @@ use crate::generated::state_client::StateClient;
 
 /// Control has this long to take a batch.
 const ACK_DEADLINE: Duration = Duration::from_secs(15);
+/// Whether the link goes with a call that broke is seen within this time.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Records that leave together.
 pub struct Batch {
@@ -48,6 +50,8 @@ pub(crate) async fn ship(channel: Channel, outbox: Arc<dyn Outbox>) {
     loop {
         let began = tokio::time::Instant::now();
         let Err(why) = call(channel.clone(), &*outbox).await;
+        // With a link that is gone this ends here; the subscription says so, once.
+        sleep(SETTLE).await;
         outbox.refused(&why);
         if began.elapsed() > ACK_DEADLINE {
             failures = 0;
