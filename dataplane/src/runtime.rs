@@ -18,9 +18,9 @@ use culvert_engine::{Backend, IoEngine};
 
 /// Entries of the ring; it only carries file operations.
 const RING_ENTRIES: u32 = 16;
-/// Mode of what is written: the copy of the state holds the keys of sessions.
+/// Mode of what is written: the copy of the state holds the keys of sessions, audit records names.
 #[cfg(any(feature = "hub", test))]
-const OWNERS_ALONE: u32 = 0o600;
+pub const OWNERS_ALONE: u32 = 0o600;
 
 /// Tries what `engine` asks for.
 ///

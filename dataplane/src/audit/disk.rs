@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use culvert_audit::{Book, HEADER_BYTES, Header, Limits, Recovery, scan};
 use culvert_engine::Backend;
 
-use crate::runtime::{DurableFile, sync_directory};
+use crate::runtime::{DurableFile, OWNERS_ALONE, sync_directory};
 
 const ENDING: &str = "seg";
 const NOTE: &str = "acked";
@@ -30,11 +30,12 @@ impl Disk {
     /// # Errors
     /// The operating system's; also when another process holds it.
     pub fn open(dir: &Path, backend: Backend) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        let mut made = fs::DirBuilder::new();
+        made.recursive(true).mode(0o700).create(dir)?;
         let file = |name: &str| {
             let mut options = File::options();
-            let options = options.read(true).write(true).create(true).truncate(false);
-            options.open(dir.join(name))
+            options.read(true).write(true).create(true).truncate(false);
+            options.mode(OWNERS_ALONE).open(dir.join(name))
         };
         let lock = file(LOCK)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|why| match why {
@@ -92,6 +93,7 @@ impl Disk {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(OWNERS_ALONE)
             .open(&path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // Where room cannot be kept, a full disk is met when it is written.
