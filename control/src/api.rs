@@ -15,9 +15,11 @@ mod auth;
 mod body;
 mod clusters;
 mod companion;
+mod events;
 mod fleet;
 mod kind;
 mod license;
+mod live;
 mod page;
 mod pages;
 mod personal;
@@ -46,6 +48,7 @@ use crate::metrics::Metrics;
 
 pub use access::Caller;
 pub use audit::{Unknown, line as audit_line};
+pub use events::{Events, watch};
 pub use kind::reference as errors;
 pub use pages::Pages;
 pub use personal::PERSONAL_LIFE_SECONDS_DEFAULT;
@@ -74,6 +77,8 @@ pub struct Context {
     pub fanout: Option<Arc<Fanout>>,
     /// What they answered a moment ago.
     pub pages: Pages,
+    /// What changed lately.
+    pub events: Events,
     /// Audit rows of callers who showed no valid credential.
     pub unknown: Unknown,
 }
@@ -145,6 +150,8 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(personal::revoke))
         .routes(routes!(agents::list))
         .routes(routes!(fleet::show))
+        .routes(routes!(events::stream))
+        .routes(routes!(events::poll))
         .routes(routes!(fleet::ask))
         .routes(routes!(audit::list))
         .routes(routes!(audit::live::stream))

@@ -41,7 +41,7 @@ pub struct Dataplane {
 }
 
 /// Where an agent stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Presence {
     /// In the last report of its data plane.
     Connected,
@@ -65,6 +65,8 @@ pub struct Agent {
 /// The facts about all data planes and agents.
 #[derive(Default)]
 pub struct Fleet {
+    /// Rises with whatever it was told.
+    pub changes: u64,
     links: HashMap<LinkId, String>,
     dataplanes: BTreeMap<String, Dataplane>,
     agents: BTreeMap<(ClusterId, InstanceId), Agent>,
@@ -87,6 +89,7 @@ impl Fleet {
 
     /// A subscription ended.
     pub fn closed(&mut self, link: LinkId, now_ms: u64) {
+        self.changes += 1;
         let Some(id) = self.links.remove(&link) else {
             return;
         };
@@ -117,6 +120,7 @@ impl Fleet {
 
     /// A data plane said what it sees.
     pub fn report(&mut self, link: LinkId, report: Report, now_ms: u64) {
+        self.changes += 1;
         let Some(dataplane) = self.of_link(link) else {
             return;
         };
@@ -177,6 +181,12 @@ impl Fleet {
     /// Agents, by cluster and instance.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
+    }
+
+    /// Agents that did not leave: connected, or their data plane does not report.
+    pub fn present(&self) -> impl Iterator<Item = &Agent> {
+        self.agents()
+            .filter(|agent| agent.presence != Presence::Gone)
     }
 
     /// Agents of one cluster that are connected.
@@ -250,6 +260,7 @@ impl Fleet {
 
     /// Forgets a cluster that was removed.
     pub fn remove(&mut self, cluster: &ClusterId) {
+        self.changes += 1;
         self.uses.remove(cluster);
         self.delivery_over(cluster);
         self.agents.retain(|(other, _), _| other != cluster);

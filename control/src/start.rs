@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use culvert_net::crypto::{KeyError, SigningKey};
+use culvert_net::crypto::{KeyError, SigningKey, random_bytes};
 use culvert_net::listen::{Acceptor, ListenOptions, Listener};
 use culvert_net::tls::{ServerTls, TlsError, keep_fresh};
 use culvert_rpc::{Access, PeerCheck, bind_unix};
@@ -172,11 +172,20 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
         personal_life_seconds: config.personal_life_seconds,
         fanout,
         pages: api::Pages::default(),
+        events: api::Events::new(u64::from_be_bytes(random_bytes()), shutdown.clone()),
         unknown: api::Unknown::default(),
     });
     let mut tasks = JoinSet::new();
-    bound.serve(&config, &hub, context, &metrics, shutdown, &mut tasks);
+    bound.serve(
+        &config,
+        &hub,
+        context.clone(),
+        &metrics,
+        shutdown,
+        &mut tasks,
+    );
     let mut background = background(config, &hub, licensing);
+    background.spawn(api::watch(context));
 
     shutdown.reached(Phase::Draining).await;
     let finished = async { while tasks.join_next().await.is_some() {} };

@@ -1,6 +1,8 @@
 //! Signing in, rights, and what an attacker tries: through the whole API, on a real store.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "identity/events.rs"]
+mod events;
 #[path = "identity/fleet.rs"]
 mod fleet;
 
@@ -92,6 +94,7 @@ impl Site {
             sign_in: Some(sign_in),
             fanout: None,
             pages: api::Pages::default(),
+            events: api::Events::new(1, Default::default()),
             unknown: api::Unknown::default(),
         });
         Self {
@@ -115,6 +118,7 @@ impl Site {
             sign_in: Some(sign_in),
             fanout: None,
             pages: api::Pages::default(),
+            events: api::Events::new(1, Default::default()),
             unknown: api::Unknown::default(),
         };
         Self {

@@ -212,6 +212,7 @@ impl Site {
             sign_in: None,
             fanout: None,
             pages: api::Pages::default(),
+            events: api::Events::new(1, Default::default()),
             unknown: api::Unknown::default(),
         }))
     }

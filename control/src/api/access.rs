@@ -12,7 +12,7 @@ use culvert_identity::{SESSION_COOKIE, Session};
 use culvert_net::crypto::constant_time_eq;
 use uuid::Uuid;
 
-use super::{Problem, Shared, audit, kind};
+use super::{Context, Problem, Shared, audit, kind};
 use crate::audit::{Actor, Cause};
 use crate::identity::Scope;
 use crate::token;
@@ -237,6 +237,17 @@ async fn principal(
             Ok(Principal::of_session(session))
         }
     }
+}
+
+/// Whether the session that let them in is over. A store that does not answer ends nobody's.
+pub(super) async fn has_ended(context: &Context, principal: &Principal) -> bool {
+    let Some(session) = &principal.session else {
+        return false;
+    };
+    let now_s = context.hub.now_ms() / 1000;
+    let epoch = context.hub.session_epoch(&session.subject).await;
+    session.idle_until_unix_s.min(session.expires_unix_s) <= now_s
+        || epoch.is_ok_and(|epoch| !session.is_of_epoch(epoch))
 }
 
 /// Whether they may do this. A session may change something from our own pages only (P-25).

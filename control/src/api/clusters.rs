@@ -1,5 +1,6 @@
 //! `/clusters`: the registered private sites.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use axum::Json as Answer;
@@ -61,7 +62,19 @@ pub(super) struct Revoked {
 }
 
 impl ClusterView {
-    fn of(hub: &Hub, cluster: &Cluster) -> Self {
+    /// What is news when it changes.
+    pub(super) fn standing(&self) -> impl Hash + '_ {
+        let tokens = (self.tokens_live, self.epoch_floor);
+        (
+            self.status,
+            self.agents,
+            self.in_file,
+            tokens,
+            &self.updated_at,
+        )
+    }
+
+    pub(super) fn of(hub: &Hub, cluster: &Cluster) -> Self {
         let (agents, seen) = hub.fleet(|fleet| {
             (
                 fleet.connected(&cluster.id).count(),

@@ -1,14 +1,16 @@
 //! `/license`: the licence's standing (L-17), and what the vendor would be told.
 
+use std::hash::Hash;
+
 use axum::Json as Answer;
 use axum::extract::State;
 use culvert_licence::{Payload, Source};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
 use super::problem::ProblemBody;
 use super::times::rfc3339;
+use super::{Context, Shared};
 use crate::license::{Licensing, View};
 
 /// The licence's standing.
@@ -113,33 +115,47 @@ pub(super) fn banner(view: &View) -> Option<BannerView> {
 #[utoipa::path(get, operation_id = "show_license", path = "/license", tag = "license",
     responses((status = OK, body = LicenseView), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(State(context): State<Shared>) -> Answer<LicenseView> {
-    let licensing = &context.licensing;
-    let view = licensing.view(context.hub.now_ms());
-    let boot = licensing.boot();
-    Answer(LicenseView {
-        state: view.standing.as_str(),
-        banner: banner(&view),
-        login_warning: view.login_warning,
-        mode: licensing.mode().to_owned(),
-        license: boot.license.as_ref().map(|license| TermsView {
-            id: license.id.clone(),
-            org: license.org.clone(),
-            tier: license.tier.clone(),
-            max_clusters: license.max_clusters,
-            expires_at: license.expiry(),
-            source: boot.source.map(Source::as_str),
-        }),
-        reason: boot.why.map(|why| why.to_string()),
-        heartbeat: HeartbeatView {
-            enabled: licensing.is_heartbeat_enabled(),
-            rung: view.rung.as_str(),
-            days_without_success: view.days,
-            last_success_at: view.last_success_unix_ms.map(rfc3339),
-            last_error: view.last_error,
-            latest_version: view.latest_version,
-            message: view.message,
-        },
-    })
+    Answer(LicenseView::now(&context))
+}
+
+impl LicenseView {
+    pub(super) fn now(context: &Context) -> Self {
+        let licensing = &context.licensing;
+        let view = licensing.view(context.hub.now_ms());
+        let boot = licensing.boot();
+        Self {
+            state: view.standing.as_str(),
+            banner: banner(&view),
+            login_warning: view.login_warning,
+            mode: licensing.mode().to_owned(),
+            license: boot.license.as_ref().map(|license| TermsView {
+                id: license.id.clone(),
+                org: license.org.clone(),
+                tier: license.tier.clone(),
+                max_clusters: license.max_clusters,
+                expires_at: license.expiry(),
+                source: boot.source.map(Source::as_str),
+            }),
+            reason: boot.why.map(|why| why.to_string()),
+            heartbeat: HeartbeatView {
+                enabled: licensing.is_heartbeat_enabled(),
+                rung: view.rung.as_str(),
+                days_without_success: view.days,
+                last_success_at: view.last_success_unix_ms.map(rfc3339),
+                last_error: view.last_error,
+                latest_version: view.latest_version,
+                message: view.message,
+            },
+        }
+    }
+
+    /// What is news when it changes.
+    pub(super) fn standing(&self) -> impl Hash + '_ {
+        let banner = self.banner.as_ref().map(|it| (it.level, &it.text));
+        let beat = &self.heartbeat;
+        let heard = (&beat.last_error, &beat.latest_version, &beat.message);
+        (self.state, banner, &self.reason, beat.rung, heard)
+    }
 }
 
 /// The exact fields that the next heartbeat would send; nothing else ever goes out (C-36).

@@ -18,8 +18,10 @@ use crate::license::LicenseRecord;
 
 /// Rows of refused changes that wait for a store that cannot write.
 pub const WAITING_MAX: usize = 1_024;
-/// Streams of the log that one user follows at once.
+/// Streams that one user follows at once.
 pub const FOLLOWS_MAX: usize = 8;
+/// Streams of all users at once: half of a listener's connections.
+pub const FOLLOWS_ALL_MAX: usize = 64;
 /// Rows that are printed at once.
 const PRINTED: u32 = 500;
 /// Rows to be printed are looked for this often.
@@ -111,11 +113,15 @@ impl Hub {
         self.followers.grew.send_replace(());
     }
 
-    /// One more stream of `user`; `None` when there are [`FOLLOWS_MAX`].
+    /// One more stream of `user`; `None` when there are [`FOLLOWS_MAX`], or of all users
+    /// [`FOLLOWS_ALL_MAX`].
     #[must_use]
-    pub fn follow_audit(&self, user: &str) -> Option<Follow> {
+    pub fn stream(&self, user: &str) -> Option<Follow> {
         let by_user = self.followers.by_user.clone();
         let mut counts = by_user.lock();
+        if counts.values().sum::<usize>() >= FOLLOWS_ALL_MAX {
+            return None;
+        }
         let streams = counts.entry(user.to_owned()).or_default();
         if *streams >= FOLLOWS_MAX {
             return None;

@@ -108,7 +108,7 @@ async fn site(names: &[String]) -> (Site, Arc<Seen>) {
     (site, seen)
 }
 
-fn cookie(site: &Site, subject: &str, tier: Option<Tier>) -> String {
+pub(crate) fn cookie(site: &Site, subject: &str, tier: Option<Tier>) -> String {
     let session = Session {
         epoch: 0,
         subject: subject.to_owned(),

@@ -109,6 +109,7 @@ impl Site {
             public_url: Some(ORIGIN.to_owned()),
             personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
             sign_in: Some(sign_in),
+            events: api::Events::new(1, Default::default()),
             unknown: api::Unknown::default(),
             fanout: None,
             pages: api::Pages::default(),
