@@ -110,7 +110,7 @@ fn sent(body: &[u8]) -> Vec<u8> {
             TcpStream::connect(address)
                 .unwrap()
                 .write_all(body)
-                .unwrap()
+                .unwrap();
         });
         let mut got = Vec::with_capacity(body.len());
         listener.accept().unwrap().0.read_to_end(&mut got).unwrap();

@@ -451,7 +451,8 @@ async fn the_service_account_token_is_the_files_of_this_moment() {
 async fn identities_that_no_hub_may_set_are_refused() {
     let scripted = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false).await;
     let made = Recipe::of(scripted.addr.to_string(), TargetKind::Kube).make();
-    let cases: [(&[(&str, &[u8])], &str); 8] = [
+    type Fields<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Fields<'_>, &str); 8] = [
         (&[("Impersonate-User", b"system:admin")], "forbidden"),
         (
             &[

@@ -201,7 +201,9 @@ pub async fn watch(context: Arc<Context>) {
         if now != marks {
             marks = now;
             let differences = watched.look(forms(&context));
-            let new = differences.into_iter().filter_map(|it| event(&context, it));
+            let new = differences
+                .into_iter()
+                .filter_map(|it| event(&context, &it));
             context.events.push(new.collect());
         }
         // Only who watches makes the store work.
@@ -273,9 +275,9 @@ fn name(agent: &Agent) -> String {
 }
 
 /// The event of a difference; `None` where the thing went meanwhile: the next look says so.
-fn event(context: &Context, difference: Difference) -> Option<Event> {
+fn event(context: &Context, difference: &Difference) -> Option<Event> {
     let hub = &context.hub;
-    let (topic, data) = match &difference {
+    let (topic, data) = match difference {
         Difference::Changed(Topic::Cluster, id) => {
             let cluster = hub.cluster(&id.parse().ok()?).ok()?;
             let view = ClusterView::of(hub, &cluster);

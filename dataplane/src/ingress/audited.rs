@@ -92,7 +92,7 @@ impl Ingress<'_> {
             return Ok(Some(subject));
         };
         let attempted = self.plane.audit.attempt(subject.attempted(verb)).await;
-        self.tracked.audited(attempted.map_err(unkept)?);
+        self.tracked.audited(attempted.map_err(|why| unkept(&why))?);
         Ok(None)
     }
 
@@ -109,7 +109,7 @@ impl Ingress<'_> {
     }
 }
 
-fn unkept(why: Unkept) -> Refusal {
+fn unkept(why: &Unkept) -> Refusal {
     Refusal::new(CloseReason::AuditUnavailable, format!("It says: {why}."))
 }
 

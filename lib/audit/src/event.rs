@@ -159,6 +159,7 @@ pub struct Ended {
 }
 
 /// One record of the spool.
+#[expect(clippy::large_enum_variant, reason = "read and written one at a time")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A request is about to be forwarded.

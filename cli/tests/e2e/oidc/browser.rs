@@ -80,6 +80,7 @@ impl Browser {
         Ok(browser)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "made for the call")]
     fn ask(&self, method: &str, params: Value) -> Result<Value> {
         let mut command = json!({"method": method, "params": params});
         if !self.session.is_empty() {

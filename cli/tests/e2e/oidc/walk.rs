@@ -74,15 +74,15 @@ impl Walker {
             "-L",
             &format!("{HUB}/api/auth/login?provider={provider}&return={path}"),
         ])?;
-        let form = self.fill(form, account, &["-L"])?;
-        self.fill(form, account, &["-L"])
+        let form = self.fill(&form, account, &["-L"])?;
+        self.fill(&form, account, &["-L"])
     }
 
     /// Signs in as `account`, up to the URL that leads back to the hub.
     pub fn until_callback(&self, provider: &str, account: &str) -> Result<String> {
         let form = self.curl(&["-L", &format!("{HUB}/api/auth/login?provider={provider}")])?;
-        let form = self.fill(form, account, &["-L"])?;
-        let mut page = self.fill(form, account, &[])?;
+        let form = self.fill(&form, account, &["-L"])?;
+        let mut page = self.fill(&form, account, &[])?;
         while !page.next.starts_with(HUB) {
             ensure!(page.next.starts_with(PROVIDER), "{page:?}");
             page = self.get(&page.next)?;
@@ -91,7 +91,7 @@ impl Walker {
     }
 
     /// Sends the form of the page: the login, or the consent.
-    fn fill(&self, page: Page, account: &str, flags: &[&str]) -> Result<Page> {
+    fn fill(&self, page: &Page, account: &str, flags: &[&str]) -> Result<Page> {
         ensure!(
             page.status == 200 && page.url.starts_with(PROVIDER),
             "{page:?}"

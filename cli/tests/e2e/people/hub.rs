@@ -123,6 +123,7 @@ impl People {
     }
 
     /// Gives a cluster another access policy, which is in use when this returns.
+    #[expect(clippy::needless_pass_by_value, reason = "made for the call")]
     pub fn access(&self, cluster: &str, access: Value) -> Result<()> {
         let path = format!("/api/clusters/{cluster}");
         self.control

@@ -93,7 +93,7 @@ impl Mapping {
                 .is_some_and(|start| start.eq_ignore_ascii_case(word)),
             false => subject.eq_ignore_ascii_case(word),
         };
-        if RESERVED.iter().any(|word| is_reserved(&word)) {
+        if RESERVED.iter().any(is_reserved) {
             return Err(ClaimsError::BadName(quoted(&subject)));
         }
         let email = claims.get(EMAIL).and_then(Value::as_str);
@@ -271,6 +271,7 @@ mod tests {
         mapping.person(&claims)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "made for the call")]
     fn groups(mapping: &Mapping, value: Value) -> Result<Vec<String>, ClaimsError> {
         person(mapping, json!({"sub": "ana", "groups": value})).map(|person| person.groups)
     }
