@@ -175,12 +175,22 @@ fn check(fleet: &Fleet, asked: u64, answered: u64) -> Result<()> {
         .map(str::to_owned)
         .collect();
     let mut seen = BTreeMap::new();
+    // Records arrive in batches: that all which are there are complete does not mean that none
+    // is on its way.
     let settled = wait_for("every attempt to be ended", Duration::from_secs(60), || {
         seen = events(&fleet.control).ok()?;
-        seen.values().all(|rows| rows.len() == 2).then_some(())
+        let requests: BTreeSet<_> = seen
+            .values()
+            .filter_map(|rows| rows[0]["request_id"].as_str())
+            .collect();
+        let is_whole = forwarded.iter().all(|id| requests.contains(id.as_str()));
+        (is_whole && seen.values().all(|rows| rows.len() == 2)).then_some(())
     });
     let open: Vec<_> = seen.values().filter(|rows| rows.len() != 2).collect();
-    settled.with_context(|| format!("{} events, not of two rows: {open:#?}", seen.len()))?;
+    settled.with_context(|| {
+        let (seen, saw) = (seen.len(), forwarded.len());
+        format!("{seen} events, {saw} forwarded; not of two rows: {open:#?}")
+    })?;
     let mut attempted = BTreeSet::new();
     let mut unknown = 0;
     for rows in seen.values() {
@@ -197,7 +207,11 @@ fn check(fleet: &Fleet, asked: u64, answered: u64) -> Result<()> {
         forwarded.len(),
         attempted.len()
     );
-    ensure!(missing.is_empty(), "forwarded without a row: {missing:?}");
+    ensure!(
+        missing.is_empty(),
+        "forwarded without a row: {} of them",
+        missing.len()
+    );
     ensure!(
         forwarded.len() as u64 >= answered,
         "the service saw all of them"
