@@ -29,6 +29,7 @@ const STORE_GONE: &[&str] = &[
     "last uses cannot be recorded",
     "request failed",
     "time to acquire exceeded slow threshold",
+    "error occurred while testing the connection on-release",
 ];
 
 /// Which process dies, round by round.
