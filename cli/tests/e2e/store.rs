@@ -76,6 +76,8 @@ fn a_full_and_a_read_only_disk_are_said_and_harm_no_tunnel() -> Result<()> {
     let store = disk.0.join("control.db");
     let control = Control::with(&bed, "control", "state.sock", &store)?;
     let mut fleet = Fleet::with(bed, control)?;
+    // Unmounted before the directory around it goes.
+    let disk = disk;
     fleet.control.process.expect(&["the disk is full"]);
     fleet.dataplane.expect(CONTROL_GONE);
     let load = Load::start(
