@@ -40,6 +40,8 @@ pub struct Packet {
     pub kind: u32,
     /// Sequence number of the first byte.
     pub sequence: u32,
+    /// Sequence number that is acknowledged.
+    pub acknowledged: u32,
     /// Bytes of payload, 0 for a SYN.
     pub payload: u32,
 }
@@ -58,7 +60,8 @@ pub fn packet(skb: *mut __sk_buff) -> Packet {
             return neither(OTHER);
         }
         if first == 0x45 {
-            return segment(skb, IPV4_HEADER, word(&head, 6), word(&head, 8));
+            let numbers = (word(&head, 6), word(&head, 7));
+            return segment(skb, IPV4_HEADER, numbers, word(&head, 8));
         }
         return tcp_at(skb, (first & 0x0f) * 4);
     }
@@ -99,12 +102,13 @@ fn tcp_at(skb: *mut __sk_buff, header: u32) -> Packet {
     if header < IPV4_HEADER || !load(skb, header, &mut tcp) {
         return neither(UNKNOWN);
     }
-    segment(skb, header, word(&tcp, 1), word(&tcp, 3))
+    segment(skb, header, (word(&tcp, 1), word(&tcp, 2)), word(&tcp, 3))
 }
 
-/// `flags` is the word that begins with the data offset and the flags.
+/// `numbers` are what is sent and acknowledged; `flags` is the word that begins with the data
+/// offset and the flags.
 #[inline(always)]
-fn segment(skb: *mut __sk_buff, header: u32, sequence: u32, flags: u32) -> Packet {
+fn segment(skb: *mut __sk_buff, header: u32, numbers: (u32, u32), flags: u32) -> Packet {
     let headers = header + (flags >> 28) * 4;
     let len = read!(skb, len);
     if headers > len {
@@ -114,7 +118,8 @@ fn segment(skb: *mut __sk_buff, header: u32, sequence: u32, flags: u32) -> Packe
     let payload = if is_syn { 0 } else { len - headers };
     Packet {
         kind: TCP,
-        sequence,
+        sequence: numbers.0,
+        acknowledged: numbers.1,
         payload,
     }
 }
@@ -124,6 +129,7 @@ fn neither(kind: u32) -> Packet {
     Packet {
         kind,
         sequence: 0,
+        acknowledged: 0,
         payload: 0,
     }
 }

@@ -184,7 +184,6 @@ fn copy(record: *mut Close, ident: *mut Ident, stat: *mut Stat) {
     write!(record, t_est, read!(stat, t_est));
     write!(record, t_first_rx, read!(stat, t_first_rx));
     write!(record, t_first_tx, read!(stat, t_first_tx));
-    write!(record, t_last, read!(stat, t_last));
     write!(record, tx_bytes, read!(stat, tx_end));
     write!(record, rtt_sum_us, read!(stat, rtt_sum_us));
     write!(record, rtt_min_us, read!(stat, rtt_min_us));

@@ -39,18 +39,16 @@ pub fn ingress(skb: *mut __sk_buff) {
     if ahead == 0 {
         return;
     }
-    let now = now_ns();
     write!(to.stat, rx_end, before + u64::from(ahead));
-    if read!(to.stat, t_first_rx) == 0 {
-        write!(to.stat, t_first_rx, now);
+    if before == 0 {
+        write!(to.stat, t_first_rx, now_ns());
     }
-    write!(to.stat, t_last, now);
     if let Some(cnt) = counters(to.ident) {
         add!(cnt, rx_skbs, 1);
     }
-    trace::arrived(to.ident, to.stat, now);
+    trace::arrived(to.ident, to.stat);
     if !in_hole(&to, before, start, end) {
-        arm_sample(&to, before, now);
+        arm_sample(&to, before, packet.payload);
     }
 }
 
@@ -80,17 +78,16 @@ fn in_hole(to: &Tagged, before: u64, start: u32, end: u32) -> bool {
 
 /// Remembers the first new byte, unless one is on its way already.
 #[inline(always)]
-fn arm_sample(to: &Tagged, before: u64, now: u64) {
+fn arm_sample(to: &Tagged, before: u64, payload: u32) {
+    // Samples of the other way: they are at hand, as is the place in the stream.
+    if !thin::takes_at(u32::from(read!(to.stat, res_n)), before, payload) {
+        return;
+    }
     let direction = u32::from(read!(to.ident, role));
     let Some(pair) = pair(to.ident, direction) else {
         return;
     };
     if read!(pair, arm) != arm::FREE {
-        return;
-    }
-    let tick = ticks::of_ns(now);
-    // Samples of the other way: they are at hand, and where only one way moves there are few.
-    if !thin::takes_at(u32::from(read!(to.stat, res_n)), tick) {
         return;
     }
     let leaves_at = before.wrapping_add_signed(read!(pair, delta));
@@ -101,14 +98,22 @@ fn arm_sample(to: &Tagged, before: u64, now: u64) {
         return;
     }
     let behind = u64::from(inside > 0);
-    write!(pair, arm, arm::pack(behind, tick, leaves_at));
+    write!(
+        pair,
+        arm,
+        arm::pack(behind, ticks::of_ns(now_ns()), leaves_at)
+    );
 }
 
 /// A packet goes out, under the socket's lock.
 #[inline(always)]
 pub fn egress(skb: *mut __sk_buff) {
     let packet = parse::packet(skb);
-    if packet.kind == parse::OTHER {
+    if packet.kind == parse::OTHER
+        || (packet.kind == parse::TCP
+            && packet.payload == 0
+            && !thin::takes_ack(packet.acknowledged))
+    {
         return;
     }
     let Some(from) = tagged(skb) else { return };
@@ -126,22 +131,21 @@ pub fn egress(skb: *mut __sk_buff) {
     if packet.payload == 0 || ahead == 0 {
         return;
     }
-    let now = now_ns();
     let sent = before + u64::from(ahead);
     write!(from.stat, tx_end, sent);
-    if read!(from.stat, t_first_tx) == 0 {
-        write!(from.stat, t_first_tx, now);
+    if before == 0 {
+        write!(from.stat, t_first_tx, now_ns());
     }
-    write!(from.stat, t_last, now);
     add!(cnt, tx_bytes, u64::from(ahead));
     add!(cnt, tx_skbs, 1);
     let direction = u32::from(read!(from.ident, role)) ^ 1;
     if let Some(pair) = pair(from.ident, direction) {
-        take_sample(&from, pair, direction, sent, now);
+        take_sample(&from, pair, direction, sent);
     }
 }
 
-/// Received bytes are counted on the way out, where the lock is held.
+/// Received bytes are counted on the way out, where the lock is held: to the byte at the next packet
+/// out and at the end, and a few acknowledgements behind between.
 #[inline(always)]
 fn count_received(from: &Tagged, cnt: *mut Cnt) {
     let Some(tcp) = tcp_of(from.sk) else { return };
@@ -157,14 +161,14 @@ fn count_received(from: &Tagged, cnt: *mut Cnt) {
 
 /// Ends the outstanding sample when its byte has left.
 #[inline(always)]
-fn take_sample(from: &Tagged, pair: *mut Pair, direction: u32, sent: u64, now: u64) {
+fn take_sample(from: &Tagged, pair: *mut Pair, direction: u32, sent: u64) {
     write!(pair, out_pos, sent);
     let armed = read!(pair, arm);
     if armed == arm::FREE || !arm::passed(armed, sent) {
         return;
     }
     write!(pair, arm, arm::FREE);
-    let inside = ticks::since(ticks::of_ns(now), arm::tick(armed));
+    let inside = ticks::since(ticks::of_ns(now_ns()), arm::tick(armed));
     let ns = inside * ticks::TICK_NS;
     let kind = Kind::residence(arm::behind(armed), direction);
     sample(read!(from.ident, cluster), kind, ns);

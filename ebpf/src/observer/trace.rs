@@ -12,10 +12,10 @@ use crate::memory::read;
 
 /// Payload came: remembers when, unless older payload waits already.
 #[inline(always)]
-pub fn arrived(ident: *mut Ident, stat: *mut Stat, now: u64) {
+pub fn arrived(ident: *mut Ident, stat: *mut Stat) {
     let mark = Ident::traced_by(read!(ident, flags));
     if mark != 0 && wait::mark(read!(stat, q_arm)) != mark {
-        write!(stat, q_arm, wait::pack(mark, ticks::of_ns(now)));
+        write!(stat, q_arm, wait::pack(mark, ticks::of_ns(now_ns())));
     }
 }
 

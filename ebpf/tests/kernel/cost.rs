@@ -14,21 +14,16 @@ const BULK: usize = 1 << 30;
 const CHUNK: usize = 256 << 10;
 const PROGRAMS: [&str; 3] = [maps::SOCK_OPS, maps::INGRESS, maps::EGRESS];
 
-/// Messages of 64 bytes there and back, then bulk.
-fn traffic(near: &mut TcpStream, far: &mut TcpStream) {
+/// Messages of 64 bytes there and back.
+fn messages(near: &mut TcpStream, far: &mut TcpStream) {
     near.set_nodelay(true).unwrap();
     far.set_nodelay(true).unwrap();
-    let mut answering = far.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut message = [0; 64];
             for _ in 0..MESSAGES {
-                answering.read_exact(&mut message).unwrap();
-                answering.write_all(&message).unwrap();
-            }
-            let mut chunk = vec![0; CHUNK];
-            for _ in 0..BULK / CHUNK {
-                answering.read_exact(&mut chunk).unwrap();
+                far.read_exact(&mut message).unwrap();
+                far.write_all(&message).unwrap();
             }
         });
         let mut message = [0; 64];
@@ -36,6 +31,17 @@ fn traffic(near: &mut TcpStream, far: &mut TcpStream) {
             near.write_all(&message).unwrap();
             near.read_exact(&mut message).unwrap();
         }
+    });
+}
+
+fn bulk(near: &mut TcpStream, far: &mut TcpStream) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut chunk = vec![0; CHUNK];
+            for _ in 0..BULK / CHUNK {
+                far.read_exact(&mut chunk).unwrap();
+            }
+        });
         let chunk = vec![0; CHUNK];
         for _ in 0..BULK / CHUNK {
             near.write_all(&chunk).unwrap();
@@ -52,17 +58,22 @@ fn runs(observer: &Observer) -> [(u64, u128); 3] {
 }
 
 fn measure(what: &str, observer: &Observer, near: &mut TcpStream, far: &mut TcpStream) {
-    let before = runs(observer);
-    traffic(near, far);
-    let after = runs(observer);
-    let mut all = 0;
-    for ((name, before), after) in PROGRAMS.into_iter().zip(before).zip(after) {
-        let (count, ns) = (after.0 - before.0, after.1 - before.1);
-        all += ns;
-        let mean = ns.checked_div(u128::from(count)).unwrap_or_default();
-        println!("{what:>8}  {name:10} {count:>8} runs  {mean:>4} ns each");
+    for (load, traffic) in [
+        ("messages", messages as fn(&mut TcpStream, &mut TcpStream)),
+        ("bulk", bulk),
+    ] {
+        let before = runs(observer);
+        traffic(near, far);
+        let after = runs(observer);
+        let mut all = 0;
+        for ((name, before), after) in PROGRAMS.into_iter().zip(before).zip(after) {
+            let (count, ns) = (after.0 - before.0, after.1 - before.1);
+            all += ns;
+            let mean = ns.checked_div(u128::from(count)).unwrap_or_default();
+            println!("{what:>8} {load:8}  {name:10} {count:>8} runs  {mean:>4} ns each");
+        }
+        println!("{what:>8} {load:8}  {:.1} ms altogether", all as f64 / 1e6);
     }
-    println!("{what:>8}  {:.1} ms altogether", all as f64 / 1e6);
 }
 
 #[test]

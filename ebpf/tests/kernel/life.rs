@@ -88,7 +88,6 @@ fn events_come_in_their_order_and_a_fin_has_a_first_side() {
                     local.t_est,
                     local.t_first_tx,
                     local.t_first_rx,
-                    local.t_last,
                     local.t_close,
                 ];
                 assert!(local.t_conn > 0 && times.is_sorted(), "{times:?}");

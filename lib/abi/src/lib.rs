@@ -27,7 +27,7 @@ pub use kinds::{CloseKind, Kind, Leg, Own, Role};
 pub use records::{Close, Cnt, Ident, Pair, Stat};
 
 /// Version of every layout here; changes whenever one of them does.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// [`Ident::pair_slot`] of a socket that is not joined to another.
 pub const NO_SLOT: u32 = u32::MAX;

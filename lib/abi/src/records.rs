@@ -101,54 +101,53 @@ impl Ident {
 
 record! {
     /// What the programs know of a socket: value of map `STAT`, written by the programs only.
-    /// Times are nanoseconds of `CLOCK_MONOTONIC`, 0 = not yet.
-    pub struct Stat: 120 {
+    /// Times are nanoseconds of `CLOCK_MONOTONIC`, 0 = not yet. Fields that every packet needs
+    /// come first: after the kernel's own word before it they fill one cache line.
+    pub struct Stat: 112 {
         /// Highest payload offset seen on the way in, holes included.
         0 rx_end: u64,
         /// Highest payload offset seen on the way out.
         8 tx_end: u64,
         /// Received bytes that were added to `CNT`.
         16 rx_counted: u64,
-        /// When the connect began.
-        24 t_conn: u64,
-        /// When the handshake was complete.
-        32 t_est: u64,
-        /// First payload in.
-        40 t_first_rx: u64,
-        /// First payload out.
-        48 t_first_tx: u64,
-        /// Last new payload, either way.
-        56 t_last: u64,
         /// Sequence number of payload offset 0, in.
-        64 rx_base: u32,
+        24 rx_base: u32,
         /// Sequence number of payload offset 0, out.
-        68 tx_base: u32,
-        /// Sum of the RTT samples, in microseconds.
-        72 rtt_sum_us: u64,
-        /// RTT samples.
-        80 rtt_n: u32,
-        /// Least RTT sample, in microseconds; 0 before the first.
-        84 rtt_min_us: u32,
-        /// Sequence number up to which the last retransmission timeout sends again.
-        88 rto_high: u32,
-        /// Retransmitted segments.
-        92 retrans: u32,
-        /// Retransmission timeouts.
-        96 rto: u32,
-        /// Mean residence of bytes leaving here, weight 1/8, in ticks of 64 ns.
-        100 res_ewma: u32,
-        /// Highest residence of bytes leaving here, in ticks of 64 ns.
-        104 res_max: u32,
-        /// Residence samples, saturating.
-        108 res_n: u16,
-        /// [`Stat::BASE`] and its neighbours.
-        110 flags: u16,
-        /// Since when the oldest payload waits that is not read yet, while traced ([`crate::wait`]);
-        /// 0 = none.
-        112 q_arm: u32,
+        28 tx_base: u32,
         /// Payload offset, modulo 2^32, at which the open hole is filled; 0 = nothing is missing.
         /// A field and no flag: it is written without the socket's lock.
-        116 hole_end: u32,
+        32 hole_end: u32,
+        /// Residence samples, saturating.
+        36 res_n: u16,
+        /// [`Stat::BASE`] and its neighbours.
+        38 flags: u16,
+        /// Mean residence of bytes leaving here, weight 1/8, in ticks of 64 ns.
+        40 res_ewma: u32,
+        /// Highest residence of bytes leaving here, in ticks of 64 ns.
+        44 res_max: u32,
+        /// Since when the oldest payload waits that is not read yet, while traced ([`crate::wait`]);
+        /// 0 = none.
+        48 q_arm: u32,
+        /// Sequence number up to which the last retransmission timeout sends again.
+        52 rto_high: u32,
+        /// When the connect began.
+        56 t_conn: u64,
+        /// When the handshake was complete.
+        64 t_est: u64,
+        /// First payload in.
+        72 t_first_rx: u64,
+        /// First payload out.
+        80 t_first_tx: u64,
+        /// Sum of the RTT samples, in microseconds.
+        88 rtt_sum_us: u64,
+        /// RTT samples.
+        96 rtt_n: u32,
+        /// Least RTT sample, in microseconds; 0 before the first.
+        100 rtt_min_us: u32,
+        /// Retransmitted segments.
+        104 retrans: u32,
+        /// Retransmission timeouts.
+        108 rto: u32,
     }
 }
 
@@ -205,7 +204,7 @@ record! {
 
 record! {
     /// The end of a connection: record of ring `CLOSE`.
-    pub struct Close: 128 {
+    pub struct Close: 120 {
         /// As in [`Ident`].
         0 conn_id: u64,
         /// When the socket closed.
@@ -218,47 +217,45 @@ record! {
         32 t_first_rx: u64,
         /// As in [`Stat`].
         40 t_first_tx: u64,
-        /// As in [`Stat`].
-        48 t_last: u64,
         /// Payload bytes received in order ([`crate::offset::received`]).
-        56 rx_bytes: u64,
+        48 rx_bytes: u64,
         /// Payload bytes sent.
-        64 tx_bytes: u64,
+        56 tx_bytes: u64,
         /// As in [`Stat`].
-        72 rtt_sum_us: u64,
+        64 rtt_sum_us: u64,
         /// As in [`Stat`].
-        80 rtt_min_us: u32,
+        72 rtt_min_us: u32,
         /// As in [`Stat`].
-        84 rtt_n: u32,
+        76 rtt_n: u32,
         /// As in [`Stat`].
-        88 retrans: u32,
+        80 retrans: u32,
         /// As in [`Stat`].
-        92 rto: u32,
+        84 rto: u32,
         /// The kernel's own count of retransmitted segments, SYN included.
-        96 total_retrans: u32,
+        88 total_retrans: u32,
         /// Smoothed RTT at the end, in microseconds.
-        100 srtt_us: u32,
+        92 srtt_us: u32,
         /// Sequence space sent and never acknowledged; a FIN counts as one byte.
-        104 unacked: u32,
+        96 unacked: u32,
         /// As in [`Stat`].
-        108 res_ewma: u32,
+        100 res_ewma: u32,
         /// As in [`Stat`].
-        112 res_max: u32,
+        104 res_max: u32,
         /// As in [`Stat`].
-        116 res_n: u16,
+        108 res_n: u16,
         /// As in [`Ident`].
-        118 cluster: u16,
+        110 cluster: u16,
         /// As in [`Ident`].
-        120 leg: u8,
+        112 leg: u8,
         /// As in [`Ident`].
-        121 role: u8,
+        113 role: u8,
         /// A [`crate::CloseKind`].
-        122 kind: u8,
+        114 kind: u8,
         /// State of the socket before it closed, as the kernel numbers them.
-        123 old_state: u8,
+        115 old_state: u8,
         /// Flags of [`Stat`].
-        124 flags: u16,
+        116 flags: u16,
         /// [`crate::VERSION`].
-        126 version: u16,
+        118 version: u16,
     }
 }

@@ -250,11 +250,24 @@ fn no_samples_have_no_quantile() {
 }
 
 #[test]
-fn the_first_samples_are_all_taken_and_then_one_in_four() {
+fn the_first_samples_are_all_taken_and_then_a_share() {
     let taken = |from: u32, to: u32| (from..to).filter(|nth| thin::takes(*nth)).count();
     assert_eq!(taken(0, thin::WHOLE), 256);
     assert_eq!(taken(thin::WHOLE, thin::WHOLE + 4_000), 1_000);
-    assert!((0..100).all(|tick| thin::takes_at(thin::WHOLE - 1, tick)));
-    let by_time = (0..4_000).filter(|tick| thin::takes_at(thin::WHOLE, *tick));
-    assert_eq!(by_time.count(), 1_000);
+    // Whatever the stride: messages of one size, and segments of a power of two.
+    for stride in [1, 64, 1_000, 1_448, 16_384, 65_483, 65_536] {
+        let at = |nth: u64| nth * stride;
+        let payload = u32::try_from(stride).unwrap();
+        let share = if payload < thin::BULK_BYTES { 4 } else { 16 };
+        assert!((0..64).all(|nth| thin::takes_at(thin::WHOLE - 1, at(nth), payload)));
+        let taken = (0..16_000).filter(|nth| thin::takes_at(thin::WHOLE, at(*nth), payload));
+        let taken = taken.count() * share;
+        assert!((12_000..20_000).contains(&taken), "{stride}: {taken}");
+        let acks = (0..16_000_u32).filter(|nth| thin::takes_ack(nth.wrapping_mul(payload)));
+        let acks = acks.count() * 4;
+        assert!(
+            (12_000..20_000).contains(&acks),
+            "{stride}: {acks} acknowledgements"
+        );
+    }
 }

@@ -98,7 +98,7 @@ fn bytes_as_moved_alone() {
         assert_eq!((close.rx_bytes, close.tx_bytes), bytes, "{close:?}");
         assert_eq!(close.cluster, cluster.number());
         assert!(
-            close.t_est <= close.t_first_rx && close.t_last <= close.t_close,
+            close.t_est <= close.t_first_rx && close.t_first_rx <= close.t_close,
             "{close:?}"
         );
     }
