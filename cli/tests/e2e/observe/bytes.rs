@@ -16,10 +16,11 @@ use super::*;
 const CONNECTIONS: u64 = 1_500;
 const AT_ONCE: usize = 64;
 
-/// What one connection carries each way, to a service that reads late: then reads are full, and the
-/// relay splices.
+/// What one connection carries each way, to a service that reads late, out of a receive buffer that
+/// holds more than one read of the relay from the start: then a read is full, and the relay splices.
 const BULK_BYTES: u64 = 16 << 20;
 const LATE: Duration = Duration::from_millis(200);
+const WINDOW: &str = "net.ipv4.tcp_rmem=4096 1048576 6291456";
 
 /// Sizes over five orders of magnitude; `number` decides. The first is bulk.
 fn sizes(number: u64) -> (u64, u64) {
@@ -81,7 +82,10 @@ fn counts_agree(test: &str, flags: &[&str]) -> Result<()> {
     if !observing(test, &[]) {
         return Ok(());
     }
-    let rig = Observed::start(&[&["--ebpf", "require"], flags].concat())?;
+    let bed = bed()?;
+    bed.hub.output("sysctl", &["-qw", WINDOW])?;
+    let flags = [&["--ebpf", "require"], flags].concat();
+    let rig = Observed::with(bed, Rights::All, &flags, None)?;
     let connections = crate::heavy::routed::amount("CULVERT_OBSERVE_CONNECTIONS", CONNECTIONS)?;
     let (services, clients) = (rig.bed.site.runtime()?, rig.bed.client.runtime()?);
     let listener = services.run(TcpListener::bind((SITE, SERVICE)))?;
@@ -126,11 +130,12 @@ fn counts_agree(test: &str, flags: &[&str]) -> Result<()> {
     };
     let spliced = told.sum("culvert_engine_spliced_bytes_total", &[]);
     println!(
-        "{connections} connections, {up} bytes up, {down} down in {took:?}: relayed {} and {}, kernel {} and {}, {spliced} spliced",
+        "{connections} connections, {up} bytes up, {down} down in {took:?}: relayed {} and {}, kernel {} and {}, {spliced} spliced, {} pipes refused",
         relayed("to_service"),
         relayed("to_client"),
         client("rx"),
         client("tx"),
+        told.sum("culvert_pipe_pool_exhausted_total", &[]),
     );
     assert_eq!(told.tier(), "skb");
     assert_eq!(
