@@ -48,7 +48,6 @@ pub use head::judge;
 pub use refuse::Refusal;
 
 use arrival::{Arrival, Door};
-use audited::{Bulk, Subject};
 use exchange::Exchange;
 use head::{Asked, Route, Towards};
 use person::Admitted;
@@ -190,7 +189,7 @@ impl<'a> Ingress<'a> {
                 let mut header = stream_header(&judged.cluster, id, parts, arrival.peer);
                 if let Some(person) = caller.person() {
                     person.log(id.id);
-                    header.principal = Some(person.subject.as_str().into());
+                    header.principal = Some(person.who.subject().into());
                 }
                 Ok(Self {
                     header,
@@ -218,10 +217,9 @@ impl<'a> Ingress<'a> {
     /// Opens a stream, sends the head and turns the answer around.
     async fn relay(mut self, mut parts: Parts, body: Incoming) -> Response<Body> {
         // Before a byte of it leaves this process.
-        let bulk = match self.audited(&parts).await {
-            Ok(subject) => subject,
-            Err(refusal) => return self.refuse(&refusal),
-        };
+        if let Err(refusal) = self.audited(&parts).await {
+            return self.refuse(&refusal);
+        }
         let opened = match self.open(&mut parts, body).await {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse(&refusal),
@@ -231,7 +229,7 @@ impl<'a> Ingress<'a> {
             Some(client) if opened.head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 self.upgraded(opened.head, opened.exchange, opened.slot, client)
             }
-            _ => self.answered(&parts, opened, bulk),
+            _ => self.answered(&parts, opened),
         }
     }
 
@@ -315,7 +313,7 @@ impl<'a> Ingress<'a> {
     }
 
     /// An ordinary answer: its head rebuilt, its body streamed.
-    fn answered(self, parts: &Parts, opened: Opened, bulk: Option<Subject>) -> Response<Body> {
+    fn answered(self, parts: &Parts, opened: Opened) -> Response<Body> {
         let Opened {
             head,
             exchange,
@@ -336,6 +334,8 @@ impl<'a> Ingress<'a> {
         if self.asked.upgrade.is_some() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        let body_length = if exchange.is_done() { Some(0) } else { length };
+        let bulk = self.bulk(parts, body_length).map(Box::new);
         let mut tracked = self.tracked;
         tracked.answered(status);
         if let Some(length) = length
@@ -348,8 +348,6 @@ impl<'a> Ingress<'a> {
             // Only the close ends this body: until it is whole, a close is RST.
             tracked.conn().arm();
         }
-        let body_length = if exchange.is_done() { Some(0) } else { length };
-        let bulk = bulk.map(|subject| Box::new(Bulk::new(self.plane.clone(), subject)));
         let body = Relayed::new(exchange, body_length, trailers, tracked, slot).recorded(bulk);
         let mut response = Response::new(Body::Relayed(Box::new(body)));
         *response.status_mut() = status;

@@ -1,5 +1,7 @@
 //! How people are known here: sealed sessions, opened without asking anybody.
 
+mod opened;
+
 use std::sync::Arc;
 
 use culvert_identity::{CookieError, Life, Ring, SESSION_COOKIE, Session, find_among};
@@ -7,18 +9,21 @@ use culvert_net::crypto::random_bytes;
 use culvert_proto::update::{Ended, State};
 use http::header::{COOKIE, HeaderMap, HeaderValue, ORIGIN};
 
+use opened::Opened;
+
 /// The keys of sessions and who signed out, as one generation has them.
 pub struct People {
     ring: Ring,
     life: Life,
     origins: Vec<Arc<str>>,
     ended: Arc<Ended>,
+    opened: Opened,
 }
 
 /// Somebody who is signed in.
 pub struct SignedIn {
     /// Their session.
-    pub session: Session,
+    pub session: Arc<Session>,
     /// `Set-Cookie`, when the session has to be sealed anew.
     pub renewed: Option<HeaderValue>,
 }
@@ -43,6 +48,7 @@ impl People {
             life: Life::from(&**sign_in),
             origins: sign_in.origins.clone(),
             ended: state.ended.clone(),
+            opened: Opened::default(),
         })
     }
 
@@ -54,7 +60,14 @@ impl People {
         let lines = headers.get_all(COOKIE).iter();
         let lines = lines.filter_map(|line| line.to_str().ok());
         let text = find_among(lines, SESSION_COOKIE).ok_or(NotSignedIn::NoCookie)?;
-        let session = self.ring.open(SESSION_COOKIE, text, now_unix_s)?;
+        let session = match self.opened.find(text) {
+            Some(session) => session,
+            None => {
+                let session = self.ring.open(SESSION_COOKIE, text, now_unix_s)?;
+                self.opened.keep(text, session)
+            }
+        };
+        session.is_in_time(now_unix_s)?;
         if !session.is_within(self.life, now_unix_s) {
             return Err(CookieError::Expired.into());
         }

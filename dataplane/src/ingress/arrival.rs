@@ -100,7 +100,7 @@ impl Arrival<'_> {
                 let identity = known.may(table, &cluster, parts, &asked);
                 let identity = identity.inspect_err(|refusal| {
                     let what = (self.id, &*cluster, parts, route.rest);
-                    audited::denied(plane, known.who(), what, refusal.reason);
+                    audited::denied(plane, &known.who, what, refusal.reason);
                 })?;
                 known.admit(plane, &cluster, parts, identity)?
             }

@@ -7,19 +7,20 @@ use std::task::{Context, Poll, ready};
 
 use http::request::Parts;
 
-use culvert_audit::{Action, Actor, Attempted, BULK_BYTES, EventId, Resource, Verb, classify};
+use culvert_audit::{Actor, Attempted, BULK_BYTES, EventId, Resource, Verb, classify, verb};
 use culvert_net::crypto::random_bytes;
 use culvert_proto::close::CloseReason;
 use culvert_proto::id::RequestId;
 use culvert_proto::update::TargetKind;
 
-use super::{Caller, Id, Ingress, Refusal, person};
+use super::caller::Who;
+use super::{Caller, Id, Ingress, Refusal};
 use crate::audit::{Event, Unkept};
 use crate::plane::{Plane, unix_ms};
 use crate::table::Cluster;
 
 /// What is recorded of a request, whatever its verb turns out to be.
-pub struct Subject {
+struct Subject {
     request_id: RequestId,
     actor: Actor,
     transport: &'static str,
@@ -32,30 +33,32 @@ pub struct Subject {
 pub type What<'a> = (&'a Id, &'a Cluster, &'a Parts, &'a str);
 
 /// Somebody may not do this: that leaves its rows too, without making them wait.
-pub fn denied(plane: &Plane, who: (&'static str, Actor), what: What<'_>, reason: CloseReason) {
-    if let (Some(verb), subject) = Subject::of(who, what) {
+pub fn denied(plane: &Plane, who: &Who, what: What<'_>, reason: CloseReason) {
+    if let Some(verb) = verb_of(what) {
+        let subject = Subject::of(who.for_audit(), what);
         plane.audit.denied(subject.attempted(verb), reason);
     }
 }
 
+/// What a request does, if it is of the verbs that are audited.
+fn verb_of((_, cluster, parts, rest): What<'_>) -> Option<Verb> {
+    verb(is_kube(cluster), parts.method.as_str(), rest)
+}
+
+fn is_kube(cluster: &Cluster) -> bool {
+    cluster.state.target.kind == TargetKind::Kube
+}
+
 impl Subject {
-    /// What a request does, if it is of the verbs that are audited.
-    fn of(
-        (transport, actor): (&'static str, Actor),
-        (id, cluster, parts, rest): What<'_>,
-    ) -> (Option<Verb>, Self) {
-        let state = &cluster.state;
-        let is_kube = state.target.kind == TargetKind::Kube;
-        let Action { verb, resource } = classify(is_kube, parts.method.as_str(), rest);
-        let subject = Self {
+    fn of((transport, actor): (&'static str, Actor), (id, cluster, parts, rest): What<'_>) -> Self {
+        Self {
             request_id: id.id,
             actor,
             transport,
             route: format!("{} {}", parts.method, parts.uri.path()),
-            cluster: state.id.to_string(),
-            resource,
-        };
-        (verb, subject)
+            cluster: cluster.state.id.to_string(),
+            resource: classify(is_kube(cluster), parts.method.as_str(), rest).resource,
+        }
     }
 
     fn attempted(self, verb: Verb) -> Attempted {
@@ -75,25 +78,47 @@ impl Subject {
 }
 
 impl Ingress<'_> {
-    /// Records the request, if it is of those that are audited. What is not, but may turn out
-    /// to be a large download, is described.
+    /// Records the request, if it is of those that are audited.
     ///
     /// # Errors
     /// When no record can be kept, and the operator wants one.
-    pub(super) async fn audited(&mut self, parts: &Parts) -> Result<Option<Subject>, Refusal> {
-        let (transport, actor) = match &self.caller {
-            Caller::Machine if !self.cluster.state.audit_tunnel => return Ok(None),
-            Caller::Machine => ("tunnel", self.machine()),
-            Caller::Person(it) => person::who(&it.credential, (&it.subject, &it.email, &it.groups)),
-        };
+    pub(super) async fn audited(&mut self, parts: &Parts) -> Result<(), Refusal> {
         let what = (self.id, &*self.cluster, parts, self.rest.as_str());
-        let (verb, subject) = Subject::of((transport, actor), what);
-        let Some(verb) = verb else {
-            return Ok(Some(subject));
+        let (Some(verb), true) = (verb_of(what), self.is_audited()) else {
+            return Ok(());
         };
+        let subject = Subject::of(self.who(), what);
         let attempted = self.plane.audit.attempt(subject.attempted(verb)).await;
         self.tracked.audited(attempted.map_err(|why| unkept(&why))?);
-        Ok(None)
+        Ok(())
+    }
+
+    /// Holds back an answer that may turn out to be a large download, unless the request has a
+    /// record already.
+    pub(super) fn bulk(&self, parts: &Parts, length: Option<u64>) -> Option<Bulk> {
+        if !self.is_audited() || length.is_some_and(|length| length <= BULK_BYTES) {
+            return None;
+        }
+        let what = (self.id, &*self.cluster, parts, self.rest.as_str());
+        if verb_of(what).is_some() {
+            return None;
+        }
+        let subject = Subject::of(self.who(), what);
+        Some(Bulk::new(self.plane.clone(), subject))
+    }
+
+    fn is_audited(&self) -> bool {
+        match self.caller {
+            Caller::Machine => self.cluster.state.audit_tunnel,
+            Caller::Person(_) => true,
+        }
+    }
+
+    fn who(&self) -> (&'static str, Actor) {
+        match &self.caller {
+            Caller::Machine => ("tunnel", self.machine()),
+            Caller::Person(it) => it.who.for_audit(),
+        }
     }
 
     /// Whoever reaches the internal listener, by its address.
@@ -125,7 +150,7 @@ pub struct Bulk {
 
 impl Bulk {
     /// For an answer of what `subject` asks.
-    pub fn new(plane: Arc<Plane>, subject: Subject) -> Self {
+    fn new(plane: Arc<Plane>, subject: Subject) -> Self {
         Self {
             plane,
             subject: Some(subject),

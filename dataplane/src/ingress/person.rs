@@ -9,7 +9,6 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
-use culvert_audit::Actor;
 use culvert_identity::{Denied, Identity};
 use culvert_net::crypto::sha256;
 use culvert_proto::answer::BodyKind;
@@ -19,7 +18,7 @@ use culvert_proto::token::Digest;
 use culvert_proto::update::EVERY_SERVICE;
 
 use super::body::Body;
-use super::caller::{Caller, Credential, Person};
+use super::caller::{Caller, Person, Who};
 use super::forward::{bearer, personal_token};
 use super::head::Asked;
 use super::refuse::Refusal;
@@ -33,10 +32,8 @@ const LOGIN: &str = "/api/auth/login?return=";
 
 /// Somebody who is known; what they may do is still to be decided.
 pub struct Known {
-    subject: String,
-    email: String,
-    groups: Vec<String>,
-    credential: Credential,
+    /// Who.
+    pub who: Who,
     renewed: Option<HeaderValue>,
 }
 
@@ -71,10 +68,7 @@ pub fn known(table: &Table, cluster: &str, headers: &HeaderMap) -> Result<Known,
         Refusal::new(CloseReason::Unauthenticated, detail)
     })?;
     Ok(Known {
-        subject: session.subject,
-        email: session.email,
-        groups: session.groups,
-        credential: Credential::Session,
+        who: Who::Session(session),
         renewed,
     })
 }
@@ -89,29 +83,12 @@ fn by_token(table: &Table, cluster: &str, presented: &str) -> Result<Known, Refu
         return Err(Refusal::new(CloseReason::Forbidden, why));
     }
     Ok(Known {
-        subject: token.principal.to_string(),
-        email: String::new(),
-        groups: Vec::new(),
-        credential: Credential::Token(token.id),
+        who: Who::Token {
+            principal: token.principal,
+            id: token.id,
+        },
         renewed: None,
     })
-}
-
-/// Who somebody is, for the audit log, and how that was shown.
-pub fn who(
-    credential: &Credential,
-    (subject, email, groups): (&str, &str, &[String]),
-) -> (&'static str, Actor) {
-    let transport = match credential {
-        Credential::Session => "session",
-        Credential::Token(_) => "personal-token",
-    };
-    let actor = Actor {
-        sub: subject.to_owned(),
-        email: email.to_owned(),
-        groups: groups.to_vec(),
-    };
-    (transport, actor)
 }
 
 impl Admitted {
@@ -142,12 +119,11 @@ impl Known {
             Identity::Impersonated {
                 tier: Some(tier), ..
             } => Some(*tier),
-            _ => policy.tier(self.as_asked(), now_ms),
+            _ => policy.tier(self.who.as_asked(), now_ms),
         };
-        let is_session = self.credential == Credential::Session;
-        let watching = match is_session && asks_for_one(parts) {
+        let watching = match self.is_session() && asks_for_one(parts) {
             false => None,
-            true => Some(plane.watches.begin(&self.subject).ok_or_else(|| {
+            true => Some(plane.watches.begin(self.who.subject()).ok_or_else(|| {
                 let why = format!("{WATCHES_PER_PERSON_MAX} watch streams are open.");
                 Refusal::new(CloseReason::CapUser, why)
             })?),
@@ -156,11 +132,8 @@ impl Known {
             renewed: self.renewed,
             watching,
             caller: Caller::Person(Box::new(Person {
-                subject: self.subject,
-                email: self.email,
-                groups: self.groups,
+                who: self.who,
                 tier,
-                credential: self.credential,
                 identity,
             })),
         })
@@ -177,17 +150,16 @@ impl Known {
         parts: &Parts,
         asked: &Asked,
     ) -> Result<Identity, Refusal> {
-        let is_session = self.credential == Credential::Session;
         let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
             && asked.upgrade.is_none();
         let people = table.people.as_ref();
-        if is_session && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
+        if self.is_session() && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
             let why = "A session changes something, or upgrades, from our own pages only: send \
                        Origin of --public-url or of one of --allowed-origins.";
             return Err(Refusal::new(CloseReason::Forbidden, why));
         }
         let policy = &cluster.access;
-        let identity = policy.decide(self.as_asked(), unix_ms());
+        let identity = policy.decide(self.who.as_asked(), unix_ms());
         let identity = identity.map_err(denied)?;
         if policy.only_reads(&identity) && !reads {
             let why = format!(
@@ -200,17 +172,8 @@ impl Known {
         Ok(identity)
     }
 
-    /// Who they are, for the audit log, and how that was shown.
-    pub fn who(&self) -> (&'static str, Actor) {
-        who(&self.credential, (&self.subject, &self.email, &self.groups))
-    }
-
-    fn as_asked(&self) -> culvert_identity::Person<'_> {
-        culvert_identity::Person {
-            subject: &self.subject,
-            email: &self.email,
-            groups: &self.groups,
-        }
+    fn is_session(&self) -> bool {
+        matches!(self.who, Who::Session(_))
     }
 }
 

@@ -27,22 +27,37 @@ pub struct Action {
 /// a Kubernetes API server is asked.
 #[must_use]
 pub fn classify(is_kube: bool, method: &str, target: &str) -> Action {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = decoded(path);
+    let path = decoded(path(target));
     let segments = segments(&path);
-    match Named::of(&segments).filter(|_| is_kube) {
-        Some(named) => Action {
-            verb: named.verb(method, query),
-            resource: named.resource(),
+    let resource = match Named::of(&segments).filter(|_| is_kube) {
+        Some(named) => named.resource(),
+        None => Resource {
+            name: segments.join("/"),
+            ..Resource::default()
         },
-        None => Action {
-            verb: written(method),
-            resource: Resource {
-                name: segments.join("/"),
-                ..Resource::default()
-            },
-        },
+    };
+    Action {
+        verb: verb(is_kube, method, target),
+        resource,
     }
+}
+
+/// The verb alone: what every request is asked, most of which leave no record.
+#[must_use]
+pub fn verb(is_kube: bool, method: &str, target: &str) -> Option<Verb> {
+    if !is_kube {
+        return written(method);
+    }
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let path = decoded(path(target));
+    match Named::of(&segments(&path)) {
+        Some(named) => named.verb(method, query),
+        None => written(method),
+    }
+}
+
+fn path(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
 }
 
 /// What a method does to an object, whatever it is.

@@ -17,7 +17,7 @@ mod window;
 pub use book::{
     Book, Full, Limits, MARK_BYTES, OPEN_MAX, Piece, Place, Recovery, SPOOL_BYTES_MIN, Stretch,
 };
-pub use classify::{Action, BULK_BYTES, classify};
+pub use classify::{Action, BULK_BYTES, classify, verb};
 pub use codec::{DecodeError, RECORD_BYTES_MAX, TextMax};
 pub use event::{
     Actor, Attempted, Ended, EventId, GROUPS_MAX, Outcome, Phase, Record, Resource, Verb,

@@ -208,7 +208,9 @@ impl Ring {
     /// # Errors
     /// [`CookieError`], the first thing that is wrong with it.
     pub fn open(&self, name: &str, text: &str, now_unix_s: u64) -> Result<Session, CookieError> {
-        self.open_box::<Session>(name, text)?.in_time(now_unix_s)
+        let session = self.open_box::<Session>(name, text)?;
+        session.is_in_time(now_unix_s)?;
+        Ok(session)
     }
 
     pub(crate) fn seal_box<T: Serialize>(
@@ -337,14 +339,18 @@ impl Session {
         now_unix_s < self.issued_unix_s.saturating_add(life.absolute_s)
     }
 
-    fn in_time(self, now_unix_s: u64) -> Result<Self, CookieError> {
+    /// Whether it has not ended, and was not sealed in the future.
+    ///
+    /// # Errors
+    /// [`CookieError::Expired`] and [`CookieError::Future`].
+    pub fn is_in_time(&self, now_unix_s: u64) -> Result<(), CookieError> {
         if now_unix_s >= self.expires_unix_s || now_unix_s >= self.idle_until_unix_s {
             return Err(CookieError::Expired);
         }
         if self.sealed_unix_s > now_unix_s.saturating_add(AHEAD_S_MAX) {
             return Err(CookieError::Future);
         }
-        Ok(self)
+        Ok(())
     }
 }
 

@@ -64,7 +64,7 @@ fn radar(out: &mut BytesMut, person: &Person, hub_id: &str) -> Result<(), Refusa
     };
     let user = match &person.identity {
         Identity::Impersonated { user, .. } => user,
-        Identity::Agent => &person.subject,
+        Identity::Agent => person.who.subject(),
     };
     if user.contains(',') {
         return refused("The name holds a comma, which a list of groups cannot say.");
@@ -91,16 +91,16 @@ fn list<'a>(out: &mut BytesMut, groups: impl Iterator<Item = &'a str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::caller::Credential;
+    use crate::ingress::caller::Who;
     use culvert_identity::Tier;
 
     fn person(user: &str, groups: &[&str], tier: Option<Tier>) -> Person {
         Person {
-            subject: user.to_owned(),
-            email: String::new(),
-            groups: Vec::new(),
+            who: Who::Token {
+                principal: user.into(),
+                id: "t1".into(),
+            },
             tier,
-            credential: Credential::Session,
             identity: Identity::Impersonated {
                 user: user.to_owned(),
                 groups: groups.iter().map(|group| (*group).to_owned()).collect(),
