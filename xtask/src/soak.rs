@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     observer()?;
     scrape()?;
     routed(args.churn)?;
+    audit()?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
         only: String::new(),
@@ -102,5 +103,22 @@ fn routed(churn: u64) -> Result<()> {
     tests.env("CULVERT_CHURN", churn.to_string());
     tests.env("CULVERT_OBSERVE_CONNECTIONS", OBSERVED_RELAYS.to_string());
     tests.env("CULVERT_OBSERVE_SHORT", churn.to_string());
+    run::wait(tests)
+}
+
+/// The audit log, by a build for release: thousands of writes through kill -9 of each process, and
+/// how many a second become durable.
+fn audit() -> Result<()> {
+    run::wait(run::cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--workspace",
+        "--bins",
+    ]))?;
+    let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
+    tests.args(["--package", "culvert-cli", "--success-output", "final"]);
+    tests.args(["--run-ignored", "only", "-E", "test(/^audit::.*soak_/)"]);
+    tests.env("CULVERT_BIN_DIR", run::target_dir().join("release"));
     run::wait(tests)
 }
