@@ -36,6 +36,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use culvert_proto::token::Digest;
+use culvert_telemetry::lifecycle::Shutdown;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -81,6 +82,28 @@ pub struct Context {
     pub events: Events,
     /// Audit rows of callers who showed no valid credential.
     pub unknown: Unknown,
+}
+
+impl Context {
+    /// What the handlers know at least: nobody signs in, and TCP callers get no further than the
+    /// open routes.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>, licensing: Arc<Licensing>) -> Self {
+        Self {
+            hub,
+            metrics,
+            licensing,
+            admin: None,
+            hosts: Vec::new(),
+            public_url: None,
+            personal_life_seconds: PERSONAL_LIFE_SECONDS_DEFAULT,
+            sign_in: None,
+            fanout: None,
+            pages: Pages::default(),
+            events: Events::new(1, Shutdown::default()),
+            unknown: Unknown::default(),
+        }
+    }
 }
 
 type Shared = Arc<Context>;

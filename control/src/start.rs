@@ -159,9 +159,6 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
     let fanout = config.fanout.take().map(Arc::new);
     let context = Arc::new(Context {
         sign_in,
-        hub: hub.clone(),
-        metrics: metrics.clone(),
-        licensing: licensing.clone(),
         admin: admin_token,
         hosts: bound
             .api_tcp
@@ -171,9 +168,8 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
         public_url: config.public_url.clone(),
         personal_life_seconds: config.personal_life_seconds,
         fanout,
-        pages: api::Pages::default(),
         events: api::Events::new(u64::from_be_bytes(random_bytes()), shutdown.clone()),
-        unknown: api::Unknown::default(),
+        ..Context::new(hub.clone(), metrics.clone(), licensing.clone())
     });
     let mut tasks = JoinSet::new();
     bound.serve(

@@ -58,18 +58,10 @@ impl Api {
         let record = LicenseRecord::default();
         let licensing = Licensing::start(unlicensed, record, metrics.clone(), NOW);
         let context = Context {
-            licensing: Arc::new(licensing),
-            hub,
-            metrics,
             admin: Some(token::admin_token(&dir.path().join("admin-token")).unwrap()),
             hosts: vec![tcp.to_string()],
             public_url: Some("https://hub.test:8443".to_owned()),
-            personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
-            sign_in: None,
-            fanout: None,
-            pages: api::Pages::default(),
-            events: api::Events::new(1, Default::default()),
-            unknown: api::Unknown::default(),
+            ..Context::new(hub, metrics, Arc::new(licensing))
         };
         let (router, shutdown) = (api::router(Arc::new(context)), Shutdown::default());
         let socket = bind_unix(&dir.path().join("api.sock"), 0o600).unwrap();

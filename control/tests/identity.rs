@@ -5,52 +5,29 @@
 mod events;
 #[path = "identity/fleet.rs"]
 mod fleet;
+#[path = "identity/personal.rs"]
+mod personal;
+#[path = "room/site.rs"]
+mod room;
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use culvert_control::api::{self, Context};
-use culvert_control::hub::Hub;
 use culvert_control::identity::{Admin, SignIn, hash};
-use culvert_control::license::{LicenseConfig, LicenseRecord, Licensing, Server};
-use culvert_control::metrics::Metrics;
-use culvert_control::outbound::Outbound;
-use culvert_control::store::{Dsn, Store};
-use culvert_identity::Life;
-use culvert_licence::KeySet;
-use culvert_net::crypto::SigningKey;
-use http_body_util::BodyExt as _;
-use hyper::{HeaderMap, Request};
+use hyper::Request;
+use room::{KEY, LIFE, NOW, ORIGIN, Said, Site};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-const NOW: u64 = 1_763_683_200_000;
 const DAY: u64 = 86_400_000;
-const ORIGIN: &str = "https://hub.test";
 const EMAIL: &str = "root@example.test";
 const PASSWORD: &str = "correct horse battery";
-const OLD_KEY: &str = "Zq3v8xW1pL0sT7yB9nK4mR2cV6hJ5gDe";
+const OLD_KEY: &str = KEY;
 const NEW_KEY: &str = "q8Rk1Vd5Yx0Wn7Jt3Hs9Lb2Pc6Mf4Zg=";
-const LIFE: Life = Life {
-    idle_s: 1_800,
-    absolute_s: 8 * 3_600,
-};
-
-struct Site {
-    _dir: tempfile::TempDir,
-    context: Arc<Context>,
-    clock: Arc<AtomicU64>,
-}
-
-struct Said {
-    status: u16,
-    headers: HeaderMap,
-    body: Value,
-}
-
 fn sign_in(key: &str, previous: Option<&str>) -> SignIn {
     // One hash for all tests of a process: making it is the slow part.
     static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -60,69 +37,18 @@ fn sign_in(key: &str, previous: Option<&str>) -> SignIn {
 }
 
 impl Site {
-    async fn start(sign_in: SignIn) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, loaded) = Store::open(&Dsn::at(dir.path()), NOW).await.unwrap();
-        let (metrics, clock) = (Arc::new(Metrics::new()), Arc::new(AtomicU64::new(NOW)));
-        // A license server that is never asked: the ladder counts.
-        let license = LicenseConfig {
-            text: None,
-            files: Vec::new(),
-            keys: KeySet::embedded(),
-            mode: "managed".to_owned(),
-            org_name: "Default".to_owned(),
-            heartbeat: Some(Server {
-                url: "https://license.test/".to_owned(),
-                outbound: Outbound::without_trust("a test asks nobody".to_owned()),
-            }),
-        };
-        let mut record = LicenseRecord::default();
-        record.ladder = record.ladder.at(NOW, true);
-        let licensing = Licensing::start(license, record, metrics.clone(), NOW);
-        let told = clock.clone();
-        let key = SigningKey::generate().unwrap();
-        let now = Box::new(move || told.load(Ordering::SeqCst));
-        let hub = Arc::new(Hub::new(store, loaded, key, metrics.clone(), now));
-        let context = Arc::new(Context {
-            hub,
-            metrics,
-            licensing: Arc::new(licensing),
-            admin: None,
-            hosts: vec!["hub.test".to_owned()],
-            public_url: Some(ORIGIN.to_owned()),
-            personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
-            sign_in: Some(sign_in),
-            fanout: None,
-            pages: api::Pages::default(),
-            events: api::Events::new(1, Default::default()),
-            unknown: api::Unknown::default(),
-        });
-        Self {
-            _dir: dir,
-            context,
-            clock,
-        }
-    }
-
     /// The same hub with other keys, as after a restart.
     fn with(&self, sign_in: SignIn) -> Self {
         let old = &self.context;
+        let (hub, metrics) = (old.hub.clone(), old.metrics.clone());
         let context = Context {
-            hub: old.hub.clone(),
-            metrics: old.metrics.clone(),
-            licensing: old.licensing.clone(),
-            admin: None,
             hosts: old.hosts.clone(),
             public_url: old.public_url.clone(),
-            personal_life_seconds: old.personal_life_seconds,
             sign_in: Some(sign_in),
-            fanout: None,
-            pages: api::Pages::default(),
-            events: api::Events::new(1, Default::default()),
-            unknown: api::Unknown::default(),
+            ..Context::new(hub, metrics, old.licensing.clone())
         };
         Self {
-            _dir: tempfile::tempdir().unwrap(),
+            dir: tempfile::tempdir().unwrap(),
             context: Arc::new(context),
             clock: self.clock.clone(),
         }
@@ -130,41 +56,6 @@ impl Site {
 
     async fn ask(&self, line: &str, headers: &[(&str, &str)], body: Value) -> Said {
         self.ask_as(api::Caller::Tcp, line, headers, body).await
-    }
-
-    async fn ask_as(
-        &self,
-        caller: api::Caller,
-        line: &str,
-        headers: &[(&str, &str)],
-        body: Value,
-    ) -> Said {
-        let (method, path) = line.split_once(' ').unwrap();
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", "application/json")
-            .extension(caller);
-        if !headers.iter().any(|(name, _)| *name == "host") {
-            request = request.header("host", "hub.test");
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let text = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let request = request.body(axum::body::Body::from(text)).unwrap();
-        let router = api::router(self.context.clone());
-        let (head, body) = router.oneshot(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Said {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: serde_json::from_slice(&body).unwrap_or_default(),
-        }
     }
 
     async fn login(&self, password: &str, from: &str) -> Said {
@@ -177,7 +68,7 @@ impl Site {
     async fn cookie(&self, from: &str) -> String {
         let said = self.login(PASSWORD, from).await;
         assert_eq!(said.status, 200, "{}", said.body);
-        said.cookie().unwrap()
+        said.session().unwrap()
     }
 
     async fn whoami(&self, cookie: &str) -> Said {
@@ -198,25 +89,14 @@ impl Site {
     }
 }
 
-impl Said {
-    fn code(&self) -> &str {
-        self.body["code"].as_str().unwrap_or_default()
-    }
-
-    fn cookie(&self) -> Option<String> {
-        let set = self.headers.get("set-cookie")?.to_str().unwrap();
-        Some(set.split(';').next().unwrap().to_owned())
-    }
-}
-
 #[tokio::test]
 async fn the_break_glass_login_begins_a_session_and_leaves_its_rows() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let config = site.ask("GET /api/auth/config", &[], Value::Null).await;
     assert_eq!(config.body, json!({"break_glass": true, "providers": []}));
     let refused = site.login("wrong", "192.0.2.1").await;
     assert_eq!((refused.status, refused.code()), (401, "bad_login"));
-    assert!(refused.cookie().is_none());
+    assert!(refused.session().is_none());
     let said = site.login(PASSWORD, "192.0.2.1").await;
     assert_eq!((said.status, &said.body["tier"]), (200, &json!("admin")));
     assert_eq!(said.body["warning"], Value::Null);
@@ -225,7 +105,7 @@ async fn the_break_glass_login_begins_a_session_and_leaves_its_rows() {
     let flags = "; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=28800";
     assert!(set.ends_with(flags) && set.len() < 4_096, "{set}");
     assert!(!set.contains(EMAIL), "what is sealed cannot be read");
-    let cookie = said.cookie().unwrap();
+    let cookie = said.session().unwrap();
     let who = site.whoami(&cookie).await;
     let wanted = json!({
         "actor": "break-glass:root@example.test", "auditEnabled": true, "auditScope": "all",
@@ -256,7 +136,7 @@ async fn the_break_glass_login_begins_a_session_and_leaves_its_rows() {
 
 #[tokio::test]
 async fn a_flood_of_logins_is_bounded_for_an_address_and_in_all() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     for _ in 0..5 {
         assert_eq!(
             site.login("wrong", "192.0.2.1, 198.51.100.7").await.status,
@@ -266,7 +146,7 @@ async fn a_flood_of_logins_is_bounded_for_an_address_and_in_all() {
     // The right password as well: who guesses does not learn that it was right.
     let limited = site.login(PASSWORD, "203.0.113.9, 198.51.100.7").await;
     assert_eq!((limited.status, limited.code()), (429, "too_many_logins"));
-    assert!(limited.headers.contains_key("retry-after") && limited.cookie().is_none());
+    assert!(limited.headers.contains_key("retry-after") && limited.session().is_none());
     assert_eq!(site.login(PASSWORD, "198.51.100.8").await.status, 200);
     site.clock.fetch_add(60_000, Ordering::SeqCst);
     assert_eq!(site.login(PASSWORD, "198.51.100.7").await.status, 200);
@@ -274,7 +154,7 @@ async fn a_flood_of_logins_is_bounded_for_an_address_and_in_all() {
 
 #[tokio::test]
 async fn a_session_changes_something_from_our_own_pages_only() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let cookie = site.cookie("192.0.2.1").await;
     let make = |id: &'static str, headers: Vec<(&'static str, String)>| {
         let (site, cookie) = (&site, cookie.clone());
@@ -340,7 +220,7 @@ async fn a_session_changes_something_from_our_own_pages_only() {
 
 #[tokio::test]
 async fn forged_changed_old_and_doubled_cookies_open_nothing() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let cookie = site.cookie("192.0.2.1").await;
     assert_eq!(site.whoami(&cookie).await.status, 200);
     let (name, value) = cookie.split_once('=').unwrap();
@@ -352,7 +232,7 @@ async fn forged_changed_old_and_doubled_cookies_open_nothing() {
         opened += u32::from(site.whoami(&changed).await.status == 200);
     }
     assert_eq!(opened, 0);
-    let stranger = Site::start(sign_in(NEW_KEY, None)).await;
+    let stranger = Site::open(sign_in(NEW_KEY, None)).await;
     let forged = stranger.cookie("192.0.2.1").await;
     for bad in [
         forged,
@@ -370,10 +250,10 @@ async fn forged_changed_old_and_doubled_cookies_open_nothing() {
     }
     // Half idle it is sealed anew; unused it ends; used it ends with its life.
     site.clock.store(NOW + 900_000, Ordering::SeqCst);
-    let renewed = site.whoami(&cookie).await.cookie().unwrap();
+    let renewed = site.whoami(&cookie).await.session().unwrap();
     assert_ne!(renewed, cookie);
     assert!(
-        site.whoami(&renewed).await.cookie().is_none(),
+        site.whoami(&renewed).await.session().is_none(),
         "not at each request"
     );
     site.clock.store(NOW + 1_800_000, Ordering::SeqCst);
@@ -383,7 +263,7 @@ async fn forged_changed_old_and_doubled_cookies_open_nothing() {
         site.clock.store(NOW + minute * 60_000, Ordering::SeqCst);
         let said = site.whoami(&held).await;
         assert_eq!(said.status, 200, "minute {minute}");
-        held = said.cookie().unwrap_or(held);
+        held = said.session().unwrap_or(held);
     }
     site.clock.store(NOW + 8 * 3_600_000, Ordering::SeqCst);
     assert_eq!(site.whoami(&held).await.status, 401);
@@ -391,12 +271,12 @@ async fn forged_changed_old_and_doubled_cookies_open_nothing() {
 
 #[tokio::test]
 async fn a_changed_key_signs_nobody_out_while_the_old_one_is_kept() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let old = site.cookie("192.0.2.1").await;
     let overlap = site.with(sign_in(NEW_KEY, Some(OLD_KEY)));
     let said = overlap.whoami(&old).await;
     assert_eq!(said.status, 200);
-    let anew = said.cookie().expect("sealed with the new key at once");
+    let anew = said.session().expect("sealed with the new key at once");
     let after = site.with(sign_in(NEW_KEY, None));
     assert_eq!(after.whoami(&old).await.status, 401);
     assert_eq!(after.whoami(&anew).await.status, 200);
@@ -404,7 +284,7 @@ async fn a_changed_key_signs_nobody_out_while_the_old_one_is_kept() {
 
 #[tokio::test]
 async fn who_signed_out_everywhere_is_out_and_a_kept_cookie_is_worth_nothing() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let (here, there) = (
         site.cookie("192.0.2.1").await,
         site.cookie("192.0.2.2").await,
@@ -437,7 +317,7 @@ async fn who_signed_out_everywhere_is_out_and_a_kept_cookie_is_worth_nothing() {
 
 #[tokio::test]
 async fn a_machines_token_does_what_its_scopes_say_until_it_ends() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let root = api::Caller::Socket { uid: 0 };
     let mint = |scopes: Value| {
         let (site, body) = (
@@ -504,7 +384,7 @@ async fn a_machines_token_does_what_its_scopes_say_until_it_ends() {
     // Neither the text nor its secret part is anywhere on disk.
     let secret = reader.rsplit('_').next().unwrap().as_bytes();
     assert!(
-        !on_disk(site._dir.path(), secret),
+        !on_disk(site.dir.path(), secret),
         "a token is stored in the clear"
     );
     let id = reads.body["token_id"].as_str().unwrap();

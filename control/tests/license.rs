@@ -201,20 +201,9 @@ impl Site {
     }
 
     fn router(&self) -> axum::Router {
-        api::router(Arc::new(Context {
-            hub: self.hub.clone(),
-            metrics: self.metrics.clone(),
-            licensing: self.licensing.clone(),
-            admin: None,
-            hosts: Vec::new(),
-            public_url: None,
-            personal_life_seconds: api::PERSONAL_LIFE_SECONDS_DEFAULT,
-            sign_in: None,
-            fanout: None,
-            pages: api::Pages::default(),
-            events: api::Events::new(1, Default::default()),
-            unknown: api::Unknown::default(),
-        }))
+        let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
+        let context = Context::new(hub, metrics, self.licensing.clone());
+        api::router(Arc::new(context))
     }
 
     /// Asks the API as the Unix socket does.

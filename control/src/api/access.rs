@@ -8,13 +8,15 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use culvert_identity::{SESSION_COOKIE, Session};
+use culvert_identity::{SESSION_COOKIE, Session, Tier};
 use culvert_net::crypto::constant_time_eq;
+use culvert_proto::token::Digest;
+use culvert_proto::update::PersonalToken;
 use uuid::Uuid;
 
 use super::{Context, Problem, Shared, audit, kind};
 use crate::audit::{Actor, Cause};
-use crate::identity::Scope;
+use crate::identity::{Scope, is_reserved};
 use crate::token;
 
 /// A request that takes longer is answered 503.
@@ -130,6 +132,10 @@ pub(super) struct Principal {
     pub scopes: BTreeSet<Scope>,
     /// Where a cookie says who they are.
     pub session: Option<Session>,
+    /// Where a personal token says who they are.
+    pub personal: Option<Digest>,
+    /// The word of a person's tier, `none` without one; machines have none.
+    pub tier: Option<&'static str>,
     actor: Actor,
     transport: &'static str,
 }
@@ -139,6 +145,8 @@ impl Principal {
         Self {
             scopes: [Scope::Admin].into(),
             session: None,
+            personal: None,
+            tier: None,
             actor: Actor {
                 sub,
                 email: String::new(),
@@ -157,13 +165,29 @@ impl Principal {
                 groups: session.groups.clone(),
             },
             transport: "session",
+            personal: None,
+            tier: Some(word(session.tier)),
             session: Some(session),
+        }
+    }
+
+    /// Whose tier at the hub is `tier`.
+    fn of_personal(token: &PersonalToken, tier: Option<Tier>) -> Self {
+        Self {
+            scopes: Scope::of_tier(tier),
+            personal: Some(token.digest),
+            tier: Some(word(tier)),
+            ..Self::root(token.principal.to_string(), "personal-token")
         }
     }
 }
 
+fn word(tier: Option<Tier>) -> &'static str {
+    tier.map_or("none", Tier::as_str)
+}
+
 /// Lets in whoever shows who they are and has the right: the Unix socket, the admin token,
-/// an API token, a session. Says further on who it is.
+/// an API token, a personal token, a session. Says further on who it is.
 pub(super) async fn guarded(
     State(context): State<Shared>,
     route: MatchedPath,
@@ -211,9 +235,12 @@ async fn principal(
         if admin.is_some_and(|admin| constant_time_eq(&admin.0, &digest.0)) {
             return Ok(Principal::root("admin-token".to_owned(), "tcp"));
         }
+        if let Some(token) = context.hub.personal_token(&digest) {
+            return by_personal(context, &token);
+        }
         let token = context.hub.api_token(&digest).await?;
         let token = token.ok_or_else(|| {
-            unauthenticated("a bearer token that is neither the admin token nor a live API token")
+            unauthenticated("a bearer token that is neither the admin token nor a live one")
         })?;
         return Ok(Principal {
             scopes: token.scopes,
@@ -239,8 +266,24 @@ async fn principal(
     }
 }
 
-/// Whether the session that let them in is over. A store that does not answer ends nobody's.
+/// A personal token acts as its principal, with the tier that they have by their own name: of
+/// their groups a token knows nothing.
+fn by_personal(context: &Context, token: &PersonalToken) -> Result<Principal, Problem> {
+    if is_reserved(&token.principal) {
+        let seen = "a personal token whose principal is no person's name";
+        return Err(unauthenticated(seen));
+    }
+    let sign_in = context.sign_in.as_ref();
+    let tier = sign_in.and_then(|it| it.tiers.of(&token.principal, &[]));
+    Ok(Principal::of_personal(token, tier))
+}
+
+/// Whether what let them in is over: a session, or a personal token. A store that does not answer
+/// ends nobody's.
 pub(super) async fn has_ended(context: &Context, principal: &Principal) -> bool {
+    if let Some(digest) = &principal.personal {
+        return context.hub.personal_token(digest).is_none();
+    }
     let Some(session) = &principal.session else {
         return false;
     };
@@ -295,8 +338,8 @@ fn renewal(context: &Shared, principal: &Principal, headers: &HeaderMap) -> Opti
 }
 
 fn unauthenticated(seen: impl Into<String>) -> Problem {
-    let fix = "sign in, send an API token or the token of admin-token in control's state \
-               directory, or use the Unix socket";
+    let fix = "sign in, send an API token, a personal token or the token of admin-token in \
+               control's state directory, or use the Unix socket";
     Problem::new(&kind::UNAUTHENTICATED, seen, fix)
 }
 

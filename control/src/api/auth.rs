@@ -76,6 +76,7 @@ pub(super) struct WhoAmI {
     audit_scope: &'static str,
     /// How groups become identities of clusters: shared, tier or raw; mixed where clusters differ.
     mode: &'static str,
+    /// read, triage, write, maintain or admin; none of a person without one; null of a machine.
     tier: Option<&'static str>,
 }
 
@@ -107,7 +108,7 @@ pub(super) async fn config(State(context): State<Shared>) -> Answer<AuthConfig> 
     let view = |provider: &Provider| ProviderView {
         name: provider.client.name.clone(),
         title: provider.client.title.clone(),
-        login_url: format!("/api/auth/login?provider={}", provider.client.name),
+        login_url: oidc::login_url(provider),
     };
     Answer(AuthConfig {
         break_glass: sign_in.is_some_and(|it| it.admin.is_some()),
@@ -251,7 +252,6 @@ fn mode(context: &Shared) -> &'static str {
 }
 
 fn short(context: &Shared, cause: &Cause, principal: &Principal) -> WhoAmI {
-    let session = principal.session.as_ref();
     WhoAmI {
         actor: cause.actor.sub.clone(),
         audit_enabled: true,
@@ -261,7 +261,7 @@ fn short(context: &Shared, cause: &Cause, principal: &Principal) -> WhoAmI {
             "self"
         },
         mode: mode(context),
-        tier: session.and_then(|it| it.tier).map(Tier::as_str),
+        tier: principal.tier,
     }
 }
 

@@ -171,19 +171,24 @@ impl Asked {
         // Only people are somebody in a cluster; a hub's own tokens stay with it.
         let cookie = headers.get(header::COOKIE);
         let cookie = cookie.filter(|_| principal.session.is_some());
+        let cookie = cookie.map(|it| Credential(header::COOKIE, access::own_cookie(it)));
+        let token = headers.get(header::AUTHORIZATION);
+        let token = token.filter(|_| principal.personal.is_some());
+        let token = token.map(|it| Credential(header::AUTHORIZATION, it.clone()));
         Self {
-            credential: cookie.map(|cookie| Credential(header::COOKIE, access::own_cookie(cookie))),
+            credential: token.or(cookie),
         }
     }
 
-    /// Who sees the same page: the person, in the same groups.
+    /// Who sees the same page: the person in the same groups, or the same token.
     fn key(&self, principal: &Principal, path: &str) -> String {
         let session = principal.session.as_ref();
         let mut groups: Vec<_> = session.map(|it| it.groups.clone()).unwrap_or_default();
         groups.sort();
         let subject = session.map_or("", |it| &*it.subject);
-        // Neither holds a line feed unless it is quoted.
-        format!("{subject:?}\n{groups:?}\n{path}")
+        let token = principal.personal.map(|digest| digest.0);
+        // None holds a line feed unless it is quoted.
+        format!("{subject:?}\n{groups:?}\n{token:?}\n{path}")
     }
 
     async fn ask<'a>(

@@ -1,5 +1,5 @@
-//! Pages for people, until the console ships: `/` with counts, and errors. No names of clusters:
-//! the pages are open.
+//! Pages for people, until the console ships: `/` with counts, where to sign in, and errors. No
+//! names of clusters: the pages are open.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -70,9 +70,27 @@ pub(super) fn problem(body: &ProblemBody) -> impl IntoResponse + use<> {
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
 }
 
-/// Text that stays text.
+/// Where somebody signs in: titles and links.
+pub(super) fn choice(links: &[(&str, String)]) -> impl IntoResponse + use<> {
+    let links: String = links
+        .iter()
+        .map(|(title, url)| {
+            let (title, url) = (escaped(title), escaped(url));
+            format!("<li><a href=\"{url}\">{title}</a>")
+        })
+        .collect();
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Culvert: sign in</title>\
+         <style>body{{font:16px sans-serif;margin:3em}}li{{padding:.3em}}</style>\
+         <h1>Sign in</h1><p>Where is your account?<ul>{links}</ul></html>\n",
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page))
+}
+
+/// Text that stays text, between tags and in quotes.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use culvert_proto::token::TokenText;
+use culvert_proto::token::{Digest, TokenText};
 use culvert_proto::update::PersonalToken;
 
 use super::{Hub, HubError, LIFE_MS_MAX};
@@ -29,6 +29,15 @@ impl Hub {
     #[must_use]
     pub fn personal_tokens(&self) -> BTreeMap<Arc<str>, Person> {
         people(&self.clusters.load(), self.now_ms())
+    }
+
+    /// The person's token of this digest, if it is live in a cluster.
+    #[must_use]
+    pub fn personal_token(&self, digest: &Digest) -> Option<PersonalToken> {
+        let (clusters, now_ms) = (self.clusters.load(), self.now_ms());
+        let mut tokens = clusters.values().flat_map(|cluster| &cluster.personal);
+        let found = tokens.find(|it| it.token.digest == *digest && it.is_live(now_ms));
+        found.map(|it| it.token.clone())
     }
 
     /// Mints a token with which `principal` reaches what `grants` says for `life_ms`.

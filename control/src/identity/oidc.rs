@@ -12,7 +12,7 @@ mod verify;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub use claims::{Mapping, Person};
+pub use claims::{Mapping, Person, is_reserved};
 pub use error::OidcError;
 pub use provider::{Came, Client, Provider};
 

@@ -1,8 +1,8 @@
-//! Which groups have which tier at the hub itself.
+//! Which groups, and which single people, have which tier at the hub itself.
 
 use std::collections::BTreeMap;
 
-use culvert_identity::Tier;
+use culvert_identity::{Tier, USER_GRANT};
 
 /// Groups with a tier at most.
 pub const TIERED_GROUPS_MAX: usize = 1_024;
@@ -24,10 +24,13 @@ impl Tiers {
         self.0.len()
     }
 
-    /// The highest tier of these groups; nothing where none has one.
+    /// The highest tier of a person: of their groups, and as `user:SUBJECT`. Nothing where none
+    /// has one. No group passes for a person.
     #[must_use]
-    pub fn of(&self, groups: &[String]) -> Option<Tier> {
-        let tiers = groups.iter().filter_map(|group| self.0.get(group));
+    pub fn of(&self, subject: &str, groups: &[String]) -> Option<Tier> {
+        let own = self.0.get(&format!("{USER_GRANT}{subject}"));
+        let groups = groups.iter().filter(|it| !it.starts_with(USER_GRANT));
+        let tiers = groups.filter_map(|group| self.0.get(group)).chain(own);
         tiers.max().copied()
     }
 }
@@ -44,16 +47,19 @@ mod tests {
             ("ops", Tier::Admin),
             ("ops", Tier::Read),
             ("lead", Tier::Maintain),
+            ("user:ana", Tier::Write),
         ] {
             tiers.give(group.to_owned(), tier);
         }
         let of = |groups: &[&str]| {
             let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
-            tiers.of(&groups)
+            tiers.of("bob", &groups)
         };
         assert_eq!(of(&["dev", "lead"]), Some(Tier::Maintain));
         assert_eq!(of(&["dev", "ops"]), Some(Tier::Admin));
         assert_eq!(of(&["Dev", "ops "]), None);
-        assert_eq!((of(&[]), tiers.count()), (None, 3));
+        assert_eq!((of(&[]), tiers.count()), (None, 4));
+        assert_eq!(of(&["user:ana", "user:bob"]), None, "no group is a person");
+        assert_eq!(tiers.of("ana", &[]), Some(Tier::Write));
     }
 }

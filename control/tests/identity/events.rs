@@ -17,7 +17,7 @@ use super::*;
 
 /// A hub whose changes are watched.
 async fn watched(shutdown: &Shutdown) -> Site {
-    let mut site = Site::start(sign_in(OLD_KEY, None)).await;
+    let mut site = Site::open(sign_in(OLD_KEY, None)).await;
     let context = Arc::get_mut(&mut site.context).unwrap();
     context.events = api::Events::new(7, shutdown.clone());
     tokio::spawn(api::watch(site.context.clone()));

@@ -67,7 +67,7 @@ impl Drop for Left {
 
 /// A hub whose clusters are all connected, before a data plane that answers as their names say.
 async fn site(names: &[String]) -> (Site, Arc<Seen>) {
-    let mut site = Site::start(sign_in(OLD_KEY, None)).await;
+    let mut site = Site::open(sign_in(OLD_KEY, None)).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let seen = Arc::new(Seen::default());
@@ -89,7 +89,7 @@ async fn site(names: &[String]) -> (Site, Arc<Seen>) {
     let entries = names
         .iter()
         .map(|name| json!({"id": name, "targetKind": "kube", "labels": {"environment": "test"}}));
-    let file = site._dir.path().join("clusters.json");
+    let file = site.dir.path().join("clusters.json");
     std::fs::write(&file, json!(entries.collect::<Vec<_>>()).to_string()).unwrap();
     let hub = &site.context.hub;
     hub.apply_file(Listing::read(&file).unwrap()).await.unwrap();

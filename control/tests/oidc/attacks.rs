@@ -211,7 +211,7 @@ async fn a_sign_in_leads_to_this_host_only() {
             .ask(&format!("GET /api/auth/login?return={bad}"), &[])
             .await;
         assert_eq!((said.status, said.code()), (422, "bad_field"), "{bad}");
-        assert!(said.cookie("__Host-culvert_login").is_none(), "{bad}");
+        assert!(said.cookie_of("__Host-culvert_login").is_none(), "{bad}");
         site.wait(10);
     }
     let begun = site.begin("").await;

@@ -12,5 +12,7 @@ mod issuer;
 mod keys;
 mod outage;
 mod people;
+#[path = "../room/site.rs"]
+mod room;
 mod site;
 mod tokens;

@@ -123,7 +123,7 @@ async fn what_a_provider_says_of_itself_is_checked() {
             "{status} {text:.200}: {}",
             said.text
         );
-        assert!(said.cookie("__Host-culvert_login").is_none() && said.text.len() < 2_048);
+        assert!(said.cookie_of("__Host-culvert_login").is_none() && said.text.len() < 2_048);
         site.wait(30);
     }
     issuer.says(

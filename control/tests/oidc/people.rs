@@ -25,9 +25,9 @@ async fn who_has_no_group_with_a_tier_sees_only_who_they_are() {
     let issuer = Issuer::start(KEYS.jwks()).await;
     let site = Site::start(vec![provider("corp", &issuer, mapping())]).await;
     for (groups, tier, clusters, tokens) in [
-        (json!(["none"]), json!(null), 403, 403),
-        (json!([]), json!(null), 403, 403),
-        (json!(null), json!(null), 403, 403),
+        (json!(["none"]), json!("none"), 403, 403),
+        (json!([]), json!("none"), 403, 403),
+        (json!(null), json!("none"), 403, 403),
         (json!("dev"), json!("read"), 200, 403),
         (json!(["dev", "ops"]), json!("admin"), 200, 200),
     ] {
@@ -216,4 +216,50 @@ async fn signing_out_leads_to_the_provider_too() {
     // Without a session there is nothing to end there.
     let nobody = [("origin", ORIGIN)];
     assert_eq!(site.ask("POST /api/auth/logout", &nobody).await.status, 204);
+}
+
+#[tokio::test]
+async fn who_may_sign_in_at_several_providers_chooses_and_comes_back_to_the_page() {
+    let (corp, partner) = (
+        Issuer::start(KEYS.jwks()).await,
+        Issuer::start(KEYS.jwks()).await,
+    );
+    let mut second = mapping();
+    second.prefix = "partner:".to_owned();
+    let mut second = provider("partner", &partner, second);
+    second.client.title = "Partner <Inc> & \"Sons\"".to_owned();
+    let providers = vec![provider("corp", &corp, mapping()), second];
+    let site = Site::start(providers).await;
+    let browser = [("accept", "text/html,*/*;q=0.8")];
+    let path = "%2Fc%2Fprod%2Fx%3Fy%3D1%26z%3D%2522";
+    let line = format!("GET /api/auth/login?return={path}");
+    let page = site.ask(&line, &browser).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    assert!(page.headers.contains_key("content-security-policy"));
+    assert!(page.session().is_none() && page.headers.get("set-cookie").is_none());
+    let titles = ["Corp", "Partner &lt;Inc&gt; &amp; &quot;Sons&quot;"];
+    for (title, issuer) in titles.iter().zip([&corp, &partner]) {
+        let before = page.text.split(&format!("\">{title}</a>")).next().unwrap();
+        let link = before.rsplit("href=\"").next().unwrap();
+        let link = link.replace("&amp;", "&");
+        let query = link.strip_prefix("/api/auth/login").unwrap();
+        let begun = site.begin(query).await;
+        issuer.gives(&KEYS.token("ES256", &claims(&site, issuer, &begun)));
+        let said = site.finish(&begun, issuer).await;
+        assert_eq!(said.location(), "/c/prod/x?y=1&z=%22", "{link}");
+        let who = site.whoami(&said.session().unwrap()).await.body;
+        let wanted = if *title == "Corp" { "ana" } else { "partner:ana" };
+        assert_eq!(who["subject"], wanted);
+    }
+    // A program is told; another host is none of ours; one provider needs no page.
+    let told = site.ask("GET /api/auth/login", &[]).await;
+    assert_eq!((told.status, told.code()), (404, "unknown_provider"));
+    let elsewhere = site
+        .ask("GET /api/auth/login?return=%2F%2Fevil.test", &browser)
+        .await;
+    assert_eq!(elsewhere.status, 422, "{}", elsewhere.text);
+    let alone = Site::start(vec![provider("corp", &corp, mapping())]).await;
+    let sent = alone.ask(&line, &browser).await;
+    assert_eq!(sent.status, 303);
+    assert!(sent.location().starts_with(&corp.url), "{}", sent.location());
 }

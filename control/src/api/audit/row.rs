@@ -14,7 +14,7 @@ pub(in crate::api) struct AuditRow {
     request_id: String,
     /// Method and pattern of the route.
     route: String,
-    /// unix, tcp, file or session; of an audited request tunnel or browser.
+    /// unix, tcp, file, session or personal-token; of an audited request of a machine tunnel.
     transport: String,
     actor: ActorView,
     verb: String,

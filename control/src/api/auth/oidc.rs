@@ -6,11 +6,12 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use culvert_identity::{Login, Session, local_path};
 use culvert_net::crypto::constant_time_eq;
 use serde::Deserialize;
+use url::form_urlencoded;
 
 use super::{LOGGED_OUT, address, sign_in, with_cookies};
 use crate::api::access::{self, nobody};
 use crate::api::body::Params;
-use crate::api::{Problem, Shared, kind};
+use crate::api::{Problem, Shared, kind, page};
 use crate::audit::{Actor, Cause, Outcome, Verb};
 use crate::identity::{Came, OidcError, Person, Provider, SignIn};
 
@@ -36,7 +37,7 @@ pub(in crate::api) struct CallbackParams {
     error_description: Option<String>,
 }
 
-/// Sends the browser to the provider.
+/// Sends the browser to the provider; where there are several and none is named, people choose.
 pub(in crate::api) async fn start(
     State(context): State<Shared>,
     headers: HeaderMap,
@@ -44,7 +45,8 @@ pub(in crate::api) async fn start(
 ) -> Result<Response, Problem> {
     let asked = asked(&context, &headers, params);
     let (name, sent) = match asked {
-        Ok((sign_in, provider, path)) => {
+        Ok(Asked::Choice(page)) => return Ok(page),
+        Ok(Asked::Login(sign_in, provider, path)) => {
             let sent = sent(&context, sign_in, provider, &path).await;
             (provider.client.name.as_str(), sent)
         }
@@ -56,22 +58,46 @@ pub(in crate::api) async fn start(
     })
 }
 
-/// Where somebody wants to sign in, and where that leads.
+/// Where somebody wants to sign in, and where that leads; or the page to choose on.
+enum Asked<'a> {
+    Login(&'a SignIn, &'a Provider, String),
+    Choice(Response),
+}
+
 fn asked<'a>(
     context: &'a Shared,
     headers: &HeaderMap,
     params: Result<Params<StartParams>, Problem>,
-) -> Result<(&'a SignIn, &'a Provider, String), Problem> {
+) -> Result<Asked<'a>, Problem> {
     let Params(params) = params?;
     let sign_in = sign_in(context)?;
-    admit(context, sign_in, headers)?;
-    let provider = provider(sign_in, params.provider.as_deref())?;
     let path = params.r#return.as_deref().unwrap_or("/");
     let path = local_path(path).ok_or_else(|| {
         let why = "is no path of this host; wanted one slash, then visible ASCII";
         Problem::field("return", why)
     })?;
-    Ok((sign_in, provider, path.to_owned()))
+    let is_open = params.provider.is_none() && sign_in.oidc.providers().len() > 1;
+    // A page costs nobody anything: what counts is the sign-in that begins behind it.
+    if is_open && page::is_wanted(headers) {
+        return Ok(Asked::Choice(choice(sign_in, path)));
+    }
+    admit(context, sign_in, headers)?;
+    let provider = provider(sign_in, params.provider.as_deref())?;
+    Ok(Asked::Login(sign_in, provider, path.to_owned()))
+}
+
+/// Where a browser begins to sign in at a provider.
+pub(super) fn login_url(provider: &Provider) -> String {
+    format!("/api/auth/login?provider={}", provider.client.name)
+}
+
+fn choice(sign_in: &SignIn, path: &str) -> Response {
+    let path: String = form_urlencoded::byte_serialize(path.as_bytes()).collect();
+    let links = sign_in.oidc.providers().iter().map(|provider| {
+        let url = format!("{}&return={path}", login_url(provider));
+        (provider.client.title.as_str(), url)
+    });
+    page::choice(&links.collect::<Vec<_>>()).into_response()
 }
 
 async fn sent(
@@ -245,7 +271,7 @@ async fn begin(
     let session = Session {
         email: person.email.clone(),
         groups: person.groups.clone(),
-        tier: sign_in.tiers.of(&person.groups),
+        tier: sign_in.tiers.of(&person.subject, &person.groups),
         ..Session::of(person.subject.clone(), name, epoch)
     };
     let begun = sign_in.begin(session, context.hub.now_ms() / 1000);

@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(client.mapping.groups_filter, ["k8s,a", "b"]);
         let scopes: Vec<_> = client.scopes.iter().map(|it| it.as_str()).collect();
         assert_eq!(scopes, ["roles"], "openid is asked for anyway, once");
-        let tier = |group: &str| sign_in.tiers.of(&[group.to_owned()]);
+        let tier = |group: &str| sign_in.tiers.of("nobody", &[group.to_owned()]);
         assert_eq!(
             (tier("ops"), tier("dev")),
             (Some(Tier::Admin), Some(Tier::Read))

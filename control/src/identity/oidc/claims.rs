@@ -87,13 +87,7 @@ impl Mapping {
         }
         let subject = self.name(named)?;
         // Behind a prefix it is nobody else's.
-        let is_reserved = |word: &&str| match word.ends_with(':') {
-            true => subject
-                .get(..word.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(word)),
-            false => subject.eq_ignore_ascii_case(word),
-        };
-        if RESERVED.iter().any(is_reserved) {
+        if is_reserved(&subject) {
             return Err(ClaimsError::BadName(quoted(&subject)));
         }
         let email = claims.get(EMAIL).and_then(Value::as_str);
@@ -164,6 +158,17 @@ impl Mapping {
             false => Err(ClaimsError::BadName(quoted(name))),
         }
     }
+}
+
+/// Whether the audit log gives this name, or names that begin so, to others than people.
+#[must_use]
+pub fn is_reserved(subject: &str) -> bool {
+    RESERVED.iter().any(|word| match word.ends_with(':') {
+        true => subject
+            .get(..word.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(word)),
+        false => subject.eq_ignore_ascii_case(word),
+    })
 }
 
 fn is_sound(name: &str) -> bool {
