@@ -15,6 +15,7 @@ mod auth;
 mod body;
 mod clusters;
 mod companion;
+mod document;
 mod events;
 mod fleet;
 mod kind;
@@ -34,10 +35,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use culvert_proto::token::Digest;
 use culvert_telemetry::lifecycle::Shutdown;
-use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,6 +48,7 @@ use crate::metrics::Metrics;
 
 pub use access::Caller;
 pub use audit::{Unknown, line as audit_line};
+pub use document::document;
 pub use events::{Events, watch};
 pub use kind::reference as errors;
 pub use pages::Pages;
@@ -108,47 +108,13 @@ impl Context {
 
 type Shared = Arc<Context>;
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Culvert admin API",
-    description = "Clusters, tokens and the fleet. Errors are application/problem+json."
-))]
-struct Document;
-
-/// The OpenAPI document of the API.
-#[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
-    documented().1
-}
-
-fn documented() -> (Router<Shared>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .nest("/api/v1", admin())
-        .split_for_parts()
-}
-
 /// Every route.
 pub fn router(context: Shared) -> Router {
-    let (v1, document) = documented();
-    let (plain, _) = OpenApiRouter::new().nest("/api", admin()).split_for_parts();
-    let guarded = v1
-        .merge(plain)
-        .route(
-            "/api/v1/openapi.json",
-            get(async move || axum::Json(document)),
-        )
+    let under = |root| OpenApiRouter::new().nest(root, admin()).split_for_parts().0;
+    let guarded = Router::merge(under("/api/v1"), under("/api"))
         .route_layer(from_fn_with_state(context.clone(), audit::refusals))
         .route_layer(from_fn_with_state(context.clone(), access::guarded));
-    let open = Router::new()
-        .route("/", get(page::show))
-        .route("/api/config", get(companion::config))
-        .route("/api/auth/config", get(auth::config))
-        .route("/api/auth/login", get(auth::start).post(auth::login))
-        .route("/api/auth/callback", get(auth::callback))
-        .route("/api/auth/oidc/callback", get(auth::callback))
-        .route("/api/auth/logout", post(auth::logout))
-        .route("/api/auth/loggedout", get(auth::logged_out))
-        .route("/api/agent/status", get(companion::agent_status));
+    let (open, _) = open().split_for_parts();
     guarded
         .merge(open)
         .fallback(problem::no_route)
@@ -158,6 +124,22 @@ pub fn router(context: Shared) -> Router {
         .with_state(context)
 }
 
+/// What wants no credential, or another one. `admin` is the only other place that
+/// knows routes.
+fn open() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(page::show))
+        .routes(routes!(companion::config))
+        .routes(routes!(auth::config))
+        .routes(routes!(auth::start, auth::login))
+        .routes(routes!(auth::callback))
+        .routes(routes!(auth::callback_of_others))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::logged_out))
+        .routes(routes!(companion::agent_status))
+}
+
+/// What stands under both roots, and wants a credential.
 fn admin() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(clusters::list, clusters::create))
@@ -187,4 +169,5 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(api_tokens::list, api_tokens::mint))
         .routes(routes!(api_tokens::revoke))
         .routes(routes!(license::heartbeat))
+        .routes(routes!(document::show))
 }

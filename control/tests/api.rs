@@ -586,23 +586,6 @@ async fn connectors_learn_their_status_with_their_own_token_only() {
     assert_eq!(api.over_tcp("/api/agent/status", &own).await.0, 401);
 }
 
-#[tokio::test]
-async fn the_document_names_every_route_once() {
-    let api = Api::start().await;
-    let (_, document) = api.ask("GET", "/api/v1/openapi.json", Value::Null).await;
-    let paths = document["paths"].as_object().unwrap();
-    let mut ids: Vec<&str> = paths
-        .values()
-        .flat_map(|path| path.as_object().unwrap().values())
-        .map(|operation| operation["operationId"].as_str().unwrap())
-        .collect();
-    ids.sort_unstable();
-    let all = ids.len();
-    ids.dedup();
-    assert_eq!((ids.len(), all), (34, 34), "{ids:?}");
-    assert!(paths.contains_key("/api/v1/clusters/{id}/rotate-token"));
-}
-
 /// Verb, outcome, cluster, name and reason of rows, oldest first.
 fn told(page: &Value) -> Vec<[String; 5]> {
     let row = |row: &Value| {

@@ -22,7 +22,9 @@ use super::{Problem, Shared, kind};
 use crate::audit::{Actor, Cause, Outcome, Verb};
 use crate::identity::{BREAK_GLASS, Provider, Scope, SignIn};
 
-pub(super) use oidc::{callback, start};
+pub(super) use oidc::{
+    __path_callback, __path_callback_of_others, __path_start, callback, callback_of_others, start,
+};
 
 /// How one can sign in.
 #[derive(Serialize, ToSchema)]
@@ -101,7 +103,9 @@ fn sign_in(context: &Shared) -> Result<&SignIn, Problem> {
     })
 }
 
-/// `/api/auth/config`.
+/// How one can sign in.
+#[utoipa::path(get, operation_id = "show_sign_in", path = "/api/auth/config", tag = "sign-in", security(()),
+    responses((status = OK, body = AuthConfig), (status = "default", body = ProblemBody)))]
 pub(super) async fn config(State(context): State<Shared>) -> Answer<AuthConfig> {
     let sign_in = context.sign_in.as_ref();
     let providers = sign_in.map_or(&[][..], |it| it.oidc.providers());
@@ -117,6 +121,11 @@ pub(super) async fn config(State(context): State<Shared>) -> Answer<AuthConfig> 
 }
 
 /// The administrator's login that needs no identity provider. Every use is audited.
+#[utoipa::path(post, operation_id = "login_break_glass", path = "/api/auth/login", tag = "sign-in", security(()),
+    request_body = Login,
+    responses(
+        (status = OK, body = LoggedIn, headers(("Set-Cookie" = String, description = "The session."))),
+        (status = "default", body = ProblemBody)))]
 pub(super) async fn login(
     State(context): State<Shared>,
     request: Request,
@@ -196,6 +205,12 @@ async fn begin(context: &Shared, sign_in: &SignIn, email: &str) -> Result<Respon
 
 /// Ends the session of this browser, and says where it ends at the provider too. A form of a
 /// page is sent there at once.
+#[utoipa::path(post, operation_id = "logout", path = "/api/auth/logout", tag = "sign-in", security(()),
+    responses(
+        (status = OK, body = LoggedOut),
+        (status = NO_CONTENT, description = "Nothing to end at a provider."),
+        (status = SEE_OTHER, description = "A form of a page: the browser goes on."),
+        (status = "default", body = ProblemBody)))]
 pub(super) async fn logout(
     State(context): State<Shared>,
     headers: HeaderMap,
@@ -213,10 +228,11 @@ pub(super) async fn logout(
     Ok(with_cookies(response, SignIn::taken()))
 }
 
-/// Where a browser ends.
 const LOGGED_OUT: &str = "/api/auth/loggedout";
 
-/// `/api/auth/loggedout`.
+/// Where a browser ends that signed out.
+#[utoipa::path(get, operation_id = "show_logged_out", path = "/api/auth/loggedout", tag = "sign-in", security(()),
+    responses((status = OK, content_type = "text/html", body = String), (status = "default", body = ProblemBody)))]
 pub(super) async fn logged_out() -> Html<&'static str> {
     Html("<!doctype html><html lang=\"en\"><title>Culvert</title><p>You are signed out.</html>\n")
 }

@@ -133,7 +133,7 @@ pub(super) async fn show(
 
 /// Asks every connected cluster for a path, as `/fleet` does; whatever JSON each answers.
 #[utoipa::path(get, operation_id = "ask_fleet", path = "/fleet/{*path}", tag = "fleet",
-    params(("*path" = String, Path, description = "Path of the clusters, with slashes; a query goes along")),
+    params(("path" = String, Path, description = "Path of the clusters, with slashes; a query goes along")),
     responses((status = OK, body = FleetAnswers), (status = "default", body = ProblemBody)))]
 pub(super) async fn ask(
     State(context): State<Shared>,

@@ -12,6 +12,9 @@ use crate::fleet::Presence;
 
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
+/// A page with counts.
+#[utoipa::path(get, operation_id = "show_page", path = "/", tag = "pages", security(()),
+    responses((status = OK, content_type = "text/html", body = String), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(State(context): State<Shared>) -> impl IntoResponse {
     let hub = &context.hub;
     let (agents, dataplanes) = hub.fleet(|fleet| {

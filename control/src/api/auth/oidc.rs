@@ -6,11 +6,13 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use culvert_identity::{Login, Session, local_path};
 use culvert_net::crypto::constant_time_eq;
 use serde::Deserialize;
+use utoipa::IntoParams;
 use url::form_urlencoded;
 
 use super::{LOGGED_OUT, address, sign_in, with_cookies};
 use crate::api::access::{self, nobody};
 use crate::api::body::Params;
+use crate::api::problem::ProblemBody;
 use crate::api::{Problem, Shared, kind, page};
 use crate::audit::{Actor, Cause, Outcome, Verb};
 use crate::identity::{Came, OidcError, Person, Provider, SignIn};
@@ -20,15 +22,19 @@ const AGAIN: &str = "start again at /api/auth/login";
 const REASON_CHARS_MAX: usize = 200;
 
 /// Where a sign-in begins and ends.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::api) struct StartParams {
+    /// Name of the provider; may be left out where there is one, or where people choose.
     provider: Option<String>,
+    /// Path of this host where the browser ends; `/` by default.
     r#return: Option<String>,
 }
 
 /// What the provider sends back; it may add more.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(in crate::api) struct CallbackParams {
     state: Option<String>,
     code: Option<String>,
@@ -38,6 +44,12 @@ pub(in crate::api) struct CallbackParams {
 }
 
 /// Sends the browser to the provider; where there are several and none is named, people choose.
+#[utoipa::path(get, operation_id = "start_login", path = "/api/auth/login", tag = "sign-in", security(()),
+    params(StartParams),
+    responses(
+        (status = SEE_OTHER, description = "To the provider.", headers(("Location" = String))),
+        (status = OK, description = "A page to choose a provider on.", content_type = "text/html", body = String),
+        (status = "default", body = ProblemBody)))]
 pub(in crate::api) async fn start(
     State(context): State<Shared>,
     headers: HeaderMap,
@@ -116,6 +128,11 @@ async fn sent(
 }
 
 /// Takes the browser back, and begins its session.
+#[utoipa::path(get, operation_id = "finish_login", path = "/api/auth/callback", tag = "sign-in", security(()),
+    params(CallbackParams),
+    responses(
+        (status = SEE_OTHER, description = "To where the sign-in began.", headers(("Location" = String))),
+        (status = "default", body = ProblemBody)))]
 pub(in crate::api) async fn callback(
     State(context): State<Shared>,
     params: Result<Params<CallbackParams>, Problem>,
@@ -138,6 +155,20 @@ pub(in crate::api) async fn callback(
         true => response,
         false => with_cookies(response, [SignIn::taken_login()]),
     }
+}
+
+/// The same by the name that other hubs give it (P-03).
+#[utoipa::path(get, operation_id = "finish_login_of_others", path = "/api/auth/oidc/callback", tag = "sign-in",
+    security(()), params(CallbackParams),
+    responses(
+        (status = SEE_OTHER, description = "To where the sign-in began.", headers(("Location" = String))),
+        (status = "default", body = ProblemBody)))]
+pub(in crate::api) async fn callback_of_others(
+    context: State<Shared>,
+    params: Result<Params<CallbackParams>, Problem>,
+    request: Request,
+) -> Response {
+    callback(context, params, request).await
 }
 
 /// The sign-in that comes back with this request, and what came with it.
