@@ -19,7 +19,9 @@ use culvert_proto::update;
 
 pub use admin::{Admin, BadHash, hash};
 pub use attempts::Attempts;
-pub use oidc::{Came, Client, Mapping, Oidc, OidcError, PROVIDERS_MAX, Person, Provider, is_reserved};
+pub use oidc::{
+    Came, Client, Mapping, Oidc, OidcError, PROVIDERS_MAX, Person, Provider, is_reserved,
+};
 pub use scope::Scope;
 pub use tiers::{TIERED_GROUPS_MAX, Tiers};
 

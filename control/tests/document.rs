@@ -192,10 +192,7 @@ fn strict(schema: &mut Value, is_part: bool) {
 fn contents<'a>(operation: &Operation<'a>) -> Vec<(String, &'a Map<String, Value>)> {
     let content = |it: &'a Value| it["content"].as_object();
     let body = operation.says.get("requestBody").and_then(content);
-    let mut all: Vec<_> = body
-        .map(|it| ("body".to_owned(), it))
-        .into_iter()
-        .collect();
+    let mut all: Vec<_> = body.map(|it| ("body".to_owned(), it)).into_iter().collect();
     let responses = operation.says["responses"].as_object().unwrap();
     all.extend(
         responses
@@ -228,7 +225,9 @@ fn every_body_and_answer_has_a_schema_and_an_example_that_holds() {
                 let wrong = checker.wrong(schema, example);
                 assert!(wrong.is_empty(), "{named}: {wrong:#?}\n{example}");
                 held += 1;
-                let Some(object) = example.as_object().filter(|_| content["schema"]["type"] != "object")
+                let Some(object) = example
+                    .as_object()
+                    .filter(|_| content["schema"]["type"] != "object")
                 else {
                     continue;
                 };

@@ -26,6 +26,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use culvert_net::carrier::Stream;
 use culvert_net::crypto::random_bytes;
 use culvert_proto::answer::BodyKind;
 use culvert_proto::close::CloseReason;
@@ -38,11 +39,12 @@ use culvert_proto::route::parse_cluster_path;
 use crate::conn::InFlight;
 use crate::metrics::UNROUTED;
 use crate::plane::{Plane, unix_ms};
+use crate::rights::{Begun, Running};
 use crate::sessions::StreamSlot;
 use crate::table::Cluster;
 
 pub use body::{Body, BodyCut};
-pub use caller::Caller;
+pub use caller::{Caller, Person, Who};
 pub use forward::{FORWARD_PATH, forward};
 pub use head::judge;
 pub use refuse::Refusal;
@@ -50,7 +52,7 @@ pub use refuse::Refusal;
 use arrival::{Arrival, Door};
 use exchange::Exchange;
 use head::{Asked, Route, Towards};
-use person::Admitted;
+use person::{Admitted, only_reads};
 use relayed::Relayed;
 use response::ResponseReader;
 use tracked::Tracked;
@@ -156,6 +158,7 @@ struct Opened {
     exchange: Exchange,
     slot: StreamSlot,
     client: Option<OnUpgrade>,
+    running: Option<Running>,
 }
 
 impl<'a> Ingress<'a> {
@@ -220,10 +223,11 @@ impl<'a> Ingress<'a> {
         if let Err(refusal) = self.audited(&parts).await {
             return self.refuse(&refusal);
         }
-        let opened = match self.open(&mut parts, body).await {
+        let mut opened = match self.open(&mut parts, body).await {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse(&refusal),
         };
+        self.tracked.run(opened.running.take());
         self.tracked.conn().relaying();
         match opened.client {
             Some(client) if opened.head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -244,6 +248,8 @@ impl<'a> Ingress<'a> {
         let id = &self.cluster.state.id;
         let metrics = &self.cluster.metrics;
         let (stream, mut slot) = self.plane.sessions.open(id, metrics, &self.header)?;
+        let running = self.running(parts, &stream, &slot);
+        let running = running.map_err(|reason| slot.failed(reason))?;
         if let Some(person) = self.caller.person() {
             let towards = Towards {
                 kind: self.cluster.kind(),
@@ -278,7 +284,28 @@ impl<'a> Ingress<'a> {
             exchange,
             slot,
             client,
+            running,
         })
+    }
+
+    /// What a person begins ends with their right to it.
+    fn running(
+        &self,
+        parts: &Parts,
+        stream: &Stream,
+        slot: &StreamSlot,
+    ) -> Result<Option<Running>, CloseReason> {
+        let Caller::Person(person) = &self.caller else {
+            return Ok(None);
+        };
+        let begun = Begun {
+            cluster: self.cluster.clone(),
+            person: person.clone(),
+            reads: only_reads(parts, &self.asked),
+            session: slot.shared(),
+            stream: stream.id(),
+        };
+        self.plane.rights.begin(self.plane, begun).map(Some)
     }
 
     /// Which fields of the client pass: of a person none that says who somebody is.

@@ -50,6 +50,7 @@ mod people;
 mod plane;
 #[cfg(feature = "relay")]
 pub mod relay;
+mod rights;
 #[cfg(feature = "hub")]
 mod routes;
 mod runtime;

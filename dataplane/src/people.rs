@@ -71,11 +71,7 @@ impl People {
         if !session.is_within(self.life, now_unix_s) {
             return Err(CookieError::Expired.into());
         }
-        let issued_ms = session.issued_unix_s.saturating_mul(1000);
-        if !self
-            .ended
-            .allows(&session.subject, session.epoch, issued_ms)
-        {
+        if !self.allows(&session) {
             return Err(CookieError::SignedOut.into());
         }
         let is_due = session.wants_renewal(self.life, now_unix_s);
@@ -83,6 +79,13 @@ impl People {
             .then(|| self.renewed(&session, now_unix_s))
             .flatten();
         Ok(SignedIn { session, renewed })
+    }
+
+    /// Whether a session that is open may go on: its subject did not sign out everywhere.
+    pub fn allows(&self, session: &Session) -> bool {
+        let issued_ms = session.issued_unix_s.saturating_mul(1000);
+        self.ended
+            .allows(&session.subject, session.epoch, issued_ms)
     }
 
     /// Whether the request comes from one of our own pages: browsers say so in `Origin`.

@@ -29,6 +29,7 @@ use crate::ingress::Refusal;
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::pacing::{Admission, FailurePacing, Limiter, limiter, take};
+use crate::rights::Rights;
 use crate::routes::follow::Threads;
 use crate::session::take_routes;
 use crate::sessions::Sessions;
@@ -65,6 +66,8 @@ pub struct Plane {
     pub failures: FailurePacing,
     /// Streams without an end that people hold.
     pub watches: Watches,
+    /// What people have running.
+    pub rights: Rights,
     /// Requests that are passed on to control.
     pub console: Requests,
     rate: ArcSwap<Option<(NonZeroU32, Limiter)>>,
@@ -108,6 +111,7 @@ impl Plane {
             admission: Admission::default(),
             failures: FailurePacing::default(),
             watches: Watches::default(),
+            rights: Rights::default(),
             console: Requests::default(),
             rate: ArcSwap::from_pointee(rate_of(&config, 0)),
             shutdown: Shutdown::default(),
@@ -155,6 +159,7 @@ impl Plane {
         for cluster in before.clusters() {
             self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
         }
+        self.rights.end_unlawful(&table, unix_ms());
         self.take_routes(&before, &table);
         Ok(())
     }

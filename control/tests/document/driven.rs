@@ -141,7 +141,11 @@ impl<'a> Driver<'a> {
         let instance = InstanceId([1; 16]);
         let report = Report {
             dataplane_id: "dp".into(),
-            sessions: vec![SessionFact::new("prod".parse().unwrap(), instance, Epoch(1))],
+            sessions: vec![SessionFact::new(
+                "prod".parse().unwrap(),
+                instance,
+                Epoch(1),
+            )],
             ..Report::default()
         };
         hub.report(LinkId(1), Generation(1), Some(report));
@@ -158,7 +162,9 @@ fn line(operation: &Operation<'_>, root: &str, params: &[(&str, &str)], query: &
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value[name].as_str().unwrap_or_else(|| panic!("{name} in {value}"))
+    value[name]
+        .as_str()
+        .unwrap_or_else(|| panic!("{name} in {value}"))
 }
 
 /// Sessions: begins one, and ends all.
@@ -175,9 +181,13 @@ async fn signs_in_and_out(driver: &mut Driver<'_>) {
     let session = [("cookie", cookie.as_str()), ("origin", ORIGIN)];
     let who = driver.ok("who_am_i", As::Tcp(&session), &[], "").await;
     assert_eq!(who["tier"], "admin");
-    driver.ok("who_am_i_fully", As::Tcp(&session), &[], "").await;
+    driver
+        .ok("who_am_i_fully", As::Tcp(&session), &[], "")
+        .await;
     driver.ok("logout", As::Tcp(&session), &[], "").await;
-    driver.ok("logout_everywhere", As::Tcp(&session), &[], "").await;
+    driver
+        .ok("logout_everywhere", As::Tcp(&session), &[], "")
+        .await;
     driver.ok("show_logged_out", As::Tcp(&[]), &[], "").await;
     driver.ok("who_am_i", As::Root, &[], "").await;
     driver.ok("who_am_i_fully", As::Root, &[], "").await;
@@ -199,7 +209,9 @@ async fn mints(driver: &mut Driver<'_>) {
     driver.ok("list_tokens", root, &[prod], "").await;
     let bearer = format!("Bearer {}", text(&token, "token"));
     let agent = [("authorization", bearer.as_str())];
-    let told = driver.ok("show_agent_status", As::Tcp(&agent), &[], "").await;
+    let told = driver
+        .ok("show_agent_status", As::Tcp(&agent), &[], "")
+        .await;
     assert_eq!(told["status"], "connected");
     driver.ok("rotate_token", root, &[prod], "").await;
     let old = [prod, ("token_id", text(&token, "token_id"))];
@@ -266,7 +278,11 @@ async fn the_server_answers_what_the_document_says() {
     }
     driver.ok("revoke_cluster", root, &[prod], "").await;
     driver.ok("remove_cluster", root, &[prod], "").await;
-    let all: BTreeSet<_> = driver.operations.iter().map(|it| it.id.to_owned()).collect();
+    let all: BTreeSet<_> = driver
+        .operations
+        .iter()
+        .map(|it| it.id.to_owned())
+        .collect();
     let missing: Vec<_> = all.difference(&driver.driven).collect();
     assert!(missing.is_empty(), "not driven: {missing:?}");
 }
@@ -277,8 +293,15 @@ async fn every_route_refuses_strangers_as_the_document_says() {
     let driver = Driver::new(&document).await;
     let mut guarded = 0;
     for operation in &driver.operations {
-        let security = operation.says.get("security").unwrap_or(&document["security"]);
-        let is_open = security.as_array().unwrap().iter().any(|it| it == &json!({}));
+        let security = operation
+            .says
+            .get("security")
+            .unwrap_or(&document["security"]);
+        let is_open = security
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it == &json!({}));
         if is_open {
             continue;
         }
@@ -286,7 +309,11 @@ async fn every_route_refuses_strangers_as_the_document_says() {
         for root in &operation.roots {
             let line = line(operation, root, &[], "");
             let said = driver.ask(&line, As::Tcp(&[]), Value::Null).await;
-            assert_eq!((said.status, said.code()), (401, "unauthenticated"), "{line}");
+            assert_eq!(
+                (said.status, said.code()),
+                (401, "unauthenticated"),
+                "{line}"
+            );
             driver.holds(operation, &said);
         }
     }

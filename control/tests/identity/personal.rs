@@ -116,10 +116,7 @@ async fn a_stream_of_events_ends_with_the_personal_token() {
     let answer = answer.unwrap();
     assert_eq!(answer.status(), 200);
     let line = format!("DELETE /api/personal-tokens/{id}");
-    assert_eq!(
-        site.ask_as(ROOT, &line, &[], Value::Null).await.status,
-        204
-    );
+    assert_eq!(site.ask_as(ROOT, &line, &[], Value::Null).await.status, 204);
     let mut body = answer.into_body().into_data_stream();
     let ended = async {
         let mut text = String::new();

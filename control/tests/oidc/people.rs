@@ -248,7 +248,11 @@ async fn who_may_sign_in_at_several_providers_chooses_and_comes_back_to_the_page
         let said = site.finish(&begun, issuer).await;
         assert_eq!(said.location(), "/c/prod/x?y=1&z=%22", "{link}");
         let who = site.whoami(&said.session().unwrap()).await.body;
-        let wanted = if *title == "Corp" { "ana" } else { "partner:ana" };
+        let wanted = if *title == "Corp" {
+            "ana"
+        } else {
+            "partner:ana"
+        };
         assert_eq!(who["subject"], wanted);
     }
     // A program is told; another host is none of ours; one provider needs no page.
@@ -261,5 +265,9 @@ async fn who_may_sign_in_at_several_providers_chooses_and_comes_back_to_the_page
     let alone = Site::start(vec![provider("corp", &corp, mapping())]).await;
     let sent = alone.ask(&line, &browser).await;
     assert_eq!(sent.status, 303);
-    assert!(sent.location().starts_with(&corp.url), "{}", sent.location());
+    assert!(
+        sent.location().starts_with(&corp.url),
+        "{}",
+        sent.location()
+    );
 }

@@ -68,7 +68,8 @@ impl Site {
     }
 
     pub async fn ask(&self, line: &str, headers: &[(&str, &str)]) -> Said {
-        self.ask_as(api::Caller::Tcp, line, headers, Value::Null).await
+        self.ask_as(api::Caller::Tcp, line, headers, Value::Null)
+            .await
     }
 
     /// Begins a sign-in; each from an address of its own, so that only tests of limits meet them.
@@ -115,7 +116,12 @@ impl Site {
     pub async fn rows(&self) -> Vec<(String, String, String)> {
         let root = api::Caller::Socket { uid: 0 };
         let said = self
-            .ask_as(root, "GET /api/audit?verb=login&limit=500", &[], Value::Null)
+            .ask_as(
+                root,
+                "GET /api/audit?verb=login&limit=500",
+                &[],
+                Value::Null,
+            )
             .await;
         let items = said.body["items"].as_array().unwrap().iter().rev();
         let text = |value: &Value| value.as_str().unwrap().to_owned();

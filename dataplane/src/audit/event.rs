@@ -107,7 +107,8 @@ impl Drop for Event {
 /// What became of a request that was answered so (0 = not at all) and ended so.
 fn outcome(status: u16, reason: CloseReason) -> Outcome {
     let refused = |status: u16| matches!(status, 401 | 403);
-    if refused(status) || reason.http_status().is_some_and(refused) {
+    let was_granted = (100..400).contains(&status);
+    if refused(status) || !was_granted && reason.http_status().is_some_and(refused) {
         return Outcome::Denied;
     }
     // Once the target said yes it is done, whether or not the client hears the rest.
@@ -125,7 +126,8 @@ mod tests {
     #[test]
     fn the_target_and_the_end_decide_the_outcome() {
         use CloseReason::{
-            AgentAbsent, CarrierLost, ClientReset, Finished, TargetNotAllowed, UpstreamReset,
+            AgentAbsent, CarrierLost, ClientReset, Finished, SignedOut, TargetNotAllowed,
+            UpstreamReset,
         };
         for (status, reason, wanted) in [
             (200, Finished, Outcome::Success),
@@ -135,6 +137,9 @@ mod tests {
             (401, Finished, Outcome::Denied),
             (403, Finished, Outcome::Denied),
             (403, TargetNotAllowed, Outcome::Denied),
+            (401, SignedOut, Outcome::Denied),
+            (0, SignedOut, Outcome::Denied),
+            (101, SignedOut, Outcome::Success),
             (404, Finished, Outcome::Failure),
             (500, Finished, Outcome::Failure),
             (503, AgentAbsent, Outcome::Failure),

@@ -11,7 +11,7 @@ pub enum Caller {
     /// Whoever reaches the internal listener.
     Machine,
     /// Somebody who signed in, or shows a personal token.
-    Person(Box<Person>),
+    Person(Arc<Person>),
 }
 
 /// A person whom a session or a personal token names.

@@ -1,6 +1,7 @@
 //! A request of a person: who it is, what they may do here, and as whom.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{
@@ -131,7 +132,7 @@ impl Known {
         Ok(Admitted {
             renewed: self.renewed,
             watching,
-            caller: Caller::Person(Box::new(Person {
+            caller: Caller::Person(Arc::new(Person {
                 who: self.who,
                 tier,
                 identity,
@@ -150,8 +151,7 @@ impl Known {
         parts: &Parts,
         asked: &Asked,
     ) -> Result<Identity, Refusal> {
-        let reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
-            && asked.upgrade.is_none();
+        let reads = only_reads(parts, asked);
         let people = table.people.as_ref();
         if self.is_session() && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
             let why = "A session changes something, or upgrades, from our own pages only: send \
@@ -175,6 +175,11 @@ impl Known {
     fn is_session(&self) -> bool {
         matches!(self.who, Who::Session(_))
     }
+}
+
+/// Whether a request changes nothing, by its method, and opens no conversation.
+pub fn only_reads(parts: &Parts, asked: &Asked) -> bool {
+    matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && asked.upgrade.is_none()
 }
 
 fn denied(why: Denied) -> Refusal {

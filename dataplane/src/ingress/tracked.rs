@@ -15,6 +15,7 @@ use crate::conn::{ConnState, InFlight};
 use crate::metrics::ClusterMetrics;
 use crate::observe::socket::Identity;
 use crate::plane::Work;
+use crate::rights::Running;
 use crate::table::RequestSlot;
 use crate::watches::Watching;
 
@@ -27,6 +28,7 @@ pub struct Tracked {
     slot: Option<RequestSlot>,
     work: Option<Work>,
     watching: Option<Watching>,
+    running: Option<Running>,
     in_flight: InFlight,
     event: Option<Event>,
 }
@@ -74,6 +76,7 @@ impl Tracked {
             slot: None,
             work: None,
             watching: None,
+            running: None,
             in_flight,
             event: None,
         }
@@ -87,6 +90,11 @@ impl Tracked {
     /// Keeps the person's place until the request ends.
     pub fn watch(&mut self, watching: Option<Watching>) {
         self.watching = watching;
+    }
+
+    /// Is ended with the person's right, until the request ends.
+    pub fn run(&mut self, running: Option<Running>) {
+        self.running = running;
     }
 
     /// Keeps a drain waiting until the request ends.

@@ -23,6 +23,11 @@ impl StreamSlot {
         &self.session
     }
 
+    /// The same, to keep.
+    pub fn shared(&self) -> Arc<Session> {
+        self.session.clone()
+    }
+
     /// The relay ended before its answer: what to tell the client.
     pub fn failed(&mut self, reason: CloseReason) -> Refusal {
         self.closed(reason);

@@ -103,6 +103,7 @@ async fn refresh(plane: &Plane) {
     loop {
         tick.tick().await;
         plane.refresh_metrics();
+        plane.rights.end_expired(&plane.table.load(), unix_ms());
         plane.shed();
     }
 }

@@ -85,6 +85,28 @@ pub enum Identity {
     },
 }
 
+impl Identity {
+    /// Whether what was begun as `before` may go on: as the same user, with no less a right.
+    #[must_use]
+    pub fn covers(&self, before: &Self) -> bool {
+        match (self, before) {
+            (
+                Self::Impersonated {
+                    user,
+                    tier: Some(tier),
+                    ..
+                },
+                Self::Impersonated {
+                    user: of,
+                    tier: Some(held),
+                    ..
+                },
+            ) => user == of && tier >= held,
+            _ => self == before,
+        }
+    }
+}
+
 /// Why somebody does not enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -202,6 +224,23 @@ impl Policy {
             }
             Mode::Raw => self.raw(user, person.groups),
         }
+    }
+
+    /// When the next of a person's grants ends, after `now_unix_ms`; nothing where none does.
+    #[must_use]
+    pub fn next_end(&self, person: Person<'_>, now_unix_ms: u64) -> Option<u64> {
+        let own = format!("{USER_GRANT}{}", person.subject);
+        let groups = person.counted().map(String::as_str).chain([own.as_str()]);
+        let grants = groups.filter_map(|group| self.grants.get(group)).flatten();
+        let ends = grants.filter_map(|grant| grant.not_after_unix_ms);
+        ends.filter(|end| now_unix_ms < *end).min()
+    }
+
+    /// Whether any grant ends by itself.
+    #[must_use]
+    pub fn has_ends(&self) -> bool {
+        let mut grants = self.grants.values().flatten();
+        grants.any(|grant| grant.not_after_unix_ms.is_some())
     }
 
     /// Whether whoever acts so may only read here.
@@ -329,6 +368,34 @@ mod tests {
         };
         let seen = decide(&only, "ana", &["ops"], NOW);
         assert_eq!(seen, as_tier("ana", Tier::Read, "periscope-tier:read"));
+    }
+
+    #[test]
+    fn what_runs_goes_on_while_the_right_is_no_less() {
+        let policy = policy();
+        let person = |groups| Person {
+            subject: "ana",
+            email: "",
+            groups,
+        };
+        let (ops, dev) = (["ops".to_owned()], ["dev".to_owned()]);
+        assert!(policy.has_ends());
+        assert_eq!(policy.next_end(person(&ops), NOW), Some(NOW + 1_000));
+        assert_eq!(policy.next_end(person(&ops), NOW + 1_000), None);
+        assert_eq!(policy.next_end(person(&dev), NOW), None);
+        let admin = policy.decide(person(&ops), NOW).unwrap();
+        let triage = policy.decide(person(&ops), NOW + 1_000).unwrap();
+        assert!(admin.covers(&triage) && admin.covers(&admin));
+        assert!(!triage.covers(&admin), "the higher grant is over");
+        let raw = Policy {
+            mode: Mode::Raw,
+            ..Policy::default()
+        };
+        let raw = raw.decide(person(&ops), NOW).unwrap();
+        assert!(raw.covers(&raw) && !raw.covers(&triage) && !admin.covers(&raw));
+        assert!(!Identity::Agent.covers(&raw) && Identity::Agent.covers(&Identity::Agent));
+        let other = decide(&policy, "ben", &["ops"], NOW).unwrap();
+        assert!(!other.covers(&triage), "somebody else");
     }
 
     #[test]

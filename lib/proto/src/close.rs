@@ -103,6 +103,7 @@ impl CloseReason {
             CloseReason::TokenExpired
             | CloseReason::TokenRevoked
             | CloseReason::ClusterMismatch
+            | CloseReason::SignedOut
             | CloseReason::NotEnrolled => CloseReason::Unauthenticated,
             other => other,
         }

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use culvert_identity::{Login, Session, local_path};
 use culvert_net::crypto::constant_time_eq;
 use serde::Deserialize;
-use utoipa::IntoParams;
 use url::form_urlencoded;
+use utoipa::IntoParams;
 
 use super::{LOGGED_OUT, address, sign_in, with_cookies};
 use crate::api::access::{self, nobody};

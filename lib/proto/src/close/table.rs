@@ -139,6 +139,11 @@ close_reasons! {
     NameUnknown = 123, "name_unknown", Client, None, No,
         "The client's TLS asks for a server name that no route serves, or for none.",
         "Connect by the name of a sealed route: culvert route list <cluster>.";
+    SignedOut = 124, "signed_out", Client, Some(401), Slow,
+        "The person signed out everywhere; what they had opened was ended.", "Sign in again.";
+    GrantEnded = 125, "grant_ended", Client, Some(403), No,
+        "The right under which this was opened is over, or is another one now.",
+        "Ask again: what is allowed now decides. Rights: culvert cluster show <cluster>.";
 
     // Path: 200..
     CarrierLost = 200, "carrier_lost", Path, None, AtOnce,
