@@ -2,6 +2,7 @@
 
 mod audit;
 mod cookies;
+mod ends;
 mod fleet;
 mod hub;
 mod identity;
