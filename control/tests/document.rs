@@ -7,7 +7,6 @@ mod driven;
 mod room;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use culvert_control::api;
 use culvert_control::identity::{Admin, SignIn, Tiers, hash};

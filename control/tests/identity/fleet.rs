@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use culvert_control::fanout::{Fanout, IN_FLIGHT_MAX};
-use culvert_control::outbound::askable;
+use culvert_control::outbound::{Outbound, askable};
 use culvert_control::registry::file::Listing;
 use culvert_identity::{Session, Tier};
 use culvert_net::dial::ProxyConfig;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::issuer::Issuer;
 use crate::room::{KEY, LIFE};
-pub use crate::room::{NOW, ORIGIN, Said, Site};
+pub use crate::room::{ORIGIN, Said, Site};
 
 pub const CLIENT: &str = "culvert";
 pub const SECRET: &str = "a secret of the client & more";

@@ -1,4 +1,5 @@
 //! Control's whole API on a real store, asked without a socket.
+#![allow(dead_code, reason = "each set of tests uses its part of the room")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

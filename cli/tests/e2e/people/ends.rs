@@ -86,22 +86,37 @@ fn what_people_have_running_ends_with_their_right_to_it() -> Result<()> {
     assert_eq!(anas.read_end(ENDS_MAX)?, End::Reset);
     println!("signed out everywhere: over after {:?}", began.elapsed());
     let row = closed(&people, "ana")?;
-    assert_eq!((&row["reason"], &row["outcome"]), (&json!("signed_out"), &json!("success")));
+    assert_eq!(
+        (&row["reason"], &row["outcome"]),
+        (&json!("signed_out"), &json!("success"))
+    );
 
-    let path = format!("/api/personal-tokens/{}", minted["token_id"].as_str().context("an id")?);
+    let path = format!(
+        "/api/personal-tokens/{}",
+        minted["token_id"].as_str().context("an id")?
+    );
     let began = Instant::now();
     people.control.ok("DELETE", &path, None)?;
     assert_eq!(robs.read_end(ENDS_MAX)?, End::Reset);
     println!("a token revoked: over after {:?}", began.elapsed());
     let row = closed(&people, "rob")?;
-    assert_eq!((&row["reason"], &row["transport"]), (&json!("token_revoked"), &json!("personal-token")));
+    assert_eq!(
+        (&row["reason"], &row["transport"]),
+        (&json!("token_revoked"), &json!("personal-token"))
+    );
 
     // Others went on all the time; a higher right ends nothing either.
     echoes(&mut bens, "still here")?;
-    people.access("kube", json!({"grants": [{"group": "ops", "tier": "admin"}]}))?;
+    people.access(
+        "kube",
+        json!({"grants": [{"group": "ops", "tier": "admin"}]}),
+    )?;
     echoes(&mut bens, "and again")?;
     let began = Instant::now();
-    people.access("kube", json!({"grants": [{"group": "ops", "tier": "read"}]}))?;
+    people.access(
+        "kube",
+        json!({"grants": [{"group": "ops", "tier": "read"}]}),
+    )?;
     assert_eq!(bens.read_end(ENDS_MAX)?, End::Reset);
     println!("a grant made less: over after {:?}", began.elapsed());
     assert_eq!(closed(&people, "ben")?["reason"], "grant_ended");
