@@ -73,9 +73,26 @@ impl Unkept {
 /// What requests need of the audit.
 pub struct Audit {
     when_full: WhenFull,
-    /// Rows of refusals in the minute of that number.
-    denied: Mutex<(u64, u32)>,
+    /// Refused people.
+    denied: Minute,
+    /// Refused machines; they take no row from people.
+    turned_away: Minute,
     shared: Arc<Shared>,
+}
+
+/// How many rows of refusals there were in the minute of that number.
+#[derive(Default)]
+struct Minute(Mutex<(u64, u32)>);
+
+impl Minute {
+    fn admits(&self, now_unix_ms: u64) -> bool {
+        let (minute, rows) = &mut *self.0.lock();
+        if *minute != now_unix_ms / 60_000 {
+            (*minute, *rows) = (now_unix_ms / 60_000, 0);
+        }
+        *rows = rows.saturating_add(1);
+        *rows <= DENIED_MAX
+    }
 }
 
 /// What requests, the writer and the link share.
@@ -116,7 +133,8 @@ impl Audit {
         let limits = Limits::of(config.spool_bytes);
         Self {
             when_full: config.when_full,
-            denied: Mutex::default(),
+            denied: Minute::default(),
+            turned_away: Minute::default(),
             shared: Arc::new(Shared {
                 dir: config.dir.clone(),
                 queue: Mutex::default(),
@@ -175,17 +193,17 @@ impl Audit {
     /// Records that a request was refused here, unless too many were in this minute: who may
     /// do nothing does not fill the spool either.
     pub fn denied(&self, attempted: Attempted, reason: CloseReason) {
-        let minute = attempted.time_unix_ms / 60_000;
-        let admits = {
-            let (of, rows) = &mut *self.denied.lock();
-            if *of != minute {
-                (*of, *rows) = (minute, 0);
-            }
-            *rows += 1;
-            *rows <= DENIED_MAX
-        };
+        self.refused(&self.denied, attempted, reason);
+    }
+
+    /// The same of a machine.
+    pub fn turned_away(&self, attempted: Attempted, reason: CloseReason) {
+        self.refused(&self.turned_away, attempted, reason);
+    }
+
+    fn refused(&self, minute: &Minute, attempted: Attempted, reason: CloseReason) {
         let unrecorded = &self.shared.metrics.unrecorded;
-        if !admits {
+        if !minute.admits(attempted.time_unix_ms) {
             return unrecorded.with_label_values(&["denied_flood"]).inc();
         }
         let (id, verb) = (attempted.id, attempted.verb);
@@ -265,5 +283,19 @@ impl Shared {
         drop(queue);
         self.wake.notify_one();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_leaves_so_many_rows_a_minute() {
+        let minute = Minute::default();
+        let admitted = |now_ms| (0..2_000).filter(|_| minute.admits(now_ms)).count();
+        assert_eq!(admitted(60_000), DENIED_MAX as usize);
+        assert_eq!(admitted(119_999), 0);
+        assert_eq!(admitted(120_000), DENIED_MAX as usize);
     }
 }

@@ -141,6 +141,7 @@ fn request_id(headers: &HeaderMap) -> Id {
 /// A request that may be relayed, with everything it holds.
 struct Ingress<'a> {
     plane: &'a Arc<Plane>,
+    peer: SocketAddr,
     /// Who asks; known here, before anything is forwarded.
     caller: Caller,
     renewed: Option<HeaderValue>,
@@ -197,6 +198,7 @@ impl<'a> Ingress<'a> {
                 Ok(Self {
                     header,
                     plane,
+                    peer: arrival.peer,
                     caller,
                     renewed,
                     cluster: judged.cluster,
@@ -212,6 +214,13 @@ impl<'a> Ingress<'a> {
                     reason = %refusal.reason, detail = refusal.detail, request_id = %id.id,
                     "request refused"
                 );
+                if arrival.door == Door::Machines
+                    && let Ok(route) = parse_cluster_path(arrival.door.prefix(), raw)
+                    && let Some(cluster) = table.get(route.cluster)
+                {
+                    let what = (parts, route.rest);
+                    audited::turned_away(arrival, cluster, what, refusal.reason);
+                }
                 Err((refusal, kind))
             }
         }

@@ -331,3 +331,60 @@ fn a_full_disk_refuses_audited_requests_or_warns_and_no_others_suffer() -> Resul
     }
     Ok(())
 }
+
+#[test]
+fn a_machine_that_is_turned_away_leaves_its_rows_and_a_flood_few() -> Result<()> {
+    let name = "a_machine_that_is_turned_away_leaves_its_rows_and_a_flood_few";
+    if !ready(name, &[]) {
+        return Ok(());
+    }
+    let fleet = Fleet::start()?;
+    let off = json!({"audit_tunnel": true, "target_kind": "kube", "enabled": false});
+    fleet.control.ok("PATCH", "/api/clusters/dev", Some(off))?;
+    fleet.control.settled()?;
+    let path = "/tunnel/dev/api/v1/namespaces/n/pods/p";
+    let delete = |line: &str| {
+        let lines = [line];
+        client::ask(&fleet.bed.client, internal(), "DELETE", path, &lines, b"")
+    };
+    let answer = delete(&format!("X-Request-Id: {}", uuid(1)))?;
+    assert_eq!(
+        answer.header("culvert-error"),
+        Some("disabled"),
+        "{answer:?}"
+    );
+    let [attempted, ended] = of_request(&fleet.control, &uuid(1))?;
+    assert_eq!(
+        (&attempted["verb"], &attempted["transport"]),
+        (&json!("delete"), &json!("tunnel"))
+    );
+    let actor = attempted["actor"]["sub"].as_str().unwrap_or_default();
+    assert!(actor.starts_with("machine:"), "{actor}");
+    assert_eq!(
+        (&ended["outcome"], &ended["reason"], &ended["status"]),
+        (&json!("denied"), &json!("disabled"), &json!(403))
+    );
+    // What only reads is not audited, refused or not; unknown clusters are nobody's.
+    client::get(&fleet.bed.client, internal(), path)?;
+    client::get(&fleet.bed.client, internal(), "/tunnel/none/x")?;
+    assert_eq!(rows_of_requests(&fleet.control)?, 2);
+    for _ in 0..1_500 {
+        delete("X-Scanner: 1")?;
+    }
+    // Two minutes at most were touched.
+    let count = rows_of_requests(&fleet.control)?;
+    println!("1,500 refusals left {count} rows");
+    assert!((2..=2 * 2 * 600).contains(&count), "{count} rows");
+    let metrics = client::get(&fleet.bed.client, internal(), "/metrics")?.text();
+    let lost = metric(
+        &metrics,
+        "culvert_audit_unrecorded_total{reason=\"denied_flood\"}",
+    );
+    assert!(lost >= 300.0, "{lost} were counted instead");
+    Ok(())
+}
+
+/// How many rows of audited requests there are.
+fn rows_of_requests(control: &Control) -> Result<usize> {
+    Ok(events(control)?.values().map(Vec::len).sum())
+}

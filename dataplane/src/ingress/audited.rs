@@ -13,6 +13,7 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::id::RequestId;
 use culvert_proto::update::TargetKind;
 
+use super::arrival::Arrival;
 use super::caller::Who;
 use super::{Caller, Id, Ingress, Refusal};
 use crate::audit::{Event, Unkept};
@@ -47,6 +48,33 @@ fn verb_of((_, cluster, parts, rest): What<'_>) -> Option<Verb> {
 
 fn is_kube(cluster: &Cluster) -> bool {
     cluster.state.target.kind == TargetKind::Kube
+}
+
+/// A machine was turned away before its attempt; of a cluster whose machines are audited that
+/// leaves its rows too.
+pub fn turned_away(
+    arrival: &Arrival<'_>,
+    cluster: &Cluster,
+    (parts, rest): (&Parts, &str),
+    reason: CloseReason,
+) {
+    if !cluster.state.audit_tunnel {
+        return;
+    }
+    let what = (arrival.id, cluster, parts, rest);
+    if let Some(verb) = verb_of(what) {
+        let subject = Subject::of(("tunnel", machine(arrival.peer)), what);
+        let attempted = subject.attempted(verb);
+        arrival.plane.audit.turned_away(attempted, reason);
+    }
+}
+
+/// Whoever reaches the internal listener, by its address.
+fn machine(peer: SocketAddr) -> Actor {
+    Actor {
+        sub: format!("machine:{}", peer.ip().to_canonical()),
+        ..Actor::default()
+    }
 }
 
 impl Subject {
@@ -116,20 +144,8 @@ impl Ingress<'_> {
 
     fn who(&self) -> (&'static str, Actor) {
         match &self.caller {
-            Caller::Machine => ("tunnel", self.machine()),
+            Caller::Machine => ("tunnel", machine(self.peer)),
             Caller::Person(it) => it.who.for_audit(),
-        }
-    }
-
-    /// Whoever reaches the internal listener, by its address.
-    fn machine(&self) -> Actor {
-        let addr = self.header.client_addr.as_deref().unwrap_or_default();
-        let ip = addr
-            .parse()
-            .map(|peer: SocketAddr| peer.ip().to_canonical().to_string());
-        Actor {
-            sub: format!("machine:{}", ip.unwrap_or_default()),
-            ..Actor::default()
         }
     }
 }

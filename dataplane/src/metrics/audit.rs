@@ -56,7 +56,7 @@ impl AuditMetrics {
             ),
             unrecorded: r.counter_vec(
                 "culvert_audit_unrecorded_total",
-                "Audited requests that went on without a durable record, under --audit-when-full=warn, reasons as above; refused ones beyond 600 a minute: denied_flood.",
+                "Audited requests that went on without a durable record, under --audit-when-full=warn, reasons as above; refused ones beyond 600 a minute, of people and of machines: denied_flood.",
                 &["reason"],
             ),
         }
