@@ -214,12 +214,8 @@ impl<'a> Ingress<'a> {
                     reason = %refusal.reason, detail = refusal.detail, request_id = %id.id,
                     "request refused"
                 );
-                if arrival.door == Door::Machines
-                    && let Ok(route) = parse_cluster_path(arrival.door.prefix(), raw)
-                    && let Some(cluster) = table.get(route.cluster)
-                {
-                    let what = (parts, route.rest);
-                    audited::turned_away(arrival, cluster, what, refusal.reason);
+                if arrival.door == Door::Machines {
+                    audited::turned_away(arrival, &table, (parts, raw), refusal.reason);
                 }
                 Err((refusal, kind))
             }

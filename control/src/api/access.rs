@@ -65,11 +65,10 @@ pub(super) async fn traced(
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         let refused = std::mem::replace(&mut response, problem.render(&id));
-        // A refusal may take a cookie away, or say which methods there are.
-        for name in [header::SET_COOKIE, header::ALLOW] {
-            for value in refused.headers().get_all(&name) {
-                response.headers_mut().append(&name, value.clone());
-            }
+        // A refusal may take a cookie away.
+        for cookie in refused.headers().get_all(header::SET_COOKIE) {
+            let headers = response.headers_mut();
+            headers.append(header::SET_COOKIE, cookie.clone());
         }
     }
     let status = response.status().as_u16();

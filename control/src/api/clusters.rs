@@ -47,7 +47,7 @@ pub(super) struct ClusterView {
 pub(super) struct NewCluster {
     /// Lower-case letters, digits and inner hyphens, at most 63.
     id: String,
-    #[schema(inline)]
+    #[serde(flatten)]
     spec: Patch,
 }
 

@@ -7,7 +7,7 @@ use axum::Json as Answer;
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, Content, RefOr, Server};
+use utoipa::openapi::{Components, Content, RefOr, Schema, Server};
 use utoipa::{Modify, OpenApi};
 
 use super::problem::ProblemBody;
@@ -15,6 +15,11 @@ use culvert_identity::SESSION_COOKIE;
 
 /// Examples by operation: `body` and `answer`; `problem` is that of every error.
 const EXAMPLES: &str = include_str!("examples.json");
+
+/// Schemas that are a part of others: one that takes no further fields could not be.
+const PARTS: [&str; 2] = ["ClusterPatch", "Spec"];
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -75,6 +80,12 @@ pub fn document() -> utoipa::openapi::OpenApi {
     // One that takes several segments is written like any other there.
     let plain = |(path, item): (String, PathItem)| (path.replace("{*", "{"), item);
     document.paths.paths = paths.into_iter().map(plain).collect();
+    let components = document.components.get_or_insert_default();
+    for name in PARTS {
+        if let Some(RefOr::T(Schema::Object(part))) = components.schemas.get_mut(name) {
+            part.additional_properties = None;
+        }
+    }
     let examples = serde_json::from_str(EXAMPLES).unwrap_or_default();
     for item in document.paths.paths.values_mut() {
         let each = [
@@ -101,7 +112,13 @@ fn exemplify(operation: &mut Operation, examples: &Map<String, Value>) {
             continue;
         };
         let example = match &**status {
-            "default" => examples.get("problem"),
+            "default" => {
+                let problem = response.content.swap_remove(JSON);
+                response
+                    .content
+                    .extend(problem.map(|it| (PROBLEM.to_owned(), it)));
+                examples.get("problem")
+            }
             _ => own.get("answer"),
         };
         give(response.content.values_mut(), example);

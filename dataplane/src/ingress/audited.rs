@@ -11,6 +11,7 @@ use culvert_audit::{Actor, Attempted, BULK_BYTES, EventId, Resource, Verb, class
 use culvert_net::crypto::random_bytes;
 use culvert_proto::close::CloseReason;
 use culvert_proto::id::RequestId;
+use culvert_proto::route::parse_cluster_path;
 use culvert_proto::update::TargetKind;
 
 use super::arrival::Arrival;
@@ -18,7 +19,7 @@ use super::caller::Who;
 use super::{Caller, Id, Ingress, Refusal};
 use crate::audit::{Event, Unkept};
 use crate::plane::{Plane, unix_ms};
-use crate::table::Cluster;
+use crate::table::{Cluster, Table};
 
 /// What is recorded of a request, whatever its verb turns out to be.
 struct Subject {
@@ -54,14 +55,18 @@ fn is_kube(cluster: &Cluster) -> bool {
 /// leaves its rows too.
 pub fn turned_away(
     arrival: &Arrival<'_>,
-    cluster: &Cluster,
-    (parts, rest): (&Parts, &str),
+    table: &Table,
+    (parts, target): (&Parts, &str),
     reason: CloseReason,
 ) {
-    if !cluster.state.audit_tunnel {
+    let Ok(route) = parse_cluster_path(arrival.door.prefix(), target) else {
         return;
-    }
-    let what = (arrival.id, cluster, parts, rest);
+    };
+    let cluster = table.get(route.cluster);
+    let Some(cluster) = cluster.filter(|it| it.state.audit_tunnel) else {
+        return;
+    };
+    let what = (arrival.id, &**cluster, parts, route.rest);
     if let Some(verb) = verb_of(what) {
         let subject = Subject::of(("tunnel", machine(arrival.peer)), what);
         let attempted = subject.attempted(verb);
