@@ -339,10 +339,12 @@ fn a_machine_that_is_turned_away_leaves_its_rows_and_a_flood_few() -> Result<()>
         return Ok(());
     }
     let fleet = Fleet::start()?;
-    let off = json!({"audit_tunnel": true, "target_kind": "kube", "enabled": false});
-    fleet.control.ok("PATCH", "/api/clusters/dev", Some(off))?;
+    let off = json!({
+        "id": "closed", "audit_tunnel": true, "target_kind": "kube", "enabled": false,
+    });
+    fleet.control.ok("POST", "/api/clusters", Some(off))?;
     fleet.control.settled()?;
-    let path = "/tunnel/dev/api/v1/namespaces/n/pods/p";
+    let path = "/tunnel/closed/api/v1/namespaces/n/pods/p";
     let delete = |line: &str| {
         let lines = [line];
         client::ask(&fleet.bed.client, internal(), "DELETE", path, &lines, b"")
