@@ -53,6 +53,8 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     /// What proves who we are.
     pub credential: Credential,
+    /// What to ask the hub for where there is no credential yet.
+    pub wish: Option<Wish>,
     /// TLS towards the hub.
     pub hub_tls: ClientTlsOptions,
     /// `ws://` is allowed.
@@ -105,6 +107,14 @@ pub struct Credential {
     pub joined: bool,
     /// Where a rotated token is kept.
     pub state_dir: Option<PathBuf>,
+}
+
+/// What an agent without a credential asks for.
+pub struct Wish {
+    /// The cluster it would like to be of; empty = none named.
+    pub cluster: String,
+    /// Where the token is kept.
+    pub state_dir: PathBuf,
 }
 
 /// Why there is no configuration.

@@ -83,6 +83,20 @@ impl Kept {
     }
 }
 
+/// Whether `dir` holds a token's file, good or not.
+#[must_use]
+pub fn is_kept(dir: &Path) -> bool {
+    dir.join(FILE_NAME).exists()
+}
+
+/// Keeps the first token of an agent that is configured with none.
+///
+/// # Errors
+/// The token is not kept.
+pub fn enrol(dir: &Path, token: &TokenText) -> io::Result<()> {
+    keep(dir, None, token)
+}
+
 /// The tokens this agent may show, best first.
 pub struct Tokens {
     dir: Option<PathBuf>,

@@ -16,6 +16,7 @@ pub mod config;
 pub mod connect;
 pub mod credential;
 pub mod engine;
+pub mod enrolment;
 pub mod flow;
 pub mod forward;
 pub mod health;

@@ -19,6 +19,7 @@ use crate::config::{Config, Job};
 use crate::connect::{Connector, Plan};
 use crate::credential::Tokens;
 use crate::engine::start_engine;
+use crate::enrolment::{EnrolmentError, enrol};
 use crate::flow::Flows;
 use crate::forward;
 use crate::health::Health;
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The state directory changed for the worse since then.
     #[error("state directory: {0}")]
     State(String),
+    /// The hub gave no token.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentError),
     /// The relay engine cannot start.
     #[error("the relay engine cannot start: {0}")]
     Engine(std::io::Error),
@@ -104,6 +108,11 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         tokio::spawn(keep_fresh(tls.clone() as Arc<dyn Reload>, reloaded));
     }
     let dialer = Arc::new(Dialer::new(hub_tls, config.proxy.clone()));
+    if let Some(wish) = &config.wish
+        && !enrol(&config, wish, &dialer, shutdown).await?
+    {
+        return Ok(());
+    }
     let shared = Arc::new(shared(&config, target_tls, metrics, &dialer)?);
     let (registry, ready) = (shared.metrics.registry.clone(), shared.clone());
     let health = Health::bind(config.health_addr, registry, move || ready.is_established())

@@ -1,20 +1,24 @@
-//! The client of control's admin API: JSON over a Unix socket, or over TCP on
-//! loopback with the admin token.
+//! The client of control's admin API: JSON over a Unix socket, or over TCP with the admin token,
+//! an API token or a login.
 
+mod endpoint;
 mod events;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, header};
+use http::response::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::args::Global;
 use crate::error::{CliError, Result};
+use crate::login::{COOKIE, Login, Shown};
+
+use endpoint::Endpoint;
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -24,53 +28,97 @@ const PAGE_ITEMS: usize = 1_000;
 const PAGES_MAX: usize = 1_000;
 const DEADLINE: Duration = Duration::from_secs(15);
 
+/// Where the admin API listens without a word.
+const DEFAULT: &str = "unix:/run/culvert/api.sock";
+
 /// Where the admin API listens and how to get in.
 pub struct Api {
     endpoint: Endpoint,
-    token: Option<String>,
+    place: String,
+    shown: Option<Shown>,
+    /// The login that is used, and where it is kept.
+    login: Option<(Login, PathBuf)>,
     dry_run: bool,
 }
 
-enum Endpoint {
-    Unix(PathBuf),
-    Tcp(String),
-}
-
 impl Api {
-    /// The API that the flags name.
+    /// The API that the flags name, else the one of the login.
     ///
     /// # Errors
-    /// When the address is of neither form or the token cannot be read.
+    /// When the address is of no known form, or token or login cannot be read.
     pub fn new(global: &Global) -> Result<Self> {
-        let endpoint = if let Some(path) = global.api.strip_prefix("unix:") {
-            Endpoint::Unix(path.into())
-        } else if let Some(authority) = global.api.strip_prefix("http://") {
-            Endpoint::Tcp(authority.trim_end_matches('/').to_owned())
-        } else {
-            let fix = "give --api unix:PATH or --api http://127.0.0.1:PORT";
-            return Err(CliError::usage(
-                "the API address is of no known form",
-                &global.api,
-                fix,
-            ));
+        let token = global.api_token_file.as_deref().map(read_token);
+        let token = token.transpose()?;
+        let file = global.login.file();
+        // A socket asks for no login; whoever names a token is that.
+        let wants_login = token.is_none()
+            && global
+                .api
+                .as_deref()
+                .is_none_or(|api| !api.starts_with("unix:"));
+        let kept = match (&file, wants_login) {
+            (Some(file), true) => Login::read(file)?,
+            _ => None,
         };
-        let token = global
-            .api_token_file
-            .as_deref()
-            .map(read_token)
-            .transpose()?;
+        let is_meant = |kept: &Login| global.api.as_ref().is_none_or(|api| *api == kept.api);
+        if let (Some(kept), Some(file)) = (kept.filter(is_meant), file) {
+            let dry_run = global.dry_run;
+            return Ok(Self {
+                dry_run,
+                ..Self::of_login(kept, Some(file))?
+            });
+        }
+        let api = global.api.as_deref().unwrap_or(DEFAULT);
         Ok(Self {
-            endpoint,
-            token,
+            shown: token.map(Shown::Bearer),
             dry_run: global.dry_run,
+            ..Self::at(api, global.api_ca.as_deref())?
         })
+    }
+
+    /// The API at an address, for who shows nothing.
+    ///
+    /// # Errors
+    /// When the address is of no known form.
+    pub fn at(api: &str, ca: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            endpoint: Endpoint::new(api, ca)?,
+            place: api.to_owned(),
+            shown: None,
+            login: None,
+            dry_run: false,
+        })
+    }
+
+    /// The API of a login, which is kept anew in `file` when control renews it.
+    ///
+    /// # Errors
+    /// As [`Api::at`].
+    pub fn of_login(login: Login, file: Option<PathBuf>) -> Result<Self> {
+        Ok(Self {
+            shown: Some(login.shown.clone()),
+            ..Self::at(&login.api, login.api_ca.as_deref())?
+        }
+        .renewed_in(login, file))
+    }
+
+    fn renewed_in(mut self, login: Login, file: Option<PathBuf>) -> Self {
+        self.login = file.map(|file| (login, file));
+        self
+    }
+
+    /// Where it is, as `--api` takes it.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// The API on a Unix socket, as quickstart uses it.
     pub fn on_socket(path: PathBuf) -> Self {
         Self {
+            place: format!("unix:{}", path.display()),
             endpoint: Endpoint::Unix(path),
-            token: None,
+            shown: None,
+            login: None,
             dry_run: false,
         }
     }
@@ -123,7 +171,52 @@ impl Api {
         self.ask(method, path, body).await.map(Some)
     }
 
+    /// Signs in by password: what control says, and the session's cookie.
+    ///
+    /// # Errors
+    /// When control cannot be reached or refuses.
+    pub async fn sign_in(&self, body: Value) -> Result<(Value, String)> {
+        let path = "/api/auth/login";
+        let (head, said) = self.whole(Method::POST, path, Some(body)).await?;
+        let cookie = session(&head.headers);
+        let cookie = cookie.ok_or_else(|| broken("a login without a session"))?;
+        Ok((said, cookie))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let asked = self.whole(method, path, body).await;
+        let (head, said) = asked.map_err(|error| self.of_login_error(error))?;
+        if let (Some((login, file)), Some(fresh)) = (&self.login, session(&head.headers))
+            && let Shown::Session { origin, .. } = &login.shown
+        {
+            let shown = Shown::Session {
+                cookie: fresh,
+                origin: origin.clone(),
+            };
+            let login = Login {
+                shown,
+                ..login.clone()
+            };
+            // The old one goes on for a while; the answer counts.
+            let _ = login.keep(file);
+        }
+        Ok(said)
+    }
+
+    /// A login that is over is begun anew, not repaired.
+    fn of_login_error(&self, mut error: CliError) -> CliError {
+        if self.login.is_some() && &*error.code == "unauthenticated" {
+            error.fix = "culvert login again: the login is over, or the token was revoked".into();
+        }
+        error
+    }
+
+    async fn whole(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(Parts, Value)> {
         let answer = async {
             let (head, body) = self.send(method, path, body, None).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX)
@@ -131,7 +224,8 @@ impl Api {
                 .await
                 .map_err(broken)?
                 .to_bytes();
-            decode(head.status, &body)
+            let said = decode(head.status, &body)?;
+            Ok((head, said))
         };
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(answer) => answer,
@@ -147,7 +241,8 @@ impl Api {
         body: Option<Value>,
         field: Option<(&str, String)>,
     ) -> Result<Response<Incoming>> {
-        let (stream, host) = self.connect().await?;
+        let (stream, host) = self.endpoint.connect().await?;
+        let changes = !method.is_safe();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
@@ -156,8 +251,18 @@ impl Api {
             .method(method)
             .uri(path)
             .header(header::HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        match &self.shown {
+            Some(Shown::Bearer(token)) => {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            Some(Shown::Session { cookie, origin }) => {
+                request = request.header(header::COOKIE, format!("{COOKIE}={cookie}"));
+                // Control lets a session change something from its own pages alone.
+                if changes {
+                    request = request.header(header::ORIGIN, origin);
+                }
+            }
+            None => {}
         }
         if let Some((name, value)) = field {
             request = request.header(name, value);
@@ -169,25 +274,16 @@ impl Api {
         let request = request.body(Full::new(Bytes::from(body))).map_err(broken)?;
         sender.send_request(request).await.map_err(broken)
     }
-
-    async fn connect(&self) -> Result<(Box<dyn Io>, &str)> {
-        match &self.endpoint {
-            Endpoint::Unix(socket) => {
-                let stream = tokio::net::UnixStream::connect(socket).await;
-                let stream = stream.map_err(|why| unreachable(&socket.display(), &why))?;
-                Ok((Box::new(stream), "localhost"))
-            }
-            Endpoint::Tcp(authority) => {
-                let stream = tokio::net::TcpStream::connect(authority).await;
-                let stream = stream.map_err(|why| unreachable(authority, &why))?;
-                Ok((Box::new(stream), authority))
-            }
-        }
-    }
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+/// The session of an answer, if it begins or renews one.
+fn session(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(header::SET_COOKIE).iter();
+    let mut cookies = cookies.filter_map(|cookie| cookie.to_str().ok());
+    let found = cookies.find_map(|cookie| cookie.strip_prefix(COOKIE)?.strip_prefix('='))?;
+    let value = found.split(';').next().unwrap_or_default();
+    (!value.is_empty()).then(|| value.to_owned())
+}
 
 fn read_token(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).map_err(|why| {

@@ -1,8 +1,10 @@
 //! Flags and verbs; the only place that reads them or the environment.
 
 pub mod access;
+pub mod connect;
 pub mod debug;
 pub mod license;
+pub mod login;
 pub mod pair;
 pub mod store;
 
@@ -25,15 +27,17 @@ pub struct Cli {
 /// Options of every verb.
 #[derive(Args)]
 pub struct Global {
-    /// Control's admin API: unix:PATH or http://127.0.0.1:PORT.
-    #[arg(
-        long,
-        global = true,
-        env = "CULVERT_API",
-        default_value = "unix:/run/culvert/api.sock"
-    )]
-    pub api: String,
-    /// File with the admin token; needed for an http:// API, not for a Unix socket.
+    /// Control's admin API: unix:PATH, https://HUB or http://127.0.0.1:PORT
+    /// [default: where culvert login went, else unix:/run/culvert/api.sock].
+    #[arg(long, global = true, env = "CULVERT_API")]
+    pub api: Option<String>,
+    /// CA certificate of an https:// API, PEM; default: the system's.
+    #[arg(long, global = true, value_name = "FILE", env = "CULVERT_API_CA")]
+    pub api_ca: Option<PathBuf>,
+    /// Where a login is kept.
+    #[command(flatten)]
+    pub login: login::Place,
+    /// File with the admin token or an API token, in place of a login.
     #[arg(long, global = true, env = "CULVERT_API_TOKEN_FILE")]
     pub api_token_file: Option<PathBuf>,
     /// How to print results.
@@ -67,6 +71,12 @@ pub enum Verb {
     /// Tokens: what an agent of a cluster shows.
     #[command(subcommand)]
     Token(Token),
+    /// Log in to a hub's API, so that this program is let in from here.
+    Login(login::Login),
+    /// End the login.
+    Logout,
+    /// Who control takes the caller for.
+    Whoami,
     /// Routes: ways to services beside HTTP, by TCP address or TLS server name.
     #[command(subcommand, alias = "routes")]
     Route(Route),
@@ -76,6 +86,9 @@ pub enum Verb {
     /// Agents: what to run on the private side, and who is connected.
     #[command(subcommand, alias = "agents")]
     Agent(Agent),
+    /// Agents that ask for a token: let them in, or not.
+    #[command(subcommand)]
+    Connect(connect::Connect),
     /// Pairs: two sides that only dial out, joined at a relay or directly.
     #[command(subcommand, aliases = ["target", "source"])]
     Pair(pair::Pair),
@@ -251,6 +264,9 @@ pub enum Token {
         #[arg(long)]
         id: Option<String>,
     },
+    /// API tokens: what machines show to control itself.
+    #[command(subcommand)]
+    Api(login::ApiToken),
     /// The tokens of a cluster: ids, expiry and last use, never the tokens.
     #[command(alias = "ls")]
     List {

@@ -10,6 +10,7 @@ mod api;
 mod args;
 mod dataplane;
 mod error;
+mod login;
 mod output;
 mod quickstart;
 mod top;

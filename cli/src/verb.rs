@@ -1,13 +1,16 @@
 //! The verbs, one file each.
 
 mod agent;
+mod api_token;
 mod audit;
 mod check;
 mod cluster;
+mod connect;
 mod debug;
 mod follow;
 mod join;
 mod license;
+mod login;
 mod pair;
 mod personal;
 mod route;
@@ -35,10 +38,14 @@ pub async fn run(cli: Cli) -> Result<()> {
     match verb {
         Verb::Quickstart(args) => quickstart::run(&args).await,
         Verb::Cluster(verb) => cluster::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Login(args) => login::login(&global, &args).await,
+        Verb::Logout => login::logout(&global).await,
+        Verb::Whoami => login::whoami(&global, &Api::new(&global)?).await,
         Verb::Token(verb) => token::run(&global, &Api::new(&global)?, verb).await,
         Verb::Route(verb) => route::run(&global, &Api::new(&global)?, verb).await,
         Verb::PersonalToken(verb) => personal::run(&global, &Api::new(&global)?, verb).await,
         Verb::Agent(verb) => agent::run(&global, &Api::new(&global)?, verb).await,
+        Verb::Connect(verb) => connect::run(&global, &Api::new(&global)?, verb).await,
         Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
         Verb::Store(verb) => store::run(&global, verb),

@@ -15,6 +15,7 @@ mod auth;
 mod body;
 mod clusters;
 mod companion;
+mod connect;
 mod document;
 mod events;
 mod fleet;
@@ -48,6 +49,7 @@ use crate::metrics::Metrics;
 
 pub use access::Caller;
 pub use audit::{Unknown, line as audit_line};
+pub use connect::Connects;
 pub use document::document;
 pub use events::{Events, watch};
 pub use kind::reference as errors;
@@ -80,6 +82,8 @@ pub struct Context {
     pub pages: Pages,
     /// What changed lately.
     pub events: Events,
+    /// Agents that ask for a token.
+    pub connect: Connects,
     /// Audit rows of callers who showed no valid credential.
     pub unknown: Unknown,
 }
@@ -101,6 +105,7 @@ impl Context {
             fanout: None,
             pages: Pages::default(),
             events: Events::new(1, Shutdown::default()),
+            connect: Connects::default(),
             unknown: Unknown::default(),
         }
     }
@@ -110,11 +115,14 @@ type Shared = Arc<Context>;
 
 /// Every route.
 pub fn router(context: Shared) -> Router {
-    let under = |root| OpenApiRouter::new().nest(root, admin()).split_for_parts().0;
+    let nested = |root, routes| OpenApiRouter::new().nest(root, routes).split_for_parts().0;
+    let under = |root| nested(root, admin());
     let guarded = Router::merge(under("/api/v1"), under("/api"))
+        .merge(forms().split_for_parts().0)
         .route_layer(from_fn_with_state(context.clone(), audit::refusals))
         .route_layer(from_fn_with_state(context.clone(), access::guarded));
-    let (open, _) = open().split_for_parts();
+    let asked = |root| nested(root, agents_ask());
+    let open = Router::merge(asked("/api/v1"), asked("/api")).merge(open().split_for_parts().0);
     guarded
         .merge(open)
         .fallback(problem::no_route)
@@ -137,6 +145,19 @@ fn open() -> OpenApiRouter<Shared> {
         .routes(routes!(auth::logout))
         .routes(routes!(auth::logged_out))
         .routes(routes!(companion::agent_status))
+        .routes(routes!(connect::page::show))
+}
+
+/// What agents ask that have no credential yet, under both roots.
+fn agents_ask() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(connect::ask))
+        .routes(routes!(connect::poll))
+}
+
+/// Forms of pages, which want a session.
+fn forms() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(connect::page::submit))
 }
 
 /// What stands under both roots, and wants a credential.
@@ -168,6 +189,9 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(auth::everywhere))
         .routes(routes!(api_tokens::list, api_tokens::mint))
         .routes(routes!(api_tokens::revoke))
+        .routes(routes!(connect::list))
+        .routes(routes!(connect::approve))
+        .routes(routes!(connect::deny))
         .routes(routes!(license::heartbeat))
         .routes(routes!(document::show))
 }

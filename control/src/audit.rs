@@ -47,6 +47,8 @@ words! {
         PersonalTokenMint = "personal_token_mint",
         /// A person's token was taken; rows as above.
         PersonalTokenRevoke = "personal_token_revoke",
+        /// An agent without a credential was let in, or refused.
+        AgentRegister = "agent_register",
         /// A machine's token was minted.
         ApiTokenMint = "api_token_mint",
         /// A machine's token was taken.
@@ -201,6 +203,7 @@ impl Verb {
             Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
             Self::ApiTokenMint | Self::ApiTokenRevoke => "api_tokens",
             Self::BreakGlassLogin | Self::Login | Self::LogoutEverywhere => "sessions",
+            Self::AgentRegister => "connect_requests",
             Self::LicenseChange => "license",
         }
     }

@@ -2,6 +2,7 @@
 //! configuration file. Everything is checked here, and all problems are listed
 //! at once, before anything is bound or written.
 
+mod connect;
 mod identity;
 mod license;
 mod migrate;
@@ -64,6 +65,8 @@ pub struct Config {
     pub audit_stdout: bool,
     /// Longest life of a person's token, in seconds.
     pub personal_life_seconds: u64,
+    /// How long a request of an agent waits, in milliseconds; `None` = none can ask.
+    pub connect_life_ms: Option<u64>,
     /// The licence.
     pub license: LicenseConfig,
     /// Log filter.
@@ -147,6 +150,7 @@ impl Config {
             personal_life_seconds: checks
                 .parsed("personal-token-days", life_days)
                 .unwrap_or_default(),
+            connect_life_ms: checks.connect_life_ms(),
             license: checks.license(&outbound),
             log_level: checks
                 .parsed("log-level", |text| Ok(text.to_owned()))

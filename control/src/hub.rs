@@ -5,6 +5,7 @@
 
 mod audit;
 mod commit;
+mod connect;
 mod error;
 mod file;
 mod identity;
@@ -38,6 +39,7 @@ use crate::token;
 
 pub use audit::{FOLLOWS_MAX, Follow};
 use commit::{Writer, gauge, index};
+pub use connect::Fetched;
 pub use error::HubError;
 pub use personal::MintedPersonal;
 pub use upkeep::DELIVERY_MS_MAX;
@@ -197,13 +199,7 @@ impl Hub {
         spec: Spec,
     ) -> Result<Arc<Cluster>, HubError> {
         let mut writer = self.turn().await?;
-        let clusters = self.clusters.load();
-        if clusters.contains_key(&id) {
-            return Err(HubError::Exists(id));
-        }
-        if clusters.len() >= CLUSTERS_MAX {
-            return Err(HubError::TooManyClusters);
-        }
+        self.room_for(&id)?;
         let entry = cause.did(Verb::ClusterCreate, &id, id.as_str(), self.now_ms());
         let cluster = Arc::new(registry::create(id, spec, self.now_ms())?);
         self.commit(&mut writer, vec![Step::Put(cluster.clone())], vec![entry])
@@ -400,6 +396,16 @@ impl Hub {
     /// Ends the store's life in order.
     pub async fn close(&self) {
         self.store.close().await;
+    }
+
+    /// Whether a cluster of this id can be registered.
+    fn room_for(&self, id: &ClusterId) -> Result<(), HubError> {
+        let clusters = self.clusters.load();
+        match clusters.contains_key(id) {
+            true => Err(HubError::Exists(id.clone())),
+            false if clusters.len() >= CLUSTERS_MAX => Err(HubError::TooManyClusters),
+            false => Ok(()),
+        }
     }
 
     fn end_delivery(&self, id: &ClusterId) {

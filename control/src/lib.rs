@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod cluster;
 pub mod config;
+pub mod connect;
 pub mod events;
 pub mod fanout;
 pub mod fleet;

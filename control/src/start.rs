@@ -169,6 +169,7 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
         personal_life_seconds: config.personal_life_seconds,
         fanout,
         events: api::Events::new(u64::from_be_bytes(random_bytes()), shutdown.clone()),
+        connect: api::Connects::new(config.connect_life_ms),
         ..Context::new(hub.clone(), metrics.clone(), licensing.clone())
     });
     let mut tasks = JoinSet::new();

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
+use crate::connect::{ConnectRequest, Stage};
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -56,6 +57,13 @@ pub enum Step {
         subject: String,
         /// When it ended, milliseconds since 1970.
         epoch: u64,
+    },
+    /// A request to connect stands elsewhere. Data planes do not hear of it.
+    Decide {
+        /// As it is now.
+        request: Box<ConnectRequest>,
+        /// Where it stood.
+        before: Stage,
     },
 }
 
@@ -88,7 +96,7 @@ impl Step {
         match self {
             Self::Put(cluster) => Some(&cluster.id),
             Self::Remove(id) => Some(id),
-            Self::End { .. } => None,
+            Self::End { .. } | Self::Decide { .. } => None,
         }
     }
 }
@@ -266,6 +274,36 @@ impl Store {
     /// [`StoreError`].
     pub async fn remove_api_token(&self, id: &str, entry: &Entry) -> Result<bool, StoreError> {
         self.bounded(self.backend.remove_api_token(id, entry)).await
+    }
+
+    /// Adds a request to connect; those that are long over go. Answers how many wait then, of its
+    /// address and in all: over `most` nothing was done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_connect_request(
+        &self,
+        request: &ConnectRequest,
+        most: (u64, u64),
+    ) -> Result<(u64, u64), StoreError> {
+        self.bounded(self.backend.add_connect_request(request, most))
+            .await
+    }
+
+    /// The request to connect of this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connect_request(&self, id: &str) -> Result<Option<ConnectRequest>, StoreError> {
+        self.bounded(self.backend.connect_request(id)).await
+    }
+
+    /// Requests to connect that are not over, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connect_requests(&self, now_ms: u64) -> Result<Vec<ConnectRequest>, StoreError> {
+        self.bounded(self.backend.connect_requests(now_ms)).await
     }
 
     /// Sessions of `subject` below it are dead.

@@ -1,6 +1,8 @@
 //! Signing in, rights, and what an attacker tries: through the whole API, on a real store.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "identity/connect.rs"]
+mod connect;
 #[path = "identity/events.rs"]
 mod events;
 #[path = "identity/fleet.rs"]

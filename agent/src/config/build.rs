@@ -30,6 +30,7 @@ pub(super) fn build(
     let cluster = all.cluster(join.as_ref());
     let hub_tls = all.hub_tls(join.as_ref());
     let credential = all.credential(join, hub_tls.identity.is_some(), allow_insecure_server);
+    let wish = all.wish(&credential, cluster.as_ref());
     let proxy = all.proxy(env);
     let target = all.target();
     let target_tls = target
@@ -41,6 +42,7 @@ pub(super) fn build(
         hubs,
         cluster,
         credential,
+        wish,
         hub_tls,
         allow_insecure_server,
         proxy,

@@ -9,7 +9,7 @@ use culvert_proto::join::JoinString;
 use culvert_proto::token::TokenText;
 
 use super::reader::Reader;
-use super::{Credential, HUBS_MAX};
+use super::{Credential, HUBS_MAX, Wish};
 use crate::credential::Kept;
 
 impl Reader {
@@ -163,10 +163,11 @@ impl Reader {
                 .problems
                 .push("a token and a join string are both set; keep one".to_owned());
         }
-        let asked = given.is_some() || self.join_asked;
+        let connects = self.layers.matches.subcommand_matches("connect").is_some();
+        let asked = given.is_some() || self.join_asked || connects;
         if !asked && kept.is_none() && !has_certificate {
             self.layers.problems.push(
-                "no credential: set --token-file, CULVERT_TOKEN or --join, or give --client-cert"
+                "no credential: set --token-file, CULVERT_TOKEN or --join, give --client-cert, or ask for one: culvert-agent connect"
                     .to_owned(),
             );
         }
@@ -184,6 +185,32 @@ impl Reader {
             joined,
             state_dir,
         }
+    }
+
+    /// What `connect` asks for.
+    pub(super) fn wish(
+        &mut self,
+        credential: &Credential,
+        cluster: Option<&ClusterId>,
+    ) -> Option<Wish> {
+        let verb = self.layers.matches.subcommand_matches("connect")?;
+        let given = verb.get_one::<String>("wish").cloned();
+        let is_wrong = given.as_deref().map(ClusterId::new).and_then(Result::err);
+        if let Some(why) = is_wrong {
+            let text = given.as_deref().unwrap_or_default();
+            let problem = format!("connect: {text:?} is no cluster id: {why}");
+            self.layers.problems.push(problem);
+        }
+        let Some(state_dir) = credential.state_dir.clone() else {
+            let problem = "connect keeps the token it is given: set --state-dir, for example /var/lib/culvert-agent";
+            self.layers.problems.push(problem.to_owned());
+            return None;
+        };
+        let cluster = given.or_else(|| cluster.map(ToString::to_string));
+        Some(Wish {
+            cluster: cluster.unwrap_or_default(),
+            state_dir,
+        })
     }
 
     pub(super) fn proxy(&mut self, env: &dyn Fn(&str) -> Option<String>) -> ProxyConfig {

@@ -19,15 +19,20 @@ pub const PROGRAM: Program = Program {
     verbs,
 };
 
-/// `join cvj_...` and `forward` take the flags before and behind them.
+/// `join cvj_...`, `connect` and `forward` take the flags before and behind them.
 fn verbs(command: Command) -> Command {
     let string = Arg::new("string").value_name("CVJ").required(true);
     let join = Command::new("join")
         .about("Run with a join string")
         .arg(string);
+    let wish = Arg::new("wish").value_name("CLUSTER");
+    let connect = Command::new("connect")
+        .about("Ask the hub for a token, which an administrator approves, and run with it")
+        .arg(wish.help("The cluster to be let into; the administrator decides"));
     command
         .mut_args(|arg| arg.global(true))
         .subcommand(join)
+        .subcommand(connect)
         .subcommand(super::forward::verb())
         .subcommand(role(&super::BRIDGE))
         .subcommand(role(&super::BROKER))

@@ -1,9 +1,9 @@
-//! `culvert token`: mint, rotate, revoke, list.
+//! `culvert token`: mint, rotate, revoke, list, and `api`.
 
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{cluster_path, confirm};
+use super::{api_token, cluster_path, confirm};
 use crate::api::Api;
 use crate::args::{Format, Global, Token};
 use crate::error::{CliError, Result};
@@ -37,6 +37,7 @@ pub async fn run(global: &Global, api: &Api, verb: Token) -> Result<()> {
             now,
         } => rotate(global, api, &cluster, overlap, now).await,
         Token::Revoke { cluster, id } => revoke(global, api, &cluster, id).await,
+        Token::Api(verb) => api_token::run(global, api, verb).await,
         Token::List { cluster } => {
             let tokens = api.get(&cluster_path(&cluster, "/tokens")?).await?;
             output::show(global.output, &tokens, COLUMNS);

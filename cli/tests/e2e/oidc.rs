@@ -2,6 +2,7 @@
 //! control. Once by following its redirects and filling its forms, once in a browser.
 
 mod browser;
+mod login;
 mod site;
 mod walk;
 

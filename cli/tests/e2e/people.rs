@@ -2,6 +2,7 @@
 
 mod audit;
 mod cookies;
+mod device;
 mod ends;
 mod fleet;
 mod hub;

@@ -200,13 +200,13 @@ pub(super) async fn guarded(
         Err(problem) => {
             let cause = cause(&request, nobody(), "tcp");
             audit::unknown(&context, request.method(), &route, &params, cause, &problem).await;
-            return Err(problem);
+            return Err(on_page(problem, &request, &route));
         }
     };
     let cause = cause(&request, principal.actor.clone(), principal.transport);
     if let Err(problem) = may(&context, &principal, &request, &route) {
         audit::denied(&context, request.method(), &route, &params, cause, &problem).await;
-        return Err(problem);
+        return Err(on_page(problem, &request, &route));
     }
     let renewed = renewal(&context, &principal, request.headers());
     request.extensions_mut().insert(Arc::new(cause));
@@ -219,6 +219,23 @@ pub(super) async fn guarded(
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
     Ok(response)
+}
+
+/// A refusal on a page of ours is one itself.
+fn on_page(problem: Problem, request: &Request, route: &MatchedPath) -> Problem {
+    match route.as_str().starts_with("/api/") {
+        true => problem,
+        false => problem.for_people(request.headers()),
+    }
+}
+
+/// Who asks, on a page that is open.
+pub(super) async fn known(
+    context: &Shared,
+    caller: Option<Caller>,
+    headers: &HeaderMap,
+) -> Result<Principal, Problem> {
+    principal(context, caller.unwrap_or(Caller::Tcp), headers).await
 }
 
 async fn principal(

@@ -178,7 +178,7 @@ struct Asked {
     verb: Verb,
     cause: Arc<Cause>,
     cluster: Option<String>,
-    /// Of the token or route.
+    /// Of the token, route or request.
     name: Option<String>,
 }
 
@@ -195,7 +195,11 @@ impl Asked {
             verb: verb(method, route.as_str())?,
             cause,
             cluster: owned(param("id")),
-            name: owned(param("token_id").or_else(|| param("route_id"))),
+            name: owned(
+                ["token_id", "route_id", "request_id"]
+                    .into_iter()
+                    .find_map(param),
+            ),
         })
     }
 
@@ -289,6 +293,10 @@ fn verb(method: &Method, route: &str) -> Option<Verb> {
         Some(("POST", "")) => return Some(Verb::ApiTokenMint),
         Some(("DELETE", "/{token_id}")) => return Some(Verb::ApiTokenRevoke),
         _ => {}
+    }
+    let is_of_agent = route.contains("/connect/requests/") || route.starts_with("/enrol/");
+    if is_of_agent && method == Method::POST {
+        return Some(Verb::AgentRegister);
     }
     if route.ends_with("/auth/logout/everywhere") && method == Method::POST {
         return Some(Verb::LogoutEverywhere);

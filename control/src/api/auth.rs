@@ -321,7 +321,7 @@ fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = String
 }
 
 /// Whom a login comes from, as the hop before control says: control listens on loopback only.
-fn address(headers: &HeaderMap) -> String {
+pub(super) fn address(headers: &HeaderMap) -> String {
     let last = headers.get_all("x-forwarded-for").iter().next_back();
     let last = last.and_then(|list| list.to_str().ok());
     let last = last.and_then(|list| list.rsplit(',').next());

@@ -65,8 +65,9 @@ impl Modify for Schemes {
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
-    document.merge(super::admin().split_for_parts().1);
-    let mut open = super::open().split_for_parts().1;
+    let rooted = super::admin().merge(super::agents_ask());
+    document.merge(rooted.split_for_parts().1);
+    let mut open = super::open().merge(super::forms()).split_for_parts().1;
     for (path, mut item) in std::mem::take(&mut open.paths.paths) {
         let (root, path) = match path.strip_prefix("/api/") {
             Some(path) => ("/api", format!("/{path}")),

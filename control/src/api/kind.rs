@@ -56,6 +56,9 @@ kinds! {
     UNKNOWN_API_TOKEN = NOT_FOUND, "unknown_api_token", "client", "no such API token";
     UNKNOWN_PERSONAL_TOKEN = NOT_FOUND, "unknown_personal_token", "client",
         "no such personal token";
+    UNKNOWN_CONNECT_REQUEST = NOT_FOUND, "unknown_connect_request", "client",
+        "no such request to connect, or not with this secret";
+    NO_CONNECT = NOT_FOUND, "no_connect", "control", "agents cannot ask to connect here";
     NO_METHOD = METHOD_NOT_ALLOWED, "no_method", "client", "this route has no such method";
     CLUSTER_EXISTS = CONFLICT, "cluster_exists", "client", "the cluster is registered already";
     TOO_MANY_CLUSTERS = CONFLICT, "too_many_clusters", "client", "the hub is full";
@@ -69,6 +72,8 @@ kinds! {
         "as many personal tokens as allowed reach the cluster";
     TOO_MANY_API_TOKENS = CONFLICT, "too_many_api_tokens", "client",
         "as many API tokens as allowed are live";
+    REQUEST_OVER = CONFLICT, "request_over", "client",
+        "the request to connect does not wait for a decision";
     NOT_PENDING = CONFLICT, "not_pending", "client", "no token waits for delivery";
     NOBODY_TO_DELIVER_TO = CONFLICT, "nobody_to_deliver_to", "client",
         "no agent can take the token over its tunnel";
@@ -86,6 +91,9 @@ kinds! {
     BAD_FIELD = UNPROCESSABLE_ENTITY, "bad_field", "client", "a field breaks its rule";
     TOO_MANY_LOGINS = TOO_MANY_REQUESTS, "too_many_logins", "client",
         "too many logins were tried";
+    TOO_MANY_CONNECT_REQUESTS = TOO_MANY_REQUESTS, "too_many_connect_requests", "client",
+        "too many agents ask to connect";
+    SLOW_DOWN = TOO_MANY_REQUESTS, "slow_down", "client", "the request is asked about too often";
     IDP_ANSWER = BAD_GATEWAY, "idp_answer", "identity provider",
         "the identity provider's answer is not believed";
     IDP_UNREACHABLE = SERVICE_UNAVAILABLE, "idp_unreachable", "identity provider",

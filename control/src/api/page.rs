@@ -91,7 +91,7 @@ pub(super) fn choice(links: &[(&str, String)]) -> impl IntoResponse + use<> {
 }
 
 /// Text that stays text, between tags and in quotes.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

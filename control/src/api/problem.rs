@@ -201,6 +201,18 @@ impl From<HubError> for Problem {
             HubError::NoApiToken(_) => {
                 Self::new(&kind::UNKNOWN_API_TOKEN, seen, "see GET /api/v1/api-tokens")
             }
+            HubError::TooManyConnectRequests => {
+                let fix = "decide those that wait (culvert connect ls), or try again later";
+                Self::new(&kind::TOO_MANY_CONNECT_REQUESTS, seen, fix).retry_after(60)
+            }
+            HubError::NoConnectRequest => {
+                let fix = "culvert connect ls; the agent may ask anew";
+                Self::new(&kind::UNKNOWN_CONNECT_REQUEST, seen, fix)
+            }
+            HubError::Over(_) => {
+                let fix = "let the agent ask anew: culvert-agent connect";
+                Self::new(&kind::REQUEST_OVER, seen, fix)
+            }
             HubError::Overtaken => Self::new(&kind::OVERTAKEN, seen, "try again"),
             HubError::TooManyClusters => {
                 Self::new(&kind::TOO_MANY_CLUSTERS, seen, "remove unused clusters")

@@ -165,6 +165,12 @@ const SETTINGS: &[Setting] = &[
         "90",
         "Longest life of a person's token in days, 1 to 3650; also the life of one that names none",
     ),
+    row(
+        "connect-life",
+        Text,
+        "15m",
+        "How long a request of `culvert-agent connect` waits for an administrator, 5s to 1h; off = no agent can ask",
+    ),
     Setting {
         env_aliases: &["HUB_ALLOWED_ORIGINS"],
         ..row(

@@ -200,20 +200,21 @@ impl Hub {
     ) {
         let now_ms = self.now_ms();
         let mut clusters = Clusters::clone(&self.clusters.load());
-        let changes = steps.into_iter().map(|step| match step {
+        let changes = steps.into_iter().filter_map(|step| match step {
             Step::Put(cluster) => {
                 let state = Arc::new(cluster.to_state());
                 clusters.insert(cluster.id.clone(), cluster);
-                Change::Upsert(state)
+                Some(Change::Upsert(state))
             }
             Step::Remove(id) => {
                 clusters.remove(&id);
-                Change::Remove(id)
+                Some(Change::Remove(id))
             }
-            Step::End { subject, epoch } => Change::End {
+            Step::End { subject, epoch } => Some(Change::End {
                 subject: subject.into(),
                 epoch,
-            },
+            }),
+            Step::Decide { .. } => None,
         });
         let changes = people.into_iter().chain(changes).collect();
         let update = Update {

@@ -3,6 +3,7 @@
 use culvert_proto::id::ClusterId;
 use culvert_proto::limits::CLUSTERS_MAX;
 
+use crate::connect::Over;
 use crate::registry::Refused;
 use crate::registry::file::FileError;
 use crate::store::StoreError;
@@ -44,6 +45,15 @@ pub enum HubError {
     /// No such API token.
     #[error("no API token {0}")]
     NoApiToken(String),
+    /// As many agents as are allowed ask to connect, from this address or in all.
+    #[error("as many requests to connect as are allowed wait for a decision")]
+    TooManyConnectRequests,
+    /// No such request, or not with this secret.
+    #[error("no such request to connect")]
+    NoConnectRequest,
+    /// The request does not wait any more.
+    #[error(transparent)]
+    Over(#[from] Over),
     /// Another control process decided in the midst of this.
     #[error("another control process changed the registry at the same time")]
     Overtaken,

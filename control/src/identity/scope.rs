@@ -74,7 +74,7 @@ impl Scope {
         Some(match (first.unwrap_or_default(), is_read) {
             // Who one is, and signing out.
             ("auth" | "whoami", _) => return None,
-            ("api-tokens", _) => Self::Admin,
+            ("api-tokens" | "connect" | "enrol", _) => Self::Admin,
             // Who may not see every row sees their own.
             ("audit", _) => Self::Read,
             (_, true) => Self::Read,
@@ -117,6 +117,13 @@ mod tests {
             ("POST", "/api/v1/personal-tokens", Scope::Tokens),
             ("GET", "/api/v1/api-tokens", Scope::Admin),
             ("POST", "/api/v1/api-tokens", Scope::Admin),
+            ("GET", "/api/v1/connect/requests", Scope::Admin),
+            (
+                "POST",
+                "/api/connect/requests/{request_id}/approve",
+                Scope::Admin,
+            ),
+            ("POST", "/enrol/{request_id}", Scope::Admin),
             ("POST", "/api/v1/later", Scope::Admin),
             ("DELETE", "/", Scope::Admin),
         ] {

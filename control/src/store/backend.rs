@@ -10,6 +10,7 @@ use super::error::RowError;
 use super::{Loaded, Step, Touch};
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
+use crate::connect::ConnectRequest;
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -68,6 +69,13 @@ pub(super) trait Backend: Send + Sync {
         entry: &'a Entry,
     ) -> Done<'a, u64>;
     fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool>;
+    fn add_connect_request<'a>(
+        &'a self,
+        request: &'a ConnectRequest,
+        most: (u64, u64),
+    ) -> Done<'a, (u64, u64)>;
+    fn connect_request<'a>(&'a self, id: &'a str) -> Done<'a, Option<ConnectRequest>>;
+    fn connect_requests(&self, now_ms: u64) -> Done<'_, Vec<ConnectRequest>>;
     fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64>;
     fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>>;
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;

@@ -6,6 +6,8 @@
 mod access;
 #[path = "sql/audit.rs"]
 mod audit;
+#[path = "sql/connect.rs"]
+mod connect;
 #[path = "sql/events.rs"]
 mod events;
 #[path = "sql/identity.rs"]
@@ -32,6 +34,7 @@ use super::dsn::Params;
 use super::error::RowError;
 use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
 use crate::audit::{Entry, Filter, Recorded};
+use crate::connect::ConnectRequest;
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -455,6 +458,22 @@ impl Backend for Postgres {
 
     fn remove_api_token<'a>(&'a self, id: &'a str, entry: &'a Entry) -> Done<'a, bool> {
         Box::pin(identity::remove_token(&self.pool, id, entry))
+    }
+
+    fn add_connect_request<'a>(
+        &'a self,
+        request: &'a ConnectRequest,
+        most: (u64, u64),
+    ) -> Done<'a, (u64, u64)> {
+        Box::pin(connect::add(&self.pool, request, most))
+    }
+
+    fn connect_request<'a>(&'a self, id: &'a str) -> Done<'a, Option<ConnectRequest>> {
+        Box::pin(connect::one(&self.pool, id))
+    }
+
+    fn connect_requests(&self, now_ms: u64) -> Done<'_, Vec<ConnectRequest>> {
+        Box::pin(connect::open(&self.pool, now_ms))
     }
 
     fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64> {

@@ -46,21 +46,42 @@ impl<'a> Driver<'a> {
     /// nothing; what it answers has to hold.
     async fn ok(&mut self, id: &str, who: As<'_>, params: &[(&str, &str)], query: &str) -> Value {
         let operation = self.operation(id);
-        let body = &operation.says["requestBody"]["content"]["application/json"]["example"];
         let roots = match operation.method {
             "get" => &operation.roots[..],
             _ => &operation.roots[..1],
         };
         let mut answer = Value::Null;
         for root in roots {
-            let line = line(operation, root, params, query);
-            let said = self.ask(&line, who, body.clone()).await;
-            assert!(said.status < 400, "{id}: {} {}", said.status, said.text);
-            self.holds(operation, &said);
-            answer = said.body;
+            answer = self.under(operation, root, who, params, query).await;
         }
         self.driven.insert(id.to_owned());
         answer
+    }
+
+    /// The same of what may not be asked twice at once.
+    async fn once(&mut self, id: &str, who: As<'_>, params: &[(&str, &str)]) -> Value {
+        let operation = self.operation(id);
+        let root = operation.roots[0];
+        let answer = self.under(operation, root, who, params, "").await;
+        self.driven.insert(id.to_owned());
+        answer
+    }
+
+    async fn under(
+        &self,
+        operation: &Operation<'_>,
+        root: &str,
+        who: As<'_>,
+        params: &[(&str, &str)],
+        query: &str,
+    ) -> Value {
+        let body = &operation.says["requestBody"]["content"]["application/json"]["example"];
+        let line = line(operation, root, params, query);
+        let said = self.ask(&line, who, body.clone()).await;
+        let id = operation.id;
+        assert!(said.status < 400, "{id}: {} {}", said.status, said.text);
+        self.holds(operation, &said);
+        said.body
     }
 
     /// Asks in vain: the error has to hold.
@@ -233,6 +254,28 @@ async fn mints(driver: &mut Driver<'_>) {
     driver.ok("revoke_api_token", root, &one, "").await;
 }
 
+/// An agent without a token asks; somebody approves, and takes it back.
+async fn connects(driver: &mut Driver<'_>) {
+    let (root, stranger) = (As::Root, As::Tcp(&[]));
+    let begun = driver.ok("ask_to_connect", stranger, &[], "").await;
+    let one = [("request_id", text(&begun, "request_id"))];
+    driver.ok("show_connect_request", root, &one, "").await;
+    driver.ok("list_connect_requests", root, &[], "").await;
+    driver.ok("approve_connect_request", root, &one, "").await;
+    driver.ok("deny_connect_request", root, &one, "").await;
+    let bearer = format!("Bearer {}", text(&begun, "device_secret"));
+    let agent = [("authorization", bearer.as_str())];
+    let polled = driver.once("poll_connect_request", As::Tcp(&agent), &one);
+    let polled = polled.await;
+    assert_eq!(
+        (text(&polled, "status"), text(&polled, "reason")),
+        ("expired", "denied")
+    );
+    // control/tests/connect.rs sends the form.
+    driver.refused("decide_connect_request", root, 422).await;
+    driver.driven.insert("decide_connect_request".to_owned());
+}
+
 #[tokio::test]
 async fn the_server_answers_what_the_document_says() {
     let document = document();
@@ -249,6 +292,7 @@ async fn the_server_answers_what_the_document_says() {
     let one = [prod, ("route_id", text(&route, "route_id"))];
     driver.ok("remove_route", root, &one, "").await;
     mints(&mut driver).await;
+    connects(&mut driver).await;
     signs_in_and_out(&mut driver).await;
 
     for (id, items) in [("list_agents", 1), ("list_dataplanes", 1)] {

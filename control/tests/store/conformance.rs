@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use culvert_control::cluster::{Cluster, Personal, Route};
+use culvert_control::connect::{Asked, ConnectRequest, Decision, FETCH_MS_MIN, KEPT_MS, Stage};
 use culvert_control::license::LicenseRecord;
 use culvert_control::store::{Dsn, Step, Store, Touch};
 use culvert_licence::Ladder;
@@ -35,6 +36,7 @@ pub async fn all(mut fresh: impl AsyncFnMut(&str) -> Dsn) {
         an_event_is_kept_once_however_often_it_comes,
         texts_of_any_kind_come_back_as_they_were,
         sessions_end_with_their_generation_and_the_newest_come_first,
+        a_request_to_connect_is_kept_and_decided_once,
     }
 }
 
@@ -448,4 +450,86 @@ async fn an_event_is_kept_once_however_often_it_comes(dsn: &Dsn) {
     };
     let (page, _) = store.audit(&older).await.unwrap();
     assert_eq!(page[0].seq, rows[2].seq);
+}
+
+async fn a_request_to_connect_is_kept_and_decided_once(dsn: &Dsn) {
+    let (store, _) = Store::open(dsn, NOW).await.unwrap();
+    let request = |id: &str, address: &str, created_unix_ms| ConnectRequest {
+        id: id.to_owned(),
+        secret: Digest([7; 32]),
+        code: "BCDF-GHJK".to_owned(),
+        asked: Asked::new("prod", "0.1.0", "a \"host\"").unwrap(),
+        address: address.to_owned(),
+        created_unix_ms,
+        expires_unix_ms: created_unix_ms + 1_000,
+        stage: Stage::Pending,
+    };
+    let asked = request("a", "2001:db8::1", NOW);
+    let most = (2, 3);
+    assert_eq!(
+        store.add_connect_request(&asked, most).await.unwrap(),
+        (1, 1)
+    );
+    assert_eq!(
+        store.connect_request("a").await.unwrap(),
+        Some(asked.clone())
+    );
+    let neighbour = request("b", "2001:db8::2", NOW);
+    assert_eq!(
+        store.add_connect_request(&neighbour, most).await.unwrap(),
+        (2, 2)
+    );
+    let third = request("c", "2001:db8::3", NOW);
+    assert_eq!(
+        store.add_connect_request(&third, most).await.unwrap(),
+        (3, 3)
+    );
+    assert_eq!(
+        store.connect_request("c").await.unwrap(),
+        None,
+        "over the limit"
+    );
+
+    let put = |next: &ConnectRequest, before: &Stage, generation| {
+        let step = Step::Decide {
+            request: Box::new(next.clone()),
+            before: before.clone(),
+        };
+        let store = &store;
+        async move { record(store, &[step], Generation(generation), &[]).await }
+    };
+    let approve = Decision::Approve("prod".parse().unwrap());
+    let approved = asked.decide(approve, "root", NOW).unwrap();
+    put(&approved, &Stage::Pending, 2).await.unwrap();
+    assert_eq!(
+        store.connect_request("a").await.unwrap(),
+        Some(approved.clone())
+    );
+    let fetched = approved.consume("t1", NOW).unwrap();
+    put(&fetched, &approved.stage, 3).await.unwrap();
+    assert_eq!(
+        store.connect_request("a").await.unwrap(),
+        Some(fetched.clone())
+    );
+    assert!(put(&fetched, &approved.stage, 4).await.is_err(), "once");
+    assert_eq!(store.generation().await.unwrap(), Generation(3));
+    let ids = |requests: Vec<ConnectRequest>| -> Vec<String> {
+        requests.into_iter().map(|request| request.id).collect()
+    };
+    assert_eq!(ids(store.connect_requests(NOW).await.unwrap()), ["b"]);
+    let denied = neighbour.decide(Decision::Deny, "root", NOW).unwrap();
+    put(&denied, &Stage::Pending, 4).await.unwrap();
+    assert_eq!(store.connect_request("b").await.unwrap(), Some(denied));
+
+    // What is long over goes with the next one.
+    let later = request("d", "192.0.2.1", NOW + KEPT_MS + FETCH_MS_MIN);
+    assert_eq!(
+        store.add_connect_request(&later, most).await.unwrap(),
+        (1, 1)
+    );
+    assert_eq!(store.connect_request("a").await.unwrap(), None);
+    assert_eq!(
+        ids(store.connect_requests(later.created_unix_ms).await.unwrap()),
+        ["d"]
+    );
 }

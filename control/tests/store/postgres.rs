@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use culvert_control::audit::{Actor, Cause, Filter};
 use culvert_control::cluster::Spec;
-use culvert_control::hub::{Hub, HubError};
+use culvert_control::connect::{Asked, Decision};
+use culvert_control::hub::{Fetched, Hub, HubError};
 use culvert_control::metrics::Metrics;
 use culvert_control::store::migrate::migrate;
 use culvert_control::store::{Dsn, Store};
@@ -147,6 +148,41 @@ fn id(text: &str) -> ClusterId {
     text.parse().unwrap()
 }
 
+/// An agent asks one process and is approved at the other; sixteen who fetch at both get one token.
+async fn one_token_whoever_is_asked(a: &Arc<Hub>, b: &Arc<Hub>) {
+    let asked = Asked::new("", "", "").unwrap();
+    let (request, _) = a.ask_to_connect(asked, "192.0.2.1", 60_000).await.unwrap();
+    let approve = Decision::Approve(id("by-device"));
+    let approved = b
+        .decide_connect_request(&cause(), &request.id, approve, Some(Spec::default()))
+        .await
+        .unwrap();
+    assert_eq!(approved.standing(NOW).as_str(), "approved");
+    let fetches: Vec<_> = (0..16)
+        .map(|n| {
+            let hub = if n % 2 == 0 { a } else { b }.clone();
+            let id = request.id.clone();
+            tokio::spawn(async move { hub.fetch_token(&cause(), &id).await })
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    for fetch in fetches {
+        if let Fetched::Token { text, .. } =
+            fetch.await.unwrap().unwrap_or_else(|why| panic!("{why}"))
+        {
+            tokens.push(token::digest(text.expose()));
+        }
+    }
+    let [digest] = &tokens[..] else {
+        panic!("{} tokens", tokens.len())
+    };
+    until("both know the token", || {
+        [a, b].iter().all(|hub| hub.owner(digest).is_some())
+    })
+    .await;
+    assert_eq!(b.cluster(&id("by-device")).unwrap().tokens.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_processes_on_one_database_decide_in_turn_and_all_publish() {
     let Some(mut server) = Server::start().await else {
@@ -205,6 +241,8 @@ async fn several_processes_on_one_database_decide_in_turn_and_all_publish() {
     .await;
     let epoch = b.session_epoch("ana").await.unwrap();
     assert!(epoch > 0 && epoch == a.session_epoch("ana").await.unwrap());
+
+    one_token_whoever_is_asked(&a, &b).await;
 
     // The server dies; what was answered is there, and both go on.
     let killed = tokio::spawn({

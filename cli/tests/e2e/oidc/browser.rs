@@ -11,7 +11,7 @@ use tokio_websockets::{ClientBuilder, Message};
 
 use super::PROGRAMS;
 use super::site::{HUB, PROVIDER, Site};
-use crate::hub::{START_MAX, ready};
+use crate::hub::{START_MAX, binary, ready};
 
 const CHROMIUM: &str = "chromium-headless-shell";
 const PAGE_MAX: Duration = Duration::from_secs(15);
@@ -280,4 +280,72 @@ fn a_browser_signs_in_and_out_at_hub_and_provider() -> Result<()> {
         "a login anew",
         "!!document.querySelector('input[name=login]')",
     )
+}
+
+#[test]
+fn an_administrator_lets_an_agent_in_with_a_browser() -> Result<()> {
+    let programs: Vec<_> = PROGRAMS.into_iter().chain([CHROMIUM]).collect();
+    if !ready(
+        "an_administrator_lets_an_agent_in_with_a_browser",
+        &programs,
+    ) {
+        return Ok(());
+    }
+    let site = Site::start()?;
+    let state = site.bed.path("agent-state");
+    let spawn = Spawn::new(binary("culvert-agent")?)
+        .args(["connect", "prod", "--hub", HUB, "--target", "127.0.0.1:9"])
+        .args([
+            "--server-ca-cert",
+            &site.bed.path("ca.crt").to_string_lossy(),
+        ])
+        .args(["--target-kind", "http", "--plain-target"])
+        .args(["--health-addr", "127.0.0.1:8081"])
+        .args(["--state-dir", &state.to_string_lossy()]);
+    let mut agent = spawn.start(&site.bed, &site.bed.hub, "agent")?;
+    agent.wait_log("waiting for an administrator", START_MAX)?;
+    let log = agent.log();
+    let line = log.lines().find(|line| line.contains("waiting for an"));
+    let line: Value = serde_json::from_str(line.context("its line")?)?;
+    let (url, code) = (line["url"].as_str(), line["code"].as_str());
+    let (url, code) = (url.context("a URL")?, code.context("a code")?);
+
+    let browser = Browser::start(&site.bed)?;
+    browser.goes(url)?;
+    let link = "document.querySelector('a[href*=\"provider=rs256\"]')";
+    browser.until("where to sign in", &format!("!!{link}"))?;
+    ensure!(!browser.text()?.contains(code), "a stranger sees the code");
+    browser.does(&format!("{link}.click(); true"))?;
+    browser.until(
+        "the provider's login",
+        "!!document.querySelector('input[name=login]')",
+    )?;
+    browser.does(
+        "document.querySelector('input[name=login]').value = 'ana'; \
+         document.querySelector('input[name=password]').value = 'any'; \
+         document.querySelector('form').submit(); true",
+    )?;
+    let consent = "!!document.querySelector('input[name=prompt][value=consent]')";
+    browser.until("the provider's consent", consent)?;
+    browser.does("document.querySelector('form').submit(); true")?;
+    browser.until("the page", &format!("location.href === '{url}'"))?;
+    ensure!(browser.text()?.contains(code), "{}", browser.text()?);
+    browser.does("document.querySelector('button[value=approve]').click(); true")?;
+    browser.until(
+        "the approval",
+        "document.body.innerText.includes('Approved for cluster prod')",
+    )?;
+    wait_for("the agent to keep its token", PAGE_MAX, || {
+        state.join("agent-token").exists().then_some(())
+    })?;
+    browser.goes(url)?;
+    browser.until(
+        "the end",
+        "document.body.innerText.includes('has its token of cluster prod')",
+    )?;
+    let rows = site
+        .control
+        .ok("GET", "/api/audit?verb=agent_register", None)?;
+    assert_eq!(rows["items"][0]["actor"]["sub"], "ana");
+    Ok(())
 }

@@ -13,10 +13,11 @@ const NAME_BYTES_MAX: usize = 256;
 /// Claims of e-mail addresses, which are believed when they are verified.
 const EMAIL: &str = "email";
 /// Subjects that the API and the audit log know as somebody else, and Kubernetes' own.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 9] = [
     "admin-token",
     "api-token:",
     "break-glass:",
+    "connect-request:",
     "license-server",
     "registry-file",
     "system:",
@@ -328,6 +329,7 @@ mod tests {
             "ADMIN-TOKEN",
             "unknown",
             "api-token:x",
+            "connect-request:x",
         ] {
             let seen = person(&mapping(), json!({"sub": name}));
             assert!(

@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Transaction};
 
 use super::db::{self, Connection, Db, Pool};
-use super::{access, audit, identity, license};
+use super::{access, audit, connect, identity, license};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 use crate::store::error::RowError;
@@ -183,6 +183,9 @@ pub(super) async fn record(
                     .await?;
             }
             Step::End { subject, epoch } => identity::end(connection, subject, *epoch).await?,
+            Step::Decide { request, before } => {
+                connect::decide(connection, request, before).await?
+            }
         }
     }
     for entry in entries {
