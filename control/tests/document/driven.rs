@@ -271,7 +271,7 @@ async fn connects(driver: &mut Driver<'_>) {
         (text(&polled, "status"), text(&polled, "reason")),
         ("expired", "denied")
     );
-    // control/tests/connect.rs sends the form.
+    // control/tests/identity/connect.rs sends the form.
     driver.refused("decide_connect_request", root, 422).await;
     driver.driven.insert("decide_connect_request".to_owned());
 }
