@@ -6,6 +6,7 @@ mod bridge;
 mod broker;
 mod build;
 mod engine;
+mod enrol;
 mod forward;
 mod hub;
 mod pair;
@@ -29,6 +30,7 @@ use culvert_telemetry::log::LogFormat;
 use ipnet::IpNet;
 
 pub use crate::engine::EngineConfig;
+use crate::enrol::Bootstrap;
 use crate::services::NamedService;
 use crate::target::Target;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub credential: Credential,
     /// What to ask the hub for where there is no credential yet.
     pub wish: Option<Wish>,
+    /// A certificate proves it, which is there or will be asked for first.
+    pub enrolment: Option<Enrolment>,
     /// TLS towards the hub.
     pub hub_tls: ClientTlsOptions,
     /// `ws://` is allowed.
@@ -115,6 +119,14 @@ pub struct Wish {
     pub cluster: String,
     /// Where the token is kept.
     pub state_dir: PathBuf,
+}
+
+/// Who we are by certificate.
+pub struct Enrolment {
+    /// Where key, certificate and CAs are kept.
+    pub dir: PathBuf,
+    /// With what they are got; `None` where they are there already.
+    pub bootstrap: Option<Bootstrap>,
 }
 
 /// Why there is no configuration.

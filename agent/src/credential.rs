@@ -4,7 +4,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use culvert_net::carrier::Carrier;
 use culvert_net::crypto::sha256;
 use culvert_proto::token::{Digest, TokenText};
 use parking_lot::Mutex;
@@ -215,6 +217,23 @@ impl Tokens {
     }
 }
 
+/// Keeps a token that came over a session, off the runtime's threads, and tells the hub so.
+pub async fn take_token(tokens: Arc<Tokens>, token: TokenText, carrier: &Carrier) {
+    let kept = tokio::task::spawn_blocking(move || tokens.rotate(token)).await;
+    match kept {
+        Ok(Ok(digest)) => {
+            tracing::info!("new token kept; it is shown from the next connection on");
+            if let Err(why) = carrier.rotated(digest) {
+                tracing::warn!(%why, "the hub did not hear that the new token is kept");
+            }
+        }
+        Ok(Err(why)) => tracing::error!(
+            %why, "the new token cannot be kept; the old one stays: look at --state-dir"
+        ),
+        Err(why) => tracing::error!(%why, "keeping the new token failed"),
+    }
+}
+
 fn keep(dir: &Path, origin: Option<Digest>, token: &TokenText) -> io::Result<()> {
     let origin = origin.map_or_else(|| "-".to_owned(), |origin| origin.to_hex());
     let text = Zeroizing::new(format!(
@@ -234,7 +253,7 @@ fn digest(token: &TokenText) -> Digest {
 }
 
 /// Writes to `temporary` (0600), renames it to `path`; both survive a power cut.
-fn write_durably(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
         _ => {}

@@ -29,6 +29,8 @@ pub struct AgentMetrics {
     pub registry: Metrics,
     /// 1 while a session is established.
     pub connected: IntGauge,
+    /// End of the agent's certificate.
+    pub certificate_expiry: IntGauge,
     /// Dial attempts after the first.
     pub reconnects: IntCounter,
     /// Requests sent to the target.
@@ -126,6 +128,10 @@ impl AgentMetrics {
             connected: gauge(
                 "agent_connected",
                 "1 while a session with the hub is established.",
+            ),
+            certificate_expiry: gauge(
+                "agent_certificate_expiry_timestamp_seconds",
+                "End of the certificate that the agent shows, seconds since 1970; 0 when it shows none of its own.",
             ),
             reconnects: m.counter(
                 "agent_reconnects_total",

@@ -18,7 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tokio_util::task::TaskTracker;
 
 use crate::channel::{Channels, Granted, Opener, Way};
-use crate::credential::Tokens;
+use crate::credential::{Tokens, take_token};
+use crate::enrol::{Identity, take_certificate};
 use crate::flow::leg::Counted;
 use crate::flow::{Flows, dial_code};
 use crate::metrics::AgentMetrics;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub opener: Arc<Opener>,
     /// Proves who we are.
     pub tokens: Arc<Tokens>,
+    /// Proves it by certificate, in place of a token.
+    pub identity: Option<Arc<Identity>>,
     /// Counts.
     pub metrics: Arc<AgentMetrics>,
     /// Streams one session may carry.
@@ -340,19 +343,11 @@ impl Running {
                 self.tell.send_modify(|told| told.drain = Some(drain));
             }
             SessionEvent::Rotate(RotateOutput(rotate)) => {
-                let tokens = self.shared.tokens.clone();
-                let kept = tokio::task::spawn_blocking(move || tokens.rotate(rotate.token)).await;
-                match kept {
-                    Ok(Ok(digest)) => {
-                        tracing::info!("new token kept; it is shown from the next connection on");
-                        if let Err(why) = self.carrier.rotated(digest) {
-                            tracing::warn!(%why, "the hub did not hear that the new token is kept");
-                        }
-                    }
-                    Ok(Err(why)) => tracing::error!(
-                        %why, "the new token cannot be kept; the old one stays: look at --state-dir"
-                    ),
-                    Err(why) => tracing::error!(%why, "keeping the new token failed"),
+                take_token(self.shared.tokens.clone(), rotate.token, &self.carrier).await;
+            }
+            SessionEvent::Message(ControlMessage::Cert { chain, ca_bundle }) => {
+                if let Some(identity) = self.shared.identity.clone() {
+                    take_certificate(identity, chain, ca_bundle).await;
                 }
             }
             SessionEvent::Message(ControlMessage::Tickets(tickets)) => {
@@ -360,8 +355,7 @@ impl Running {
                     channels.open_all(tickets);
                 }
             }
-            // GoAway comes with the BYE that ends the session; certificates are not offered by
-            // this agent.
+            // GoAway comes with the BYE that ends the session.
             other => tracing::debug!(?other, "unexpected message"),
         }
     }
@@ -374,6 +368,9 @@ impl Running {
             self.shared.metrics.connected.set(1);
             tracing::debug!(sessions = before + 1, "session established");
             self.tell.send_modify(|told| told.established = true);
+            if let Some(identity) = self.shared.identity.clone() {
+                tokio::spawn(identity.stay_fresh(self.carrier.clone()));
+            }
             self.report();
         }
     }

@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use culvert_mux::Budget;
 use culvert_net::crypto::random_bytes;
-use culvert_net::dial::Dialer;
+use culvert_net::dial::{Backoff, Dialer, ProxyConfig, Setback};
 use culvert_net::tls::{ClientTls, ClientTlsOptions, Reload, TlsError, keep_fresh};
 use culvert_proto::control::AgentFacts;
 use culvert_proto::hello::{AgentHello, Caps};
 use culvert_proto::id::InstanceId;
-use culvert_telemetry::lifecycle::{self, Shutdown};
+use culvert_telemetry::lifecycle::{self, Phase, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
 
 use crate::channel::Opener;
-use crate::config::{Config, Job};
+use crate::config::{Config, Enrolment, Job};
 use crate::connect::{Connector, Plan};
 use crate::credential::Tokens;
+use crate::device::{self, DeviceError};
 use crate::engine::start_engine;
-use crate::enrolment::{EnrolmentError, enrol};
+use crate::enrol::{self, Identity, IdentityError, Known, RegisterError};
 use crate::flow::Flows;
 use crate::forward;
 use crate::health::Health;
@@ -37,6 +38,9 @@ use crate::upstream::resolve::{Resolve, SystemResolver};
 /// How often idle connections are looked over and the loop shows that it runs.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Longest wait between two tries to enrol (P-27.8).
+const ENROL_RETRY_MAX: Duration = Duration::from_secs(30);
+
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -48,7 +52,10 @@ pub enum StartError {
     State(String),
     /// The hub gave no token.
     #[error(transparent)]
-    Enrolment(#[from] EnrolmentError),
+    Device(#[from] DeviceError),
+    /// The hub gives no certificate.
+    #[error(transparent)]
+    Enrol(RegisterError),
     /// The relay engine cannot start.
     #[error("the relay engine cannot start: {0}")]
     Engine(std::io::Error),
@@ -102,18 +109,36 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         .as_ref()
         .map_or("", |cluster| cluster.as_str());
     let metrics = Arc::new(AgentMetrics::new(cluster));
-    let hub_tls = Arc::new(ClientTls::load(config.hub_tls.clone())?);
+    let enrolled = match &config.enrolment {
+        Some(enrolment) => tokio::select! {
+            known = enrolled(enrolment, &config.proxy) => Some((enrolment.dir.clone(), known?)),
+            () = shutdown.reached(Phase::Draining) => return Ok(()),
+        },
+        None => None,
+    };
+    let hub_tls = match &enrolled {
+        Some((dir, _)) => enrol::session_tls(dir, &config.hub_tls),
+        None => config.hub_tls.clone(),
+    };
+    let hub_tls = Arc::new(ClientTls::load(hub_tls)?);
+    let identity = enrolled.map(|(dir, known)| {
+        let expiry = metrics.certificate_expiry.clone();
+        Arc::new(Identity::new(dir, known, hub_tls.clone(), expiry))
+    });
     let target_tls = config.target_tls.clone().map(load).transpose()?;
     for tls in std::iter::once(&hub_tls).chain(&target_tls) {
         tokio::spawn(keep_fresh(tls.clone() as Arc<dyn Reload>, reloaded));
     }
     let dialer = Arc::new(Dialer::new(hub_tls, config.proxy.clone()));
     if let Some(wish) = &config.wish
-        && !enrol(&config, wish, &dialer, shutdown).await?
+        && !device::ask(&config, wish, &dialer, shutdown).await?
     {
         return Ok(());
     }
-    let shared = Arc::new(shared(&config, target_tls, metrics, &dialer)?);
+    let shared = Arc::new(Shared {
+        identity,
+        ..shared(&config, target_tls, metrics, &dialer)?
+    });
     let (registry, ready) = (shared.metrics.registry.clone(), shared.clone());
     let health = Health::bind(config.health_addr, registry, move || ready.is_established())
         .map_err(StartError::Health)?;
@@ -145,6 +170,40 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     Ok(())
 }
 
+/// The certificate that is there, or that the hub makes for the bootstrap token.
+async fn enrolled(enrolment: &Enrolment, proxy: &ProxyConfig) -> Result<Known, StartError> {
+    let failed = |why: IdentityError| StartError::State(why.to_string());
+    let Some(bootstrap) = &enrolment.bootstrap else {
+        let known = enrol::read(&enrolment.dir).map_err(failed)?;
+        return known.ok_or_else(|| StartError::State("the certificate is gone".to_owned()));
+    };
+    let tls = Arc::new(ClientTls::load(bootstrap.tls.clone())?);
+    let dialer = Dialer::new(tls, proxy.clone());
+    let mut backoff = Backoff::new(ENROL_RETRY_MAX);
+    loop {
+        let why = match enrol::register(&dialer, bootstrap).await {
+            Ok(got) => {
+                enrol::keep(&enrolment.dir, &got.key, &got.chain, &got.ca_bundle)
+                    .map_err(failed)?;
+                let known = enrol::read(&enrolment.dir).map_err(failed)?;
+                let known = known.ok_or_else(|| StartError::State("nothing was kept".into()))?;
+                tracing::info!(
+                    cluster = %known.cluster, until_unix_s = known.validity.until_unix_s,
+                    "enrolled: the bootstrap token is not needed any more"
+                );
+                return Ok(known);
+            }
+            Err(why) if why.is_final() => return Err(StartError::Enrol(why)),
+            Err(why) => why,
+        };
+        let wait = backoff.next(Setback::Ordinary, u64::from_ne_bytes(random_bytes()));
+        let wait = why.retry_after().unwrap_or(wait);
+        let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(%why, retry_in_ms, "not enrolled yet");
+        tokio::time::sleep(wait).await;
+    }
+}
+
 fn load(options: ClientTlsOptions) -> Result<Arc<ClientTls>, TlsError> {
     ClientTls::load(options).map(Arc::new)
 }
@@ -164,8 +223,10 @@ fn shared(
 ) -> Result<Shared, StartError> {
     let credential = &config.credential;
     let token = credential.token.as_ref().map(|token| token.duplicate());
-    let tokens = Tokens::load(token, credential.joined, credential.state_dir.clone())
-        .map_err(StartError::State)?;
+    // A token of earlier times is not shown beside a certificate.
+    let dir = credential.state_dir.clone();
+    let dir = dir.filter(|_| config.enrolment.is_none());
+    let tokens = Tokens::load(token, credential.joined, dir).map_err(StartError::State)?;
     let target = Arc::new(config.target.clone());
     let allow = AllowList::new(&target, config.allow_addresses.clone());
     let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
@@ -192,6 +253,7 @@ fn shared(
         opener: Arc::new(Opener::new(dialer.clone(), flows.clone())),
         flows,
         tokens: Arc::new(tokens),
+        identity: None,
         metrics,
         streams_max: config.streams_max,
         established: AtomicUsize::new(0),
@@ -200,7 +262,9 @@ fn shared(
 
 fn plan(config: Config, dialer: Arc<Dialer>, shared: &Shared) -> Plan {
     let mut caps = Caps::STATUS.with(Caps::DRAIN).with(Caps::SMALL_WINDOW);
-    if shared.tokens.can_rotate() {
+    if shared.identity.is_some() {
+        caps = caps.with(Caps::RENEW);
+    } else if shared.tokens.can_rotate() {
         caps = caps.with(Caps::ROTATE);
     }
     let services = shared.flows.services();

@@ -95,6 +95,9 @@ pub enum Verb {
     /// The licence: its standing, and what its server is told.
     #[command(subcommand, alias = "licence")]
     License(license::License),
+    /// The CAs that certify agents.
+    #[command(subcommand)]
+    Ca(Ca),
     /// Control's store.
     #[command(subcommand)]
     Store(store::Store),
@@ -217,6 +220,12 @@ pub struct Join {
     /// Hash of the hub's public key, where its certificate is not publicly trusted.
     #[arg(long, value_name = "sha256:HEX", env = "CULVERT_HUB_PIN")]
     pub pin: Option<String>,
+    /// The agent shows a certificate, for which it changes a bootstrap token: good once, for 15 minutes.
+    #[arg(long, requires = "hubs")]
+    pub mtls: bool,
+    /// Where it does so; default: control's public URL, then the first --hub.
+    #[arg(long, value_name = "HTTPS-URL", requires = "mtls")]
+    pub registration_url: Option<String>,
     /// For whom the lines to paste are.
     #[arg(long = "format", value_enum, default_value_t = Paste::Shell)]
     pub paste: Paste,
@@ -364,6 +373,23 @@ pub enum Agent {
     /// Connected agents.
     #[command(alias = "ls")]
     List,
+}
+
+/// `culvert ca`.
+#[derive(Subcommand)]
+pub enum Ca {
+    /// The CAs, the one that certifies listeners first.
+    #[command(alias = "ls")]
+    List,
+    /// Make a further CA: trusted everywhere, signs nothing yet.
+    Stage,
+    /// Let the staged CA sign; the one before stays trusted.
+    Promote,
+    /// Trust a CA no more; agents that have nothing newer enrol anew.
+    Retire {
+        /// The CA's id.
+        id: String,
+    },
 }
 
 /// Which data plane.

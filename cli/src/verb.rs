@@ -3,6 +3,7 @@
 mod agent;
 mod api_token;
 mod audit;
+mod ca;
 mod check;
 mod cluster;
 mod connect;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Connect(verb) => connect::run(&global, &Api::new(&global)?, verb).await,
         Verb::License(verb) => license::run(&global, verb).await,
         Verb::Pair(verb) => pair::run(&global, verb).await,
+        Verb::Ca(verb) => ca::run(&global, &Api::new(&global)?, verb).await,
         Verb::Store(verb) => store::run(&global, verb),
         Verb::Audit(args) => audit::run(&global, &Api::new(&global)?, &args).await,
         Verb::Status => status::run(&global, &Api::new(&global)?).await,

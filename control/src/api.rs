@@ -17,6 +17,7 @@ mod clusters;
 mod companion;
 mod connect;
 mod document;
+mod enrol;
 mod events;
 mod fleet;
 mod kind;
@@ -146,6 +147,7 @@ fn open() -> OpenApiRouter<Shared> {
         .routes(routes!(auth::logged_out))
         .routes(routes!(companion::agent_status))
         .routes(routes!(connect::page::show))
+        .routes(routes!(enrol::register))
 }
 
 /// What agents ask that have no credential yet, under both roots.
@@ -175,6 +177,10 @@ fn admin() -> OpenApiRouter<Shared> {
         .routes(routes!(personal::list, personal::mint))
         .routes(routes!(personal::revoke))
         .routes(routes!(agents::list))
+        .routes(routes!(enrol::mint))
+        .routes(routes!(enrol::cas, enrol::stage))
+        .routes(routes!(enrol::promote))
+        .routes(routes!(enrol::retire))
         .routes(routes!(fleet::show))
         .routes(routes!(events::stream))
         .routes(routes!(events::poll))

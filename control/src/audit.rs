@@ -59,6 +59,10 @@ words! {
         Login = "login",
         /// Somebody ended all of their sessions.
         LogoutEverywhere = "logout_everywhere",
+        /// An agent changed a bootstrap token for a certificate, or tried to.
+        AgentRegister = "agent_register",
+        /// A CA of agents was staged, promoted or retired.
+        CaRotate = "ca_rotate",
         /// The license server renewed the licence.
         LicenseChange = "license_change",
     }
@@ -203,7 +207,8 @@ impl Verb {
             Self::PersonalTokenMint | Self::PersonalTokenRevoke => "personal_tokens",
             Self::ApiTokenMint | Self::ApiTokenRevoke => "api_tokens",
             Self::BreakGlassLogin | Self::Login | Self::LogoutEverywhere => "sessions",
-            Self::AgentRegister => "connect_requests",
+            Self::AgentRegister => "agents",
+            Self::CaRotate => "agent_cas",
             Self::LicenseChange => "license",
         }
     }

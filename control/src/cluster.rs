@@ -273,7 +273,19 @@ impl Cluster {
             personal_tokens: self.personal.iter().map(|it| it.token.clone()).collect(),
             access: spec.access.to_state(),
             audit_tunnel: spec.audit_tunnel,
+            certificates_from_unix_s: self.certificates_from_unix_s(),
         }
+    }
+
+    /// Certificates of agents that were made before are dead: those of a cluster of the same name
+    /// before this one, and those before the last revocation.
+    #[must_use]
+    pub fn certificates_from_unix_s(&self) -> u64 {
+        let revoked = match self.epoch_floor {
+            0 => 0,
+            floor => floor / 1000 + 1,
+        };
+        revoked.max(self.created_unix_ms / 1000)
     }
 }
 

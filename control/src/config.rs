@@ -3,6 +3,7 @@
 //! at once, before anything is bound or written.
 
 mod connect;
+mod enrol;
 mod identity;
 mod license;
 mod migrate;
@@ -18,6 +19,7 @@ use culvert_net::tls::{ClientAuth, MinVersion, ServerTlsOptions};
 use culvert_telemetry::log::LogFormat;
 
 use crate::audit::Retention;
+use crate::enrol::Enrolment;
 use crate::fanout::Fanout;
 use crate::identity::SignIn;
 use crate::license::LicenseConfig;
@@ -59,6 +61,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Asks the clusters.
     pub fanout: Option<Fanout>,
+    /// How agents get their certificates.
+    pub enrolment: Enrolment,
     /// How long audit rows are kept.
     pub retention: Retention,
     /// Print audit rows on standard output.
@@ -140,6 +144,7 @@ impl Config {
             }),
             fanout: checks.fanout(public_url.as_deref(), &outbound),
             public_url,
+            enrolment: checks.enrolment(),
             retention: checks.retention(),
             audit_stdout: checks
                 .parsed("audit-stdout", |text| {

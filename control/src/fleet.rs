@@ -344,10 +344,10 @@ impl Fleet {
 }
 
 impl Agent {
-    /// Whether its carrier has a control stream, over which a token can travel.
+    /// Whether it came with a token and has a control stream, over which another can travel.
     #[must_use]
     pub fn can_rotate(&self) -> bool {
-        self.fact.protocol.starts_with("culvert/1")
+        !self.fact.token_id.is_empty() && self.fact.protocol.starts_with("culvert/1")
     }
 }
 

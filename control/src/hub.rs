@@ -6,6 +6,7 @@
 mod audit;
 mod commit;
 mod connect;
+mod enrol;
 mod error;
 mod file;
 mod identity;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use culvert_net::crypto::SigningKey;
+use culvert_net::crypto::{DERIVED_BYTES, SigningKey};
 use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::limits::CLUSTERS_MAX;
 use culvert_proto::token::{Digest, TokenIndex, TokenText};
@@ -27,10 +28,13 @@ use culvert_proto::update::{Rotation, Settings, State};
 use culvert_rpc::Feed;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, Notify};
+use zeroize::Zeroizing;
 
 use crate::audit::{Cause, Entry, Verb};
 use crate::cluster::{Cluster, Spec};
+use crate::enrol::Enrolment;
 use crate::fleet::Fleet;
+use crate::identity::Attempts;
 use crate::metrics::Metrics;
 use crate::registry;
 use crate::registry::file::Listing;
@@ -40,12 +44,18 @@ use crate::token;
 pub use audit::{FOLLOWS_MAX, Follow};
 use commit::{Writer, gauge, index};
 pub use connect::Fetched;
+pub use enrol::{MintedEnrol, RegisterError, Registered};
 pub use error::HubError;
 pub use personal::MintedPersonal;
 pub use upkeep::DELIVERY_MS_MAX;
 
 /// Longest overlap of a rotation and longest life that can be asked for: ten years.
 pub const LIFE_MS_MAX: u64 = 10 * 366 * 86_400_000;
+
+/// Registrations of agents in a minute, of one source (T24).
+pub const REGISTRATIONS_MAX: u32 = 10;
+/// Registrations of agents in a minute.
+pub const REGISTRATIONS_ALL_MAX: u32 = 600;
 
 /// Milliseconds since 1970.
 pub type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -75,6 +85,12 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     clock: Clock,
     started_unix_ms: u64,
+    /// How agents are enrolled.
+    enrolment: ArcSwap<Enrolment>,
+    /// Seals the keys of agent CAs.
+    seal: Zeroizing<[u8; DERIVED_BYTES]>,
+    /// Registrations of this minute.
+    pub registrations: Attempts,
 }
 
 /// A token that was just minted; this is the only time its text is seen.
@@ -105,6 +121,7 @@ impl Hub {
             .into_iter()
             .map(|c| (c.id.clone(), Arc::new(c)))
             .collect();
+        let seal = key.derive(enrol::SEAL_INFO);
         let states = clusters.iter();
         let state = State {
             generation: loaded.generation,
@@ -132,6 +149,9 @@ impl Hub {
             metrics,
             clock,
             started_unix_ms: now_ms,
+            enrolment: ArcSwap::default(),
+            seal,
+            registrations: Attempts::new(REGISTRATIONS_MAX, REGISTRATIONS_ALL_MAX),
         }
     }
 

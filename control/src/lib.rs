@@ -7,6 +7,7 @@ pub mod audit;
 pub mod cluster;
 pub mod config;
 pub mod connect;
+pub mod enrol;
 pub mod events;
 pub mod fanout;
 pub mod fleet;

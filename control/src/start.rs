@@ -150,10 +150,15 @@ pub async fn run(mut config: Config, shutdown: &Shutdown) -> Result<(), StartErr
         let changes = hub.apply_file(Listing::read(path)?).await?;
         tracing::info!(path = %path.display(), changes, "registry file applied");
     }
+    let has_listener = !config.enrolment.names.is_empty();
+    hub.enrol_with(std::mem::take(&mut config.enrolment));
     let bound = Bound::bind(&config, tls)?;
     let sign_in = config.sign_in.take();
     hub.publish_sign_in(sign_in.as_ref().map(SignIn::published))
         .await?;
+    if has_listener {
+        hub.ensure_agent_ca().await?;
+    }
     started(&config, &hub, &bound);
 
     let fanout = config.fanout.take().map(Arc::new);
@@ -204,6 +209,8 @@ fn background(config: Config, hub: &Arc<Hub>, licensing: Arc<Licensing>) -> Join
         let kept = hub.clone();
         tasks.spawn(async move { kept.follow_store().await });
     }
+    let kept = hub.clone();
+    tasks.spawn(async move { kept.reap_enrolment().await });
     let kept = hub.clone();
     tasks.spawn(async move { kept.keep_audit(config.retention).await });
     if config.audit_stdout {

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
 use crate::connect::{ConnectRequest, Stage};
+use crate::enrol::{AgentCa, EnrolToken};
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -65,6 +66,10 @@ pub enum Step {
         /// Where it stood.
         before: Stage,
     },
+    /// The CA of agents is so.
+    AgentCa(AgentCa),
+    /// It is gone.
+    DropAgentCa(String),
 }
 
 /// What the store held when it was opened.
@@ -96,7 +101,9 @@ impl Step {
         match self {
             Self::Put(cluster) => Some(&cluster.id),
             Self::Remove(id) => Some(id),
-            Self::End { .. } | Self::Decide { .. } => None,
+            Self::End { .. } | Self::Decide { .. } | Self::AgentCa(_) | Self::DropAgentCa(_) => {
+                None
+            }
         }
     }
 }
@@ -325,6 +332,59 @@ impl Store {
     ) -> Result<Vec<(String, u64)>, StoreError> {
         self.bounded(self.backend.ended_sessions(since_unix_ms))
             .await
+    }
+
+    /// The CAs of agents, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn agent_cas(&self) -> Result<Vec<AgentCa>, StoreError> {
+        self.bounded(self.backend.agent_cas()).await
+    }
+
+    /// Notes that a CA signs a certificate that ends then. Whether it is still there: without
+    /// it the certificate must not be given out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn agent_ca_signed(&self, id: &str, until_unix_s: u64) -> Result<bool, StoreError> {
+        self.bounded(self.backend.agent_ca_signed(id, until_unix_s))
+            .await
+    }
+
+    /// Adds a bootstrap token with the row that says who did it; expired ones go. Answers how
+    /// many there are then: over `most` nothing was done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_enrol_token(
+        &self,
+        token: &EnrolToken,
+        most: u64,
+        entry: &Entry,
+    ) -> Result<u64, StoreError> {
+        self.bounded(self.backend.add_enrol_token(token, most, entry))
+            .await
+    }
+
+    /// Takes a bootstrap token out, for whatever it is good: whoever gets it is the only one,
+    /// over all processes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn take_enrol_token(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<EnrolToken>, StoreError> {
+        self.bounded(self.backend.take_enrol_token(digest)).await
+    }
+
+    /// Forgets bootstrap tokens that have ended; how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn prune_enrol_tokens(&self, now_ms: u64) -> Result<u64, StoreError> {
+        self.bounded(self.backend.prune_enrol_tokens(now_ms)).await
     }
 
     /// Closes the store; what was recorded is durable already.

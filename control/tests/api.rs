@@ -586,6 +586,145 @@ async fn connectors_learn_their_status_with_their_own_token_only() {
     assert_eq!(api.over_tcp("/api/agent/status", &own).await.0, 401);
 }
 
+/// A registration as it comes over TCP, from an address.
+async fn register(api: &Api, from: &str, body: &str) -> (u16, Value) {
+    let stream = tokio::net::TcpStream::connect(api.tcp).await.unwrap();
+    let request = Request::post("/api/agents/register")
+        .header("host", "whatever.example")
+        .header("x-forwarded-for", from)
+        .header("content-type", "application/json");
+    let request = request.body(Full::from(body.to_owned())).unwrap();
+    parts(send(stream, request).await).await
+}
+
+/// A fresh bootstrap token for `cluster`.
+async fn bootstrap(api: &Api, cluster: &str) -> String {
+    let body = json!({"cluster": cluster});
+    let (status, minted) = api.ask("POST", "/api/agents/tokens", body).await;
+    assert_eq!((status, &minted["cluster"]), (201, &json!(cluster)));
+    assert_eq!(minted["expiresAt"], "2025-11-21T00:15:00Z");
+    let token = minted["token"].as_str().unwrap().to_owned();
+    assert_eq!(token.len(), 4 + 43);
+    token
+}
+
+fn csr() -> String {
+    let key = culvert_enrol::Key::generate().unwrap();
+    culvert_enrol::base64(&key.request().unwrap())
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_400_and_costs_no_token() {
+    let api = Api::start().await;
+    api.ask("POST", "/api/clusters", json!({"id": "a"})).await;
+    let token = bootstrap(&api, "a").await;
+    let with = |csr: &str| json!({"token": token, "cluster": "a", "csr": csr}).to_string();
+    let huge = culvert_enrol::base64(&vec![0x30; 1 << 20]);
+    let long = culvert_enrol::base64(&vec![0x30; 8 << 10]);
+    for (n, (body, status)) in [
+        (String::new(), 400),
+        ("nonsense".to_owned(), 400),
+        ("[]".to_owned(), 400),
+        (json!({"token": token, "cluster": "a"}).to_string(), 400),
+        (
+            json!({"token": 1, "cluster": "a", "csr": ""}).to_string(),
+            400,
+        ),
+        (with(""), 400),
+        (with("not base64!"), 400),
+        (with("AAAA"), 400),
+        (with(&long), 400),
+        (with(&huge), 413),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (seen, answer) = register(&api, &format!("192.0.2.{n}"), &body).await;
+        assert_eq!(seen, status, "{answer}");
+        assert!(!answer.to_string().contains(&token), "{answer}");
+    }
+    let (status, made) = register(&api, "192.0.2.99", &with(&csr())).await;
+    assert_eq!(status, 200, "{made}");
+    assert!(
+        made["cert"]
+            .as_str()
+            .unwrap()
+            .starts_with("-----BEGIN CERT")
+    );
+    assert!(
+        made["caBundle"]
+            .as_str()
+            .unwrap()
+            .starts_with("-----BEGIN CERT")
+    );
+    assert_eq!(made["expiresAt"], "2026-02-19T00:00:00Z");
+    // Every failure of a token is the same.
+    let other = bootstrap(&api, "a").await;
+    let mut seen = Vec::new();
+    for (token, cluster) in [(&*token, "a"), (&*other, "b"), (&*other, "a"), ("", "a")] {
+        let body = json!({"token": token, "cluster": cluster, "csr": csr()}).to_string();
+        let (status, mut answer) = register(&api, "192.0.2.98", &body).await;
+        assert_eq!(
+            (status, &answer["title"]),
+            (401, &json!("registration rejected"))
+        );
+        answer["request_id"] = Value::Null;
+        seen.push(answer);
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_source_has_ten_tries_a_minute() {
+    let api = Api::start().await;
+    for _ in 0..10 {
+        assert_eq!(register(&api, "192.0.2.1", "x").await.0, 400);
+    }
+    let (status, answer) = register(&api, "192.0.2.1", "x").await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (429, &json!("too_many_registrations"))
+    );
+    assert_eq!(register(&api, "192.0.2.2", "x").await.0, 400);
+}
+
+#[tokio::test]
+async fn cas_are_rotated_by_the_api_and_never_show_a_key() {
+    let api = Api::start().await;
+    let cas = "/api/v1/agent-cas";
+    let (status, staged) = api.ask("POST", cas, Value::Null).await;
+    assert_eq!((status, &staged["state"]), (201, &json!("staged")));
+    assert_eq!(api.ask("POST", cas, Value::Null).await.0, 409);
+    let promote = format!("{cas}/promote");
+    let (status, now) = api.ask("POST", &promote, Value::Null).await;
+    assert_eq!((status, &now["ca_id"]), (200, &staged["ca_id"]));
+    assert_eq!(api.ask("POST", &promote, Value::Null).await.0, 409);
+    let (_, all) = api.ask("GET", cas, Value::Null).await;
+    assert!(!all.to_string().contains("PRIVATE"), "{all}");
+    let states = all["items"].as_array().unwrap().iter();
+    let states: Vec<_> = states.map(|ca| ca["state"].clone()).collect();
+    assert_eq!(states, ["trusted", "signing"]);
+    let of = |place: usize| format!("{cas}/{}", all["items"][place]["ca_id"].as_str().unwrap());
+    assert_eq!(api.ask("DELETE", &of(1), Value::Null).await.0, 409);
+    assert_eq!(api.ask("DELETE", &of(0), Value::Null).await.0, 204);
+    assert_eq!(api.ask("DELETE", &of(0), Value::Null).await.0, 404);
+    let (_, page) = api
+        .ask("GET", "/api/audit?verb=ca_rotate", Value::Null)
+        .await;
+    let outcomes: Vec<_> = told(&page).into_iter().map(|row| row[1].clone()).collect();
+    let (done, denied) = ("success", "denied");
+    assert_eq!(
+        outcomes,
+        [done, done, denied, done, denied, denied, done, denied]
+    );
+    // Nobody without a right.
+    let host = api.tcp.to_string();
+    let headers = [("host", &*host)];
+    assert_eq!(api.post_over_tcp(cas, &headers).await, 401);
+    assert_eq!(api.post_over_tcp("/api/agents/tokens", &headers).await, 401);
+}
+
 /// Verb, outcome, cluster, name and reason of rows, oldest first.
 fn told(page: &Value) -> Vec<[String; 5]> {
     let row = |row: &Value| {

@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use culvert_engine::legs::Leg;
+use culvert_enrol::AgentCertificate;
 use culvert_net::listen::Listener;
-use culvert_net::tls::{Alert, ServerTls, read_greeting};
+use culvert_net::tls::{AgentsTls, Alert, ServerTls, read_greeting};
 use culvert_proto::channel::{ALPN, MAGIC};
 use culvert_proto::limits::FIRST_BYTE_TIMEOUT_MS;
 use culvert_telemetry::admin::Admin;
@@ -41,6 +42,17 @@ pub enum Side {
     Internal,
     /// People.
     People,
+    /// Agents that show certificates, and their data channels.
+    Certified,
+}
+
+/// TLS of a listener.
+#[derive(Clone)]
+pub enum PortTls {
+    /// Certificates of files.
+    Files(Arc<ServerTls>),
+    /// The listener of agents that show certificates.
+    Agents(Arc<AgentsTls>),
 }
 
 /// What all threads that accept on one address share.
@@ -48,7 +60,7 @@ pub struct Port {
     /// Which listener this is.
     pub side: Side,
     /// TLS, unless plain.
-    pub tls: Option<Arc<ServerTls>>,
+    pub tls: Option<PortTls>,
     /// Connections that have not shown a request.
     pub lobby: Arc<Lobby>,
     /// Answers probes and metrics.
@@ -59,6 +71,13 @@ pub struct Port {
 
 /// One connection's place in the count of its listener.
 pub struct Place(Arc<AtomicUsize>);
+
+impl Side {
+    /// Whether agents bring their data channels here.
+    fn has_channels(self) -> bool {
+        matches!(self, Self::Public | Self::Certified)
+    }
+}
 
 impl Place {
     /// Takes a place; the number tells how many were taken before.
@@ -103,7 +122,7 @@ fn admit(plane: &Arc<Plane>, port: &Arc<Port>, stream: TcpStream, peer: SocketAd
         return;
     }
     let leg = match port.side {
-        Side::Public => Leg::Other,
+        Side::Public | Side::Certified => Leg::Other,
         Side::Internal | Side::People => Leg::Client,
     };
     let arrival = Arrival {
@@ -169,7 +188,7 @@ impl Arrival {
         let wait = Duration::from_millis(FIRST_BYTE_TIMEOUT_MS);
         let is_public = self.port.side == Side::Public;
         let mut seen = Bytes::new();
-        if is_public && first == MAGIC[0] {
+        if self.port.side.has_channels() && first == MAGIC[0] {
             match tokio::time::timeout(wait, magic(&mut self.stream)).await {
                 Ok(Ok(Ok(seen))) => return self.channel(seen, state).await,
                 Ok(Ok(Err(other))) => seen = other,
@@ -239,11 +258,15 @@ impl Arrival {
     }
 
     /// TLS that ends here; `seen` was read of it.
-    async fn handshake(self, tls: &ServerTls, seen: Bytes, state: Arc<ConnState>) {
+    async fn handshake(self, tls: &PortTls, seen: Bytes, state: Arc<ConnState>) {
         let (plane, port, peer) = (&self.plane, &self.port, self.peer);
         let spare = rustix::io::fcntl_dupfd_cloexec(&self.stream, 0);
         let socket = ClientSocket::new(self.stream, seen, self.watched, state.clone());
-        let socket = match tls.accept(socket).await {
+        let accepted = match tls {
+            PortTls::Files(tls) => tls.accept(socket).await,
+            PortTls::Agents(tls) => tls.accept(socket).await,
+        };
+        let socket = match accepted {
             Ok(socket) => socket,
             Err(why) => {
                 plane.handshake_failed("tls", "handshake");
@@ -257,9 +280,13 @@ impl Arrival {
         drop(spare);
         let info = ServerTls::info(&socket);
         state.set_certified(!info.peer_certificates.is_empty());
+        if port.side == Side::Certified {
+            let leaf: &[u8] = info.peer_certificates.first().map_or(&[], |leaf| leaf);
+            state.set_certificate(AgentCertificate::read(leaf));
+        }
         match info.alpn.as_deref() {
             Some(b"h2") => http::http2(plane, port, peer, state, socket).await,
-            Some(alpn) if alpn == ALPN && port.side == Side::Public => {
+            Some(alpn) if alpn == ALPN && port.side.has_channels() => {
                 let from = arrive::From {
                     peer,
                     place: self.place,

@@ -7,8 +7,8 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use culvert_enrol::{AgentCertificate, CertificateFault};
 use culvert_net::hangup::Hangup;
 use culvert_net::listen::lift_user_timeout;
 use culvert_net::relay::{End, Vigil};
@@ -35,6 +36,7 @@ pub struct ConnState {
     served: AtomicU32,
     multiplexed: AtomicBool,
     certified: AtomicBool,
+    certificate: OnceLock<Result<AgentCertificate, CertificateFault>>,
     lift: AtomicBool,
     arm: AtomicBool,
     dead: AtomicBool,
@@ -68,6 +70,17 @@ impl ConnState {
     /// Whether TLS showed a client certificate.
     pub fn is_certified(&self) -> bool {
         self.certified.load(Ordering::Relaxed)
+    }
+
+    /// The certificate of whoever came in by the listener of agents that show one.
+    pub fn set_certificate(&self, read: Result<AgentCertificate, CertificateFault>) {
+        // A connection has one handshake.
+        let _ = self.certificate.set(read);
+    }
+
+    /// What that certificate says; `None` on every other listener.
+    pub fn certificate(&self) -> Option<&Result<AgentCertificate, CertificateFault>> {
+        self.certificate.get()
     }
 
     /// Ends the stay in the lobby: what came is enough.

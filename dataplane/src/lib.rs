@@ -17,6 +17,8 @@ mod admin;
 mod audit;
 mod beats;
 #[cfg(feature = "hub")]
+mod certified;
+#[cfg(feature = "hub")]
 mod channel;
 #[cfg(feature = "hub")]
 mod clusters;

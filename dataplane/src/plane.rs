@@ -11,8 +11,9 @@ use tokio::sync::{Notify, watch};
 
 use culvert_engine::Engine;
 use culvert_mux::{Budget, Pressure};
+use culvert_net::tls::AgentsTls;
 use culvert_observe::Observer;
-use culvert_proto::channel::Form;
+use culvert_proto::channel::{ALPN, Form};
 use culvert_proto::close::CloseReason;
 use culvert_proto::hello::Caps;
 use culvert_proto::id::{ClusterId, Epoch};
@@ -21,6 +22,7 @@ use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
 use crate::audit::Audit;
 use crate::beats::Beats;
+use crate::certified::{Certified, offer_cas};
 use crate::config::Config;
 use crate::console::Requests;
 pub use crate::engine::gauge;
@@ -70,6 +72,8 @@ pub struct Plane {
     pub rights: Rights,
     /// Requests that are passed on to control.
     pub console: Requests,
+    /// Agents that show certificates.
+    pub certified: Certified,
     rate: ArcSwap<Option<(NonZeroU32, Limiter)>>,
     /// Its phase.
     pub shutdown: Shutdown,
@@ -113,6 +117,10 @@ impl Plane {
             watches: Watches::default(),
             rights: Rights::default(),
             console: Requests::default(),
+            certified: Certified::new(config.agent_mtls_addr.map(|_| {
+                let alpn = vec![b"http/1.1".to_vec(), ALPN.to_vec()];
+                Arc::new(AgentsTls::new(alpn))
+            })),
             rate: ArcSwap::from_pointee(rate_of(&config, 0)),
             shutdown: Shutdown::default(),
             refusing: watch::Sender::new(false),
@@ -161,6 +169,11 @@ impl Plane {
         }
         self.rights.end_unlawful(&table, unix_ms());
         self.take_routes(&before, &table);
+        if before.agent_cas != table.agent_cas {
+            for session in self.sessions.list(usize::MAX) {
+                offer_cas(self, &session);
+            }
+        }
         Ok(())
     }
 

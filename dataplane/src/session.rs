@@ -9,6 +9,7 @@ use culvert_proto::close::CloseReason;
 use culvert_proto::control::{ControlMessage, Drain, Rotate};
 use culvert_proto::registry::Standing;
 
+use crate::certified::{offer_cas, renew};
 use crate::flow;
 use crate::plane::Plane;
 use crate::sessions::Session;
@@ -62,6 +63,7 @@ async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
                 let _ = session.agent.set(facts);
                 open_channels(plane, session);
                 offer_rotation(plane, session);
+                offer_cas(plane, session);
                 if plane.is_draining() {
                     drain(plane, session);
                 }
@@ -77,6 +79,7 @@ async fn listen(plane: &Arc<Plane>, session: &Arc<Session>) {
                     channels.failed(&fail);
                 }
             }
+            SessionEvent::Message(ControlMessage::Renew { csr }) => renew(plane, session, csr),
             SessionEvent::Rotated(digest) => {
                 tracing::info!(session = %session.key, "agent stored its new token");
                 plane.links.rotated(session, digest);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use culvert_enrol::AgentCertificate;
 use culvert_net::carrier::{Carrier, Stream};
 use culvert_proto::close::CloseReason;
 use culvert_proto::control::AgentFacts;
@@ -19,6 +20,7 @@ use culvert_proto::id::{ClusterId, Epoch, SessionKey};
 use culvert_proto::open::StreamHeader;
 use culvert_proto::registry::{Admission, Candidate, Refused, Registry, Standing};
 
+use crate::certified::Renewing;
 use crate::channel::Channels;
 use crate::ingress::Refusal;
 use crate::metrics::{ClusterMetrics, Metrics};
@@ -44,6 +46,8 @@ pub struct Session {
     pub granted: Mutex<Vec<Arc<str>>>,
     /// What it said in its hello on the control stream.
     pub agent: OnceLock<AgentFacts>,
+    /// Whether a new certificate is being made for it.
+    pub renewing: Renewing,
     live: AtomicU32,
     pairs: AtomicU32,
     idle: Notify,
@@ -63,6 +67,8 @@ pub struct Facts {
     pub peer: std::net::SocketAddr,
     /// Whether it showed a client certificate.
     pub showed_certificate: bool,
+    /// The certificate that says who it is, in place of a token.
+    pub certificate: Option<AgentCertificate>,
     /// Public id of the token it came with.
     pub token_id: Arc<str>,
     /// When it was accepted.
@@ -98,6 +104,7 @@ impl Session {
             channels,
             granted: Mutex::default(),
             agent: OnceLock::new(),
+            renewing: Renewing::default(),
             live: AtomicU32::new(0),
             pairs: AtomicU32::new(0),
             idle: Notify::new(),

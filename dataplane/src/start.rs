@@ -40,6 +40,8 @@ pub struct Addresses {
     pub internal: SocketAddr,
     /// People, where they have their own.
     pub people: Option<SocketAddr>,
+    /// Agents that show certificates.
+    pub certified: Option<SocketAddr>,
     /// Operators.
     pub admin: SocketAddr,
 }
@@ -104,6 +106,7 @@ impl Dataplane {
         let admin = admin::routes(&plane);
         let ports = listeners.ports(
             &certificates,
+            plane.certified.tls.as_ref(),
             plane.config.internal_plain,
             &admin,
             &plane.metrics.handshakes_waiting,
@@ -250,6 +253,7 @@ fn announce(
         public,
         internal,
         people,
+        certified,
         admin,
     } = addresses;
     tracing::info!(
@@ -258,6 +262,9 @@ fn announce(
     );
     if let Some(people) = people {
         tracing::info!(%people, "people have a listener of their own");
+    }
+    if let Some(certified) = certified {
+        tracing::info!(%certified, "agents with certificates have a listener of their own");
     }
     if plane.config.tls.is_none() {
         tracing::warn!(

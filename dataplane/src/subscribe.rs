@@ -75,8 +75,10 @@ impl Subscriber {
             outbox: plane.audit.mail().map(|mail| mail as _),
         };
         let dataplane_id = identity(state_dir.as_deref());
+        let subscription = Subscription::start(config);
+        plane.certified.ask_with(subscription.certifier());
         Ok(Self {
-            subscription: Subscription::start(config),
+            subscription,
             plane,
             state,
             copies,

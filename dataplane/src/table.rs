@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use culvert_identity::Policy;
 use culvert_proto::answer::BodyKind;
 use culvert_proto::channel::Form;
@@ -73,6 +74,8 @@ pub struct Table {
     pub people: Option<People>,
     /// Whose state it is.
     pub hub_id: Arc<str>,
+    /// CAs (DER) whose agents are let in by certificate.
+    pub agent_cas: Vec<Bytes>,
 }
 
 /// One cluster as this generation describes it.
@@ -125,6 +128,7 @@ impl Default for Table {
             tokens: TokenIndex::default(),
             people: None,
             hub_id: Arc::default(),
+            agent_cas: Vec::new(),
         }
     }
 }
@@ -146,6 +150,7 @@ impl Table {
             source,
             people: People::of(state),
             hub_id: state.hub_id.clone(),
+            agent_cas: state.settings.agent_cas.clone(),
             ..Self::default()
         };
         let mut entries = Vec::new();

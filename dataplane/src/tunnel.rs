@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 
 use culvert_engine::legs::Leg;
+use culvert_enrol::AgentCertificate;
 use culvert_mux::Pressure;
 use culvert_net::carrier::{CarrierConfig, carrier};
 use culvert_net::crypto::{random_bytes, sha256};
@@ -26,7 +27,7 @@ use culvert_proto::registry::{Admission, Candidate, Policy, Refused};
 use culvert_proto::session::{Config as SessionConfig, Role};
 use culvert_proto::token::Digest;
 
-use crate::conn::{ClientSocket, InFlight};
+use crate::conn::{ClientSocket, ConnState, InFlight};
 use crate::ingress::{Body, Refusal};
 use crate::observe::socket::Identity;
 use crate::plane::{Plane, unix_ms};
@@ -35,12 +36,15 @@ use crate::sessions::{Facts, Session};
 use crate::table::Cluster;
 
 /// What this hub can do over a session.
-fn hub_caps(plane: &Plane) -> Caps {
+fn hub_caps(plane: &Plane, by_certificate: bool) -> Caps {
     let caps = Caps::CHANNEL
         .with(Caps::STATUS)
         .with(Caps::DRAIN)
-        .with(Caps::ROTATE)
         .with(Caps::SMALL_WINDOW);
+    let caps = caps.with(match by_certificate {
+        true => Caps::RENEW,
+        false => Caps::ROTATE,
+    });
     match plane.config.allow_plaintext_data_channels {
         true => caps.with(Caps::PLAIN_CHANNEL),
         false => caps,
@@ -70,8 +74,7 @@ pub async fn enter(
 ) -> Response<Body> {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let mut kind = None;
-    let certified = in_flight.conn().is_certified();
-    let refused = match admit(plane, from, certified, &request, &mut kind) {
+    let refused = match admit(plane, from, in_flight.conn(), &request, &mut kind) {
         Ok(entrance) => match upgrade {
             Some(upgrade) => return entrance.answer(plane, upgrade, in_flight),
             None => Refusal::new(CloseReason::NoCommonVersion, ""),
@@ -142,7 +145,7 @@ struct Entrance {
 fn admit(
     plane: &Arc<Plane>,
     from: From,
-    showed_certificate: bool,
+    conn: &ConnState,
     request: &Request<Incoming>,
     kind: &mut Option<CarrierKind>,
 ) -> Result<Entrance, Refusal> {
@@ -164,7 +167,19 @@ fn admit(
         let spread = Duration::from_secs(1 + u64::from(random_bytes::<1>()[0]) % 5);
         return Err(bad(CloseReason::Draining, String::new()).retry_after(spread));
     }
-    let (cluster, token_id) = authenticate(plane, &hello)?;
+    let (cluster, token_id, certificate) = match conn.certificate() {
+        None => {
+            let (cluster, token_id) = authenticate(plane, &hello)?;
+            (cluster, token_id, None)
+        }
+        Some(read) => {
+            let certificate = read
+                .as_ref()
+                .map_err(|why| bad(CloseReason::NotEnrolled, why.to_string()))?;
+            let cluster = identify(plane, &hello, certificate)?;
+            (cluster, Arc::from(""), Some(certificate.clone()))
+        }
+    };
     if !cluster.state.enabled {
         return Err(bad(CloseReason::Disabled, String::new()));
     }
@@ -174,7 +189,8 @@ fn admit(
         version: hello.hello.version.clone(),
         kind: hello.kind,
         peer: from.peer,
-        showed_certificate,
+        showed_certificate: conn.is_certified(),
+        certificate,
         token_id,
         began: Instant::now(),
     };
@@ -202,6 +218,39 @@ fn authenticate(plane: &Plane, hello: &HelloRequest) -> Result<(Arc<Cluster>, Ar
     let cluster = table.get(entry.cluster.as_str()).cloned();
     let cluster = cluster.ok_or_else(|| Refusal::new(CloseReason::Unauthenticated, ""))?;
     Ok((cluster, entry.token_id.clone()))
+}
+
+/// The cluster that a certificate names, if it is registered and the certificate was made for it.
+fn identify(
+    plane: &Plane,
+    hello: &HelloRequest,
+    certificate: &AgentCertificate,
+) -> Result<Arc<Cluster>, Refusal> {
+    let refused = |why: String| Refusal::new(CloseReason::NotEnrolled, why);
+    let table = plane.table.load();
+    if table.source == crate::table::Source::None {
+        return Err(Refusal::new(CloseReason::NoTable, ""));
+    }
+    let id = &certificate.cluster;
+    let cluster = table.get(id.as_str()).cloned();
+    let cluster = cluster.ok_or_else(|| {
+        refused(format!(
+            "The certificate is for {id}, which is no cluster here."
+        ))
+    })?;
+    let validity = certificate.validity;
+    if validity.issued_unix_s < cluster.state.certificates_from_unix_s {
+        let why = "The certificate is older than the cluster, or than its last revocation.";
+        return Err(refused(why.to_owned()));
+    }
+    // A resumed session skips the handshake's look at the clock.
+    if validity.is_over(unix_ms() / 1000) {
+        return Err(refused("The certificate is expired.".to_owned()));
+    }
+    hello
+        .check_cluster(id)
+        .map_err(|why| Refusal::new(why.close_reason(), why.to_string()))?;
+    Ok(cluster)
 }
 
 fn pace(plane: &Plane) -> Result<(), Refusal> {
@@ -251,7 +300,7 @@ impl Entrance {
     /// Sends the 101 and lets the session begin behind it.
     fn answer(self, plane: &Arc<Plane>, upgrade: OnUpgrade, in_flight: InFlight) -> Response<Body> {
         let epoch = self.admission.key().epoch;
-        let caps = self.hello.hello.caps & hub_caps(plane);
+        let caps = self.hello.hello.caps & hub_caps(plane, self.facts.certificate.is_some());
         let answer = HelloAnswer::new(self.hello.kind, epoch, caps);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

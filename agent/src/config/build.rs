@@ -29,7 +29,9 @@ pub(super) fn build(
     let hubs = all.hubs(join.as_ref(), allow_insecure_server);
     let cluster = all.cluster(join.as_ref());
     let hub_tls = all.hub_tls(join.as_ref());
-    let credential = all.credential(join, hub_tls.identity.is_some(), allow_insecure_server);
+    let (enrolment, join) = all.enrolment(join, &hubs, cluster.as_ref(), &hub_tls);
+    let has_certificate = hub_tls.identity.is_some() || enrolment.is_some();
+    let credential = all.credential(join, has_certificate, allow_insecure_server);
     let wish = all.wish(&credential, cluster.as_ref());
     let proxy = all.proxy(env);
     let target = all.target();
@@ -43,6 +45,7 @@ pub(super) fn build(
         cluster,
         credential,
         wish,
+        enrolment,
         hub_tls,
         allow_insecure_server,
         proxy,

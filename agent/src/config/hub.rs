@@ -8,6 +8,7 @@ use culvert_proto::id::ClusterId;
 use culvert_proto::join::JoinString;
 use culvert_proto::token::TokenText;
 
+use super::enrol::is_bootstrap;
 use super::reader::Reader;
 use super::{Credential, HUBS_MAX, Wish};
 use crate::credential::Kept;
@@ -151,6 +152,8 @@ impl Reader {
             },
         };
         let given = self.layers.get("token").cloned();
+        // A bootstrap token is no credential of sessions.
+        let given = given.filter(|value| !is_bootstrap(&value.text));
         let token = given.as_ref().and_then(|value| match parse(&value.text) {
             Ok(token) => Some(token),
             Err(why) => {
@@ -164,7 +167,7 @@ impl Reader {
                 .push("a token and a join string are both set; keep one".to_owned());
         }
         let connects = self.layers.matches.subcommand_matches("connect").is_some();
-        let asked = given.is_some() || self.join_asked || connects;
+        let asked = given.is_some() || connects || (self.join_asked && !has_certificate);
         if !asked && kept.is_none() && !has_certificate {
             self.layers.problems.push(
                 "no credential: set --token-file, CULVERT_TOKEN or --join, give --client-cert, or ask for one: culvert-agent connect"

@@ -63,12 +63,21 @@ const SETTINGS: &[Setting] = &[
         )
     },
     Setting {
-        env_aliases: &["TOKEN"],
+        env_aliases: &["TOKEN", "ENROLL_TOKEN"],
         ..row(
             "token",
             Secret,
             "",
-            "Cluster token (rhc_...); prefer --token-file",
+            "Cluster token (rhc_...), or bootstrap token (cve_...) that is changed for a certificate; prefer --token-file",
+        )
+    },
+    Setting {
+        env_aliases: &["PERISCOPE_REGISTRATION_URL"],
+        ..row(
+            "registration-url",
+            Text,
+            "",
+            "Where a bootstrap token is changed for a certificate; default: /api/agents/register at the first hub address",
         )
     },
     row(
@@ -211,7 +220,7 @@ const SETTINGS: &[Setting] = &[
             "state-dir",
             Text,
             "",
-            "Directory that keeps a rotated token; without it tokens are not rotated in place",
+            "Directory that keeps the certificate of an enrolled agent, or a rotated token; without it tokens are not rotated in place",
         )
     },
     row("region", Text, "", "Region shown in the hub"),

@@ -448,6 +448,7 @@ impl Direct {
             opener: Arc::new(Opener::new(dialer, flows.clone())),
             flows,
             tokens: Arc::new(Tokens::load(None, false, None).unwrap()),
+            identity: None,
             metrics: made.metrics,
             streams_max,
             established: AtomicUsize::new(0),

@@ -79,6 +79,7 @@ async fn a_join_string_is_enough_and_a_stale_one_is_ignored() {
             token: TokenText::new(token).unwrap(),
             spki_pin: None,
             expires_unix_s,
+            register: None,
         };
         join.encode().unwrap().to_string()
     };

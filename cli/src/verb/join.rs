@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use culvert_proto::hello::REGISTER_PATH;
 use culvert_proto::join::JoinString;
 use culvert_proto::token::TokenText;
 use http::Method;
@@ -12,6 +13,9 @@ use crate::api::Api;
 use crate::args::{Format, Global, Join, Paste};
 use crate::error::{CliError, Result};
 use crate::output;
+
+/// Life of a bootstrap token, s.
+const BOOTSTRAP_LIFE_S: u64 = 15 * 60;
 
 /// The hub's addresses for agents: as given, or control's public URL.
 pub async fn hubs(api: &Api, join: &Join) -> Result<Vec<String>> {
@@ -49,8 +53,18 @@ pub async fn print(
     hubs: Vec<String>,
 ) -> Result<()> {
     let pin = join.pin.as_deref().map(pin).transpose()?;
-    let path = cluster_path(cluster, "/tokens")?;
-    let Some(minted) = api.change(Method::POST, &path, Some(json!({}))).await? else {
+    let register = match join.mtls {
+        true => registration_url(api, join).await?,
+        false => None,
+    };
+    let (path, body) = match join.mtls {
+        true => (
+            "/api/v1/agents/tokens".to_owned(),
+            json!({"cluster": cluster}),
+        ),
+        false => (cluster_path(cluster, "/tokens")?, json!({})),
+    };
+    let Some(minted) = api.change(Method::POST, &path, Some(body)).await? else {
         return Ok(());
     };
     let token = minted["token"]
@@ -75,7 +89,8 @@ pub async fn print(
         cluster: cluster.parse().expect("the id was checked"),
         token,
         spki_pin: pin,
-        expires_unix_s: now + join.join_hours * 3600,
+        expires_unix_s: now + life_s(join),
+        register,
     };
     let word = string.encode().map_err(|why| {
         CliError::usage(
@@ -92,10 +107,11 @@ pub async fn print(
         output::json(&said);
         return Ok(());
     }
-    eprintln!(
-        "On the private side, within {} h (the string holds a secret):",
-        join.join_hours
-    );
+    let within = match join.mtls {
+        true => "15 min, once".to_owned(),
+        false => format!("{} h", join.join_hours),
+    };
+    eprintln!("On the private side, within {within} (the string holds a secret):");
     println!(
         "{}",
         match join.paste {
@@ -104,6 +120,24 @@ pub async fn print(
         }
     );
     Ok(())
+}
+
+/// A bootstrap token lives for fifteen minutes, whatever is asked for.
+fn life_s(join: &Join) -> u64 {
+    match join.mtls {
+        true => BOOTSTRAP_LIFE_S,
+        false => join.join_hours * 3600,
+    }
+}
+
+/// Where agents register: as given, or by way of control's public URL.
+async fn registration_url(api: &Api, join: &Join) -> Result<Option<String>> {
+    if join.registration_url.is_some() {
+        return Ok(join.registration_url.clone());
+    }
+    let status = api.get("/api/v1/status").await?;
+    let public = status["public_url"].as_str().filter(|url| !url.is_empty());
+    Ok(public.map(|url| format!("{}{REGISTER_PATH}", url.trim_end_matches('/'))))
 }
 
 /// `sha256:` and 64 hex digits.

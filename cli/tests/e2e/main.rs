@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "figures are part of what a test shows")]
 
 mod audit;
+mod certified;
 mod client;
 mod config;
 mod control;

@@ -196,7 +196,7 @@ impl Asked {
             cause,
             cluster: owned(param("id")),
             name: owned(
-                ["token_id", "route_id", "request_id"]
+                ["token_id", "route_id", "request_id", "ca_id"]
                     .into_iter()
                     .find_map(param),
             ),
@@ -297,6 +297,16 @@ fn verb(method: &Method, route: &str) -> Option<Verb> {
     let is_of_agent = route.contains("/connect/requests/") || route.starts_with("/enrol/");
     if is_of_agent && method == Method::POST {
         return Some(Verb::AgentRegister);
+    }
+    if let Some(below) = below("/agent-cas") {
+        let known = matches!(
+            (method.as_str(), below),
+            ("POST", _) | ("DELETE", "/{ca_id}")
+        );
+        return known.then_some(Verb::CaRotate);
+    }
+    if route.ends_with("/agents/tokens") && method == Method::POST {
+        return Some(Verb::TokenMint);
     }
     if route.ends_with("/auth/logout/everywhere") && method == Method::POST {
         return Some(Verb::LogoutEverywhere);

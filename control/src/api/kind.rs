@@ -36,6 +36,9 @@ kinds! {
     LOGIN_CODE = BAD_REQUEST, "login_code", "client", "the identity provider does not take the code";
     LOGIN_ISSUER = BAD_REQUEST, "login_issuer", "client",
         "the answer is not of the identity provider that was asked";
+    BAD_CSR = BAD_REQUEST, "bad_csr", "client", "the certificate request cannot be read";
+    REGISTRATION_REJECTED = UNAUTHORIZED, "registration_rejected", "client",
+        "registration rejected";
     UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated", "client", "a token is required";
     BAD_LOGIN = UNAUTHORIZED, "bad_login", "client", "name or password is wrong";
     FORBIDDEN = FORBIDDEN, "forbidden", "client", "the caller has no right to this";
@@ -74,6 +77,13 @@ kinds! {
         "as many API tokens as allowed are live";
     REQUEST_OVER = CONFLICT, "request_over", "client",
         "the request to connect does not wait for a decision";
+    TOO_MANY_BOOTSTRAP_TOKENS = CONFLICT, "too_many_bootstrap_tokens", "client",
+        "as many bootstrap tokens as allowed are live";
+    CA_STAGED = CONFLICT, "ca_staged", "client", "an agent CA is staged already";
+    NO_CA_STAGED = CONFLICT, "no_ca_staged", "client", "no agent CA is staged";
+    TOO_MANY_CAS = CONFLICT, "too_many_cas", "client", "as many agent CAs as allowed are trusted";
+    CA_SIGNS = CONFLICT, "ca_signs", "client", "the agent CA signs";
+    UNKNOWN_CA = NOT_FOUND, "unknown_ca", "client", "no such agent CA";
     NOT_PENDING = CONFLICT, "not_pending", "client", "no token waits for delivery";
     NOBODY_TO_DELIVER_TO = CONFLICT, "nobody_to_deliver_to", "client",
         "no agent can take the token over its tunnel";
@@ -89,6 +99,8 @@ kinds! {
     HOST_REFUSED = MISDIRECTED_REQUEST, "host_refused", "client",
         "this is not the host you asked for";
     BAD_FIELD = UNPROCESSABLE_ENTITY, "bad_field", "client", "a field breaks its rule";
+    TOO_MANY_REGISTRATIONS = TOO_MANY_REQUESTS, "too_many_registrations", "client",
+        "too many registrations were tried";
     TOO_MANY_LOGINS = TOO_MANY_REQUESTS, "too_many_logins", "client",
         "too many logins were tried";
     TOO_MANY_CONNECT_REQUESTS = TOO_MANY_REQUESTS, "too_many_connect_requests", "client",
@@ -101,6 +113,8 @@ kinds! {
     BUSY = SERVICE_UNAVAILABLE, "busy", "control", "too many sign-ins at once";
     TOO_MANY_STREAMS = TOO_MANY_REQUESTS, "too_many_streams", "client",
         "the caller follows as many streams as allowed";
+    CA_UNUSABLE = SERVICE_UNAVAILABLE, "ca_unusable", "control",
+        "the agent CA cannot be used; nothing changed";
     SLOW = SERVICE_UNAVAILABLE, "slow", "control", "no answer in time";
     STORE_FULL = SERVICE_UNAVAILABLE, "store_full", "control",
         "the store's disk is full; nothing changed";

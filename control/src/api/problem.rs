@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::kind::{self, Kind};
 use super::page;
+use crate::enrol::CaRefused;
 use crate::hub::HubError;
 use crate::registry::Refused;
 
@@ -198,6 +199,20 @@ impl From<HubError> for Problem {
                 seen,
                 "revoke some that are unused",
             ),
+            HubError::TooManyEnrolTokens => {
+                let fix = "wait: each ends within 15 minutes";
+                Self::new(&kind::TOO_MANY_BOOTSTRAP_TOKENS, seen, fix)
+            }
+            HubError::Ca(refused) => Self::of_ca(refused, seen),
+            HubError::Certificate(_) => {
+                let fix = "see control's log, and ca.crt and ca.key of --agent-ca-dir";
+                Self::new(&kind::CA_UNUSABLE, seen, fix)
+            }
+            HubError::SealedElsewhere(_) => {
+                let fix =
+                    "give control the signing.key that it had, or that the other processes have";
+                Self::new(&kind::CA_UNUSABLE, seen, fix)
+            }
             HubError::NoApiToken(_) => {
                 Self::new(&kind::UNKNOWN_API_TOKEN, seen, "see GET /api/v1/api-tokens")
             }
@@ -244,6 +259,20 @@ impl From<HubError> for Problem {
 }
 
 impl Problem {
+    fn of_ca(refused: &CaRefused, seen: String) -> Self {
+        let (kind, fix) = match refused {
+            CaRefused::Staged(_) => (&kind::CA_STAGED, "culvert ca promote, or retire it"),
+            CaRefused::NothingStaged => (&kind::NO_CA_STAGED, "culvert ca stage"),
+            CaRefused::TooMany => (&kind::TOO_MANY_CAS, "culvert ca list; retire the oldest"),
+            CaRefused::Unknown(_) => (&kind::UNKNOWN_CA, "culvert ca list"),
+            CaRefused::Signing(_) => (
+                &kind::CA_SIGNS,
+                "stage and promote another first: culvert ca stage",
+            ),
+        };
+        Self::new(kind, seen, fix)
+    }
+
     fn of_refused(refused: &Refused, seen: String) -> Self {
         let list = |id| format!("culvert token list {id}");
         match refused {

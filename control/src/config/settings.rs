@@ -118,6 +118,24 @@ const SETTINGS: &[Setting] = &[
         )
     },
     row(
+        "agent-tunnel-sans",
+        Text,
+        "",
+        "Names and addresses by which agents dial the data planes' --agent-mtls-addr, with commas: control certifies that listener for them",
+    ),
+    row(
+        "agent-cert-life",
+        Text,
+        "90d",
+        "Life of the certificates of agents, 60s to 90d; they renew at two thirds of it",
+    ),
+    row(
+        "agent-ca-dir",
+        Text,
+        "",
+        "Directory with ca.crt and ca.key, from which the first CA of agents is taken; default: control makes one",
+    ),
+    row(
         "data-plane-url",
         Text,
         "",

@@ -9,6 +9,7 @@ use culvert_proto::update::{Change, Update};
 use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
+use super::enrol::{published, with_cas};
 use super::{Clusters, Hub, HubError};
 use crate::audit::Entry;
 use crate::store::{Claim, News, Step, StoreError};
@@ -60,7 +61,8 @@ impl Hub {
                 if let Some(steps) = writer.uncertain.clone() {
                     let recorded = self.store.generation().await?;
                     if recorded.0 == writer.generation.0 + 1 {
-                        self.publish(&mut writer, recorded, steps, Vec::new());
+                        let people = self.people().await?;
+                        self.publish(&mut writer, recorded, steps, people);
                     }
                 }
             }
@@ -140,14 +142,29 @@ impl Hub {
     }
 
     /// Records a generation that changes no cluster, and gives every data plane all of it.
-    pub(super) async fn commit_whole(&self, held: &mut Held<'_>) -> Result<(), HubError> {
+    pub(super) async fn commit_whole(
+        &self,
+        held: &mut Held<'_>,
+        steps: Vec<Step>,
+        entries: Vec<Entry>,
+    ) -> Result<(), HubError> {
         let claim = match held.claim.take() {
             Some(claim) => claim,
             None => self.claim_again(held.writer.generation).await?,
         };
-        let people = self.people().await?;
+        let mut people = self.people().await?;
+        let cas = published(self.store.agent_cas().await?, &steps);
+        with_cas(&mut people, &cas);
         let next = Generation(held.writer.generation.0 + 1);
-        self.store.record(claim, &[], next, &[]).await?;
+        held.writer.uncertain = Some(steps.clone());
+        let recorded = self.store.record(claim, &steps, next, &entries).await;
+        if !matches!(recorded, Err(StoreError::Slow { .. })) {
+            held.writer.uncertain = None;
+        }
+        recorded?;
+        for entry in &entries {
+            self.audited(entry);
+        }
         let update = Update {
             generation: next,
             issued_unix_ms: self.now_ms(),
@@ -215,6 +232,8 @@ impl Hub {
                 epoch,
             }),
             Step::Decide { .. } => None,
+            // They stand in the settings, which `people` holds.
+            Step::AgentCa(_) | Step::DropAgentCa(_) => None,
         });
         let changes = people.into_iter().chain(changes).collect();
         let update = Update {

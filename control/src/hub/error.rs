@@ -4,6 +4,7 @@ use culvert_proto::id::ClusterId;
 use culvert_proto::limits::CLUSTERS_MAX;
 
 use crate::connect::Over;
+use crate::enrol::CaRefused;
 use crate::registry::Refused;
 use crate::registry::file::FileError;
 use crate::store::StoreError;
@@ -42,6 +43,20 @@ pub enum HubError {
     /// As many API tokens as are allowed.
     #[error("as many API tokens as are allowed are live")]
     TooManyApiTokens,
+    /// As many bootstrap tokens as are allowed.
+    #[error("as many bootstrap tokens as are allowed are live")]
+    TooManyEnrolTokens,
+    /// The CAs of agents are not changed so.
+    #[error(transparent)]
+    Ca(#[from] CaRefused),
+    /// A CA or a certificate cannot be made or read.
+    #[error("{0}")]
+    Certificate(String),
+    /// The key of a CA was sealed by a control process with another signing key.
+    #[error(
+        "agent CA {0}: its key was sealed under another signing.key than the one in --state-dir"
+    )]
+    SealedElsewhere(String),
     /// No such API token.
     #[error("no API token {0}")]
     NoApiToken(String),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use culvert_proto::token::{Digest, TokenText};
 use culvert_proto::update::{Change, Settings, SignIn};
 
+use super::enrol::published;
 use super::{Hub, HubError};
 use crate::audit::{Cause, Entry, Outcome, Verb};
 use crate::identity::{API_TOKENS_MAX, ApiToken, Scope};
@@ -122,12 +123,13 @@ impl Hub {
             ..Settings::default()
         }));
         let mut writer = self.turn().await?;
-        self.commit_whole(&mut writer).await
+        self.commit_whole(&mut writer, Vec::new(), Vec::new()).await
     }
 
     /// What stands in the state beside clusters, as this process and the store know it.
     pub(super) async fn people(&self) -> Result<Vec<Change>, HubError> {
-        let settings = Settings::clone(&self.settings.load());
+        let mut settings = Settings::clone(&self.settings.load());
+        settings.agent_cas = published(self.store.agent_cas().await?, &[]);
         let life_s = settings.sign_in.as_ref().map_or(0, |it| it.life_s);
         let since_ms = self.now_ms().saturating_sub(u64::from(life_s) * 1000);
         let ended = match life_s {

@@ -1,9 +1,9 @@
 //! What data planes see of the hub, and what they say to it.
 
 use bytes::Bytes;
-use culvert_proto::id::Generation;
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::update::Report;
-use culvert_rpc::{Feed, LinkId, NotTaken};
+use culvert_rpc::{Feed, LinkId, NotCertified, NotTaken};
 
 use super::Hub;
 
@@ -37,6 +37,14 @@ impl culvert_rpc::Hub for Hub {
 
     async fn audit(&self, records: &[Bytes]) -> Result<(), NotTaken> {
         self.take_events(records).await
+    }
+
+    async fn certify(
+        &self,
+        cluster: Option<ClusterId>,
+        csr: &[u8],
+    ) -> Result<Vec<u8>, NotCertified> {
+        self.sign_for(cluster, csr).await
     }
 
     fn closed(&self, link: LinkId) {

@@ -11,6 +11,7 @@ use super::{Loaded, Step, Touch};
 use crate::audit::{Entry, Filter, Recorded};
 use crate::cluster::Cluster;
 use crate::connect::ConnectRequest;
+use crate::enrol::{AgentCa, EnrolToken};
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -78,5 +79,16 @@ pub(super) trait Backend: Send + Sync {
     fn connect_requests(&self, now_ms: u64) -> Done<'_, Vec<ConnectRequest>>;
     fn session_epoch<'a>(&'a self, subject: &'a str) -> Done<'a, u64>;
     fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>>;
+    /// Oldest first.
+    fn agent_cas(&self) -> Done<'_, Vec<AgentCa>>;
+    fn agent_ca_signed<'a>(&'a self, id: &'a str, until_unix_s: u64) -> Done<'a, bool>;
+    fn add_enrol_token<'a>(
+        &'a self,
+        token: &'a EnrolToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64>;
+    fn take_enrol_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<EnrolToken>>;
+    fn prune_enrol_tokens(&self, now_ms: u64) -> Done<'_, u64>;
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }

@@ -65,6 +65,11 @@ pub async fn migrate(from: &Dsn, to: &Dsn, now_ms: u64) -> Result<Copied, Migrat
         .take_identity(&tokens, &epochs)
         .await
         .map_err(|why| why.at(&target))?;
+    let cas = sqlite.agent_cas().await.map_err(|why| why.at(&source))?;
+    postgres
+        .take_agent_cas(&cas)
+        .await
+        .map_err(|why| why.at(&target))?;
     postgres
         .take(&loaded)
         .await

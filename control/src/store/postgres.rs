@@ -8,6 +8,8 @@ mod access;
 mod audit;
 #[path = "sql/connect.rs"]
 mod connect;
+#[path = "sql/enrol.rs"]
+mod enrol;
 #[path = "sql/events.rs"]
 mod events;
 #[path = "sql/identity.rs"]
@@ -16,6 +18,7 @@ mod identity;
 mod license;
 #[path = "sql/rows.rs"]
 mod rows;
+mod take;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -35,6 +38,7 @@ use super::error::RowError;
 use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
 use crate::audit::{Entry, Filter, Recorded};
 use crate::connect::ConnectRequest;
+use crate::enrol::{AgentCa, EnrolToken};
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -166,129 +170,6 @@ impl Postgres {
         }
         Ok(News::Changed(newest, steps))
     }
-
-    /// Whether a copy may go there.
-    pub(super) async fn is_empty(&self) -> rows::Result<()> {
-        let mut connection = self.pool.acquire().await?;
-        free(&mut connection).await
-    }
-
-    /// Takes API tokens and epochs of sessions, before [`Postgres::take`].
-    pub(super) async fn take_identity(
-        &self,
-        tokens: &[ApiToken],
-        epochs: &[(String, i64)],
-    ) -> rows::Result<()> {
-        sqlx::query("DELETE FROM api_tokens")
-            .execute(&self.pool)
-            .await?;
-        for token in tokens {
-            identity::add_token(&self.pool, token, u64::MAX, None).await?;
-        }
-        for (subject, epoch) in epochs {
-            sqlx::query(
-                "INSERT INTO session_epochs (subject, epoch) VALUES ($1, $2)
-                 ON CONFLICT (subject) DO UPDATE SET epoch = excluded.epoch",
-            )
-            .bind(subject)
-            .bind(epoch)
-            .execute(&self.pool)
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Takes what a SQLite store held; the database must hold nothing yet.
-    pub(super) async fn take(&self, loaded: &Loaded) -> rows::Result<()> {
-        let mut transaction = self.pool.begin().await?;
-        free(&mut transaction).await?;
-        sqlx::query("UPDATE hub SET hub_id = $1, generation = $2")
-            .bind(&loaded.hub_id)
-            .bind(rows::signed(loaded.generation.0)?)
-            .execute(&mut *transaction)
-            .await?;
-        for cluster in &loaded.clusters {
-            rows::put(&mut transaction, cluster).await?;
-            let last = cluster
-                .last_connected_unix_ms
-                .map(rows::signed)
-                .transpose()?;
-            sqlx::query("UPDATE clusters SET last_connected_unix_ms = $1 WHERE id = $2")
-                .bind(last)
-                .bind(cluster.id.as_str())
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-        license::save(&self.pool, &loaded.license, None).await
-    }
-
-    /// Takes rows of the audit log with their numbers; those that it has stay as they are.
-    pub(super) async fn take_audit(&self, rows: &[Recorded]) -> rows::Result<()> {
-        let mut transaction = self.pool.begin().await?;
-        for row in rows {
-            audit_row(&mut transaction, row).await?;
-        }
-        sqlx::query(
-            "SELECT setval(pg_get_serial_sequence('audit', 'seq'),
-                           greatest((SELECT max(seq) FROM audit), 1))",
-        )
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-}
-
-/// A hub that has decided anything is not overwritten.
-async fn free(connection: &mut db::Connection) -> rows::Result<()> {
-    let (generation, clusters): (i64, i64) =
-        sqlx::query_as("SELECT generation, (SELECT count(*) FROM clusters) FROM hub FOR UPDATE")
-            .fetch_one(connection)
-            .await?;
-    if (generation, clusters) == (1, 0) {
-        return Ok(());
-    }
-    let held = format!("generation {generation}, {clusters} clusters");
-    Err(RowError::Taken(held))
-}
-
-async fn audit_row(connection: &mut db::Connection, row: &Recorded) -> rows::Result<()> {
-    sqlx::query(
-        "INSERT INTO audit (seq, time_unix_ms, request_id, route, transport, actor_sub,
-             actor_email, actor_groups, verb, outcome, cluster, resource_group, resource_version,
-             resource, namespace, name, reason, event_id, phase, status, bytes_to_service,
-             bytes_to_client, duration_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-             $18, $19, $20, $21, $22, $23)
-         ON CONFLICT (seq) DO NOTHING",
-    )
-    .bind(row.seq)
-    .bind(row.time_unix_ms)
-    .bind(&row.request_id)
-    .bind(&row.route)
-    .bind(&row.transport)
-    .bind(&row.actor_sub)
-    .bind(&row.actor_email)
-    .bind(&row.actor_groups)
-    .bind(&row.verb)
-    .bind(&row.outcome)
-    .bind(&row.cluster)
-    .bind(&row.resource_group)
-    .bind(&row.resource_version)
-    .bind(&row.resource)
-    .bind(&row.namespace)
-    .bind(&row.name)
-    .bind(&row.reason)
-    .bind(&row.event_id)
-    .bind(row.phase)
-    .bind(row.status)
-    .bind(row.bytes_to_service)
-    .bind(row.bytes_to_client)
-    .bind(row.duration_ms)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// A cluster as it is now, or that it is gone.
@@ -482,6 +363,31 @@ impl Backend for Postgres {
 
     fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>> {
         Box::pin(identity::ended(&self.pool, since_unix_ms))
+    }
+
+    fn agent_cas(&self) -> Done<'_, Vec<AgentCa>> {
+        Box::pin(enrol::cas(&self.pool))
+    }
+
+    fn agent_ca_signed<'a>(&'a self, id: &'a str, until_unix_s: u64) -> Done<'a, bool> {
+        Box::pin(enrol::ca_signed(&self.pool, id, until_unix_s))
+    }
+
+    fn add_enrol_token<'a>(
+        &'a self,
+        token: &'a EnrolToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64> {
+        Box::pin(enrol::add_token(&self.pool, token, most, entry))
+    }
+
+    fn take_enrol_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<EnrolToken>> {
+        Box::pin(enrol::take_token(&self.pool, digest))
+    }
+
+    fn prune_enrol_tokens(&self, now_ms: u64) -> Done<'_, u64> {
+        Box::pin(enrol::prune_tokens(&self.pool, now_ms))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

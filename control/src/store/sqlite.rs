@@ -6,6 +6,8 @@ mod access;
 mod audit;
 #[path = "sql/connect.rs"]
 mod connect;
+#[path = "sql/enrol.rs"]
+mod enrol;
 #[path = "sql/events.rs"]
 mod events;
 #[path = "sql/identity.rs"]
@@ -32,6 +34,7 @@ use super::lock::Lock;
 use super::{CALL_DEADLINE, Loaded, Step, StoreError, Touch};
 use crate::audit::{Entry, Filter, Recorded};
 use crate::connect::ConnectRequest;
+use crate::enrol::{AgentCa, EnrolToken};
 use crate::identity::ApiToken;
 use crate::license::LicenseRecord;
 
@@ -297,6 +300,31 @@ impl Backend for Sqlite {
 
     fn ended_sessions(&self, since_unix_ms: u64) -> Done<'_, Vec<(String, u64)>> {
         Box::pin(identity::ended(&self.readers, since_unix_ms))
+    }
+
+    fn agent_cas(&self) -> Done<'_, Vec<AgentCa>> {
+        Box::pin(enrol::cas(&self.readers))
+    }
+
+    fn agent_ca_signed<'a>(&'a self, id: &'a str, until_unix_s: u64) -> Done<'a, bool> {
+        Box::pin(enrol::ca_signed(&self.pool, id, until_unix_s))
+    }
+
+    fn add_enrol_token<'a>(
+        &'a self,
+        token: &'a EnrolToken,
+        most: u64,
+        entry: &'a Entry,
+    ) -> Done<'a, u64> {
+        Box::pin(enrol::add_token(&self.pool, token, most, entry))
+    }
+
+    fn take_enrol_token<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<EnrolToken>> {
+        Box::pin(enrol::take_token(&self.pool, digest))
+    }
+
+    fn prune_enrol_tokens(&self, now_ms: u64) -> Done<'_, u64> {
+        Box::pin(enrol::prune_tokens(&self.pool, now_ms))
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -276,6 +276,26 @@ async fn connects(driver: &mut Driver<'_>) {
     driver.driven.insert("decide_connect_request".to_owned());
 }
 
+/// An agent gets a certificate, and the CA that signed it is replaced.
+async fn enrols(driver: &mut Driver<'_>) {
+    let (root, stranger) = (As::Root, As::Tcp(&[]));
+    let minted = driver.ok("mint_bootstrap_token", root, &[], "").await;
+    let csr = culvert_enrol::Key::generate().unwrap().request().unwrap();
+    let body = json!({
+        "token": minted["token"], "cluster": "prod", "csr": culvert_enrol::base64(&csr),
+    });
+    let said = driver.ask("POST /api/agents/register", stranger, body);
+    let said = said.await;
+    assert_eq!(said.status, 200, "{}", said.text);
+    driver.holds(driver.operation("register_agent"), &said);
+    driver.driven.insert("register_agent".to_owned());
+    let before = driver.ok("list_agent_cas", root, &[], "").await;
+    driver.ok("stage_agent_ca", root, &[], "").await;
+    driver.ok("promote_agent_ca", root, &[], "").await;
+    let old = [("ca_id", text(&before["items"][0], "ca_id"))];
+    driver.ok("retire_agent_ca", root, &old, "").await;
+}
+
 #[tokio::test]
 async fn the_server_answers_what_the_document_says() {
     let document = document();
@@ -293,6 +313,7 @@ async fn the_server_answers_what_the_document_says() {
     driver.ok("remove_route", root, &one, "").await;
     mints(&mut driver).await;
     connects(&mut driver).await;
+    enrols(&mut driver).await;
     signs_in_and_out(&mut driver).await;
 
     for (id, items) in [("list_agents", 1), ("list_dataplanes", 1)] {

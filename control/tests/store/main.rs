@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod enrol;
 mod postgres;
 mod server;
 

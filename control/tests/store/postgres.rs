@@ -112,7 +112,7 @@ async fn a_newer_schema_is_refused(server: &Server) {
     assert!(said.to_string().contains("culvert 7.8.9"), "{said}");
 }
 
-fn cause() -> Cause {
+pub fn cause() -> Cause {
     Cause {
         actor: Actor {
             sub: "test".to_owned(),
@@ -125,7 +125,7 @@ fn cause() -> Cause {
     }
 }
 
-async fn hub(dsn: &Dsn) -> Arc<Hub> {
+pub async fn hub(dsn: &Dsn) -> Arc<Hub> {
     let (store, loaded) = Store::open(dsn, NOW).await.unwrap();
     let key = SigningKey::from_seed(&[7; 32]).unwrap();
     let metrics = Arc::new(Metrics::new());
@@ -135,7 +135,7 @@ async fn hub(dsn: &Dsn) -> Arc<Hub> {
     hub
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let all = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -144,7 +144,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     assert!(tokio::time::timeout(DEADLINE, all).await.is_ok(), "{what}");
 }
 
-fn id(text: &str) -> ClusterId {
+pub fn id(text: &str) -> ClusterId {
     text.parse().unwrap()
 }
 

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use culvert_proto::answer::BodyKind;
 use culvert_proto::close::CloseReason;
 use culvert_proto::head::HeadError;
+use culvert_proto::hello::{CERTIFIED_PATH, REGISTER_PATH};
 use culvert_proto::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
 use culvert_proto::route::PEOPLE_PREFIX;
 
@@ -118,6 +119,17 @@ async fn answer(
             let why = HeadError::Method;
             Refusal::closing(why.close_reason(), why.to_string()).answer(BodyKind::Problem)
         }
+        Side::Certified => match tunnel::agent_path(path) {
+            Some(path) if path == CERTIFIED_PATH => {
+                let from = tunnel::From { path, peer };
+                tunnel::enter(plane, from, in_flight, request).await
+            }
+            _ => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
+        },
+        // Where agents show certificates, that path is theirs alone.
+        Side::Public if path == CERTIFIED_PATH && plane.certified.tls.is_some() => {
+            Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem)
+        }
         Side::Public => match tunnel::agent_path(path) {
             Some(path) => {
                 let from = tunnel::From { path, peer };
@@ -128,6 +140,10 @@ async fn answer(
                 ingress::forward(plane, peer, in_flight, request).await
             }
             None if plane.people_are_public() => people(plane, peer, in_flight, request).await,
+            // Agents have no certificate yet when they ask for one.
+            None if path == REGISTER_PATH && !plane.wants_certificates() => {
+                console(plane, peer, in_flight, request).await
+            }
             None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),
         },
         Side::People if path == "/healthz" => probe(port, &request),
@@ -153,6 +169,15 @@ async fn people(
     if request.uri().path().starts_with(PEOPLE_PREFIX) {
         return ingress::person(plane, peer, in_flight, request).await;
     }
+    console(plane, peer, in_flight, request).await
+}
+
+async fn console(
+    plane: &Arc<Plane>,
+    peer: SocketAddr,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Response<Body> {
     match plane.config.control_api {
         Some(control) => console::pass(plane, control, peer, in_flight, request).await,
         None => Refusal::new(CloseReason::UnknownPath, "").answer(BodyKind::Problem),

@@ -34,6 +34,8 @@ pub struct Config {
     pub internal_addr: SocketAddr,
     /// People's own listener, without client certificates.
     pub user_addr: Option<SocketAddr>,
+    /// Listener of agents that show a certificate of the hub's agent CA.
+    pub agent_mtls_addr: Option<SocketAddr>,
     /// Control's API, for its pages on the people's listener.
     pub control_api: Option<SocketAddr>,
     /// Proxies that are believed about whom they speak for.

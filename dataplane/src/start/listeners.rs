@@ -5,13 +5,13 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use culvert_net::listen::{ListenOptions, Listener};
-use culvert_net::tls::ServerTls;
+use culvert_net::tls::{AgentsTls, ServerTls};
 use culvert_observe::{Leg, Observer};
 use culvert_telemetry::admin::Admin;
 use culvert_telemetry::metrics::IntGauge;
 
 use super::Addresses;
-use crate::accept::{Port, Side};
+use crate::accept::{Port, PortTls, Side};
 use crate::config::Config;
 use crate::launch::{StartError, bind, bind_admin, connections_max};
 use crate::lobby::{LOBBY_MAX, Lobby};
@@ -33,6 +33,8 @@ pub struct Listeners {
     pub internal: Listener,
     /// People, where they have their own.
     pub people: Option<Listener>,
+    /// Agents that show certificates.
+    pub certified: Option<Listener>,
     /// Operators.
     pub admin: TcpListener,
 }
@@ -60,6 +62,12 @@ impl Listeners {
                 })?),
                 None => None,
             },
+            certified: match config.agent_mtls_addr {
+                Some(addr) => Some(bind(addr, carrier, |socket| {
+                    observer.listener(socket, Leg::Other);
+                })?),
+                None => None,
+            },
             admin: bind_admin(config.admin_addr)?,
         })
     }
@@ -76,6 +84,10 @@ impl Listeners {
                 Some(people) => Some(people.local_addr()?),
                 None => None,
             },
+            certified: match &self.certified {
+                Some(certified) => Some(certified.local_addr()?),
+                None => None,
+            },
             admin: self.admin.local_addr()?,
         })
     }
@@ -84,6 +96,7 @@ impl Listeners {
     pub fn ports(
         &self,
         certificates: &Certificates,
+        agents: Option<&Arc<AgentsTls>>,
         internal_plain: bool,
         admin: &Arc<Admin>,
         waiting: &IntGauge,
@@ -94,16 +107,19 @@ impl Listeners {
             (Side::Public, &self.public),
             (Side::Internal, &self.internal),
         ];
-        let all = all.into_iter().chain(people).map(|(side, listener)| {
+        let certified = self.certified.iter().map(|it| (Side::Certified, it));
+        let all = all.into_iter().chain(people).chain(certified);
+        let all = all.map(|(side, listener)| {
+            let files = |tls: &Option<Arc<ServerTls>>| tls.clone().map(PortTls::Files);
             let tls = match side {
-                Side::Public => &certificates.all,
-                Side::Internal if internal_plain => &None,
-                Side::Internal => &certificates.all,
-                Side::People => &certificates.people,
+                Side::Internal if internal_plain => None,
+                Side::Public | Side::Internal => files(&certificates.all),
+                Side::People => files(&certificates.people),
+                Side::Certified => agents.cloned().map(PortTls::Agents),
             };
             let port = Port {
                 side,
-                tls: tls.clone(),
+                tls,
                 lobby: Lobby::new(lobby_max, waiting.clone()),
                 admin: admin.clone(),
                 connections: Arc::default(),

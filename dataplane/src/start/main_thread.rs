@@ -10,6 +10,7 @@ use culvert_telemetry::admin::{Admin, serve};
 use culvert_telemetry::lifecycle::{self, Phase};
 
 use super::listeners::Certificates;
+use crate::certified;
 use crate::clusters::Clusters;
 use crate::config::StateSource;
 use crate::drain;
@@ -57,6 +58,7 @@ impl Main {
             () = plane.beat() => {}
             () = crate::routes::follow::run(&plane) => {}
             () = drain::run(&plane) => {}
+            () = certified::run(&plane, self.backend) => {}
         }
         Ok(())
     }

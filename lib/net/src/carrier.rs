@@ -240,6 +240,22 @@ impl Carrier {
         self.shared.verb(|session| session.tickets(tickets))
     }
 
+    /// Agent: asks for a certificate in place of its own. [`ControlMessage::Cert`] answers.
+    ///
+    /// # Errors
+    /// When the hub renews nothing, or the session is not open.
+    pub fn renew(&self, csr: Vec<u8>) -> Result<(), VerbError> {
+        self.shared.verb(|session| session.renew(csr))
+    }
+
+    /// Hub: a new certificate, or an empty chain, and the CAs that are trusted now.
+    ///
+    /// # Errors
+    /// When the agent renews nothing, or the session is not open.
+    pub fn cert(&self, chain: String, ca_bundle: String) -> Result<(), VerbError> {
+        self.shared.verb(|session| session.cert(chain, ca_bundle))
+    }
+
     /// Agent: a data channel could not be opened.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use aws_lc_rs::{constant_time, digest, hkdf, hmac, rand};
 use zeroize::Zeroizing;
@@ -60,6 +61,36 @@ pub fn hkdf_sha256(ikm: &[u8], info: &[u8]) -> Zeroizing<[u8; DERIVED_BYTES]> {
 #[must_use]
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Seals `secret` with AES-256-GCM under a random nonce; it opens in the same `context` only.
+#[must_use]
+pub fn seal(key: &[u8; DERIVED_BYTES], context: &[u8], secret: &[u8]) -> Vec<u8> {
+    // Room for nonce and tag: a buffer that grows leaves copies behind.
+    let mut sealed = Vec::with_capacity(secret.len() + 64);
+    sealed.extend_from_slice(secret);
+    let nonce = RandomizedNonceKey::new(&AES_256_GCM, key)
+        .and_then(|key| key.seal_in_place_append_tag(Aad::from(context), &mut sealed))
+        .expect("32 bytes are a key, and what is sealed here is short");
+    sealed.splice(0..0, nonce.as_ref().iter().copied());
+    sealed
+}
+
+/// What [`seal`] sealed; `None` under another key, in another context, or after any change.
+#[must_use]
+pub fn open(
+    key: &[u8; DERIVED_BYTES],
+    context: &[u8],
+    sealed: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut opened = Zeroizing::new(sealed.to_vec());
+    let key = RandomizedNonceKey::new(&AES_256_GCM, key).ok()?;
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let bytes = key.open_in_place(nonce, Aad::from(context), &mut opened);
+    let bytes = bytes.ok()?.len();
+    opened.truncate(bytes);
+    Some(opened)
 }
 
 /// SHA-1, which RFC 6455 demands for `Sec-WebSocket-Accept` and nothing else may use.
@@ -192,6 +223,12 @@ impl SigningKey {
         out
     }
 
+    /// A secret for the purpose that `info` names, for whoever holds this key.
+    #[must_use]
+    pub fn derive(&self, info: &[u8]) -> Zeroizing<[u8; DERIVED_BYTES]> {
+        hkdf_sha256(&self.pkcs8, info)
+    }
+
     /// The public half.
     #[must_use]
     pub fn verifying_key(&self) -> VerifyingKey {
@@ -308,6 +345,25 @@ mod tests {
             key.verifying_key().to_bytes()[..4],
             [0xd7, 0x5a, 0x98, 0x01]
         );
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_its_key_in_its_context_and_unchanged() {
+        let (key, other) = ([1; 32], [2; 32]);
+        let sealed = seal(&key, b"a", b"secret");
+        assert_eq!(open(&key, b"a", &sealed).unwrap()[..], b"secret"[..]);
+        assert_ne!(sealed, seal(&key, b"a", b"secret"), "nonces differ");
+        assert!(open(&other, b"a", &sealed).is_none());
+        assert!(open(&key, b"b", &sealed).is_none());
+        for place in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[place] ^= 1;
+            assert!(open(&key, b"a", &changed).is_none(), "{place}");
+            assert!(
+                open(&key, b"a", &sealed[..place]).is_none(),
+                "cut at {place}"
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Policy hangs on the listener, never on SNI. A missing, unreadable or empty file is an error that
 //! names it: authentication is never weakened by accident (security.md T22).
 
+mod agents;
 mod ahead;
 mod client;
 pub mod dev;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuite, ProtocolVersion, SupportedProtocolVersion};
 
+pub use agents::{AgentsTls, Shown};
 pub use ahead::Ahead;
 pub use client::{ClientStream, ClientTls, ClientTlsOptions, Roots};
 pub use error::{Problem, SeenCertificate, TlsError};

@@ -60,7 +60,7 @@ pub enum ControlMessage {
     },
     /// Hub to agent: the new certificate.
     Cert {
-        /// PEM chain, leaf first.
+        /// PEM chain, leaf first; empty where only the CAs are news.
         chain: String,
         /// PEM bundle of trusted CAs.
         ca_bundle: String,

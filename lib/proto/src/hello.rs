@@ -25,7 +25,11 @@ pub const PROTOCOL_VERSION_MIN: u32 = 1;
 /// Newest protocol version spoken here.
 pub const PROTOCOL_VERSION_MAX: u32 = 1;
 /// Agent paths; all of them take culvert/1.
-pub const AGENT_PATHS: [&str; 3] = ["/agent", "/connect", "/api/agents/connect"];
+pub const AGENT_PATHS: [&str; 3] = ["/agent", "/connect", CERTIFIED_PATH];
+/// The agent path of the listener where the client certificate is the identity.
+pub const CERTIFIED_PATH: &str = "/api/agents/connect";
+/// Where an agent changes its bootstrap token for a certificate.
+pub const REGISTER_PATH: &str = "/api/agents/register";
 
 /// Names of header fields, in lower case.
 pub mod header {

@@ -33,6 +33,8 @@ pub struct JoinString {
     pub spki_pin: Option<[u8; 32]>,
     /// When the string stops being useful, unix s; 0 = never.
     pub expires_unix_s: u64,
+    /// Where the token is changed for a certificate; `None` = at the first hub, where it is needed.
+    pub register: Option<String>,
 }
 
 /// Why a text is no usable join string.
@@ -70,6 +72,7 @@ mod field {
     pub(super) const TOKEN: u8 = 3;
     pub(super) const SPKI_PIN: u8 = 4;
     pub(super) const EXPIRES: u8 = 5;
+    pub(super) const REGISTER: u8 = 6;
 }
 
 impl JoinString {
@@ -78,6 +81,13 @@ impl JoinString {
         let hubs_fit = (1..=JOIN_HUBS_MAX).contains(&self.hubs.len());
         if !hubs_fit || self.hubs.iter().any(|hub| !hub_is_usable(hub)) {
             return Err(JoinError::Field("hub URL"));
+        }
+        if self
+            .register
+            .as_ref()
+            .is_some_and(|url| !hub_is_usable(url))
+        {
+            return Err(JoinError::Field("registration URL"));
         }
         let mut body = Zeroizing::new(Vec::with_capacity(JOIN_BYTES_MAX));
         body.push(JOIN_VERSION);
@@ -102,6 +112,9 @@ impl JoinString {
         }
         if self.expires_unix_s != 0 {
             wire::put_tlv(body, field::EXPIRES, &self.expires_unix_s.to_be_bytes())?;
+        }
+        if let Some(register) = &self.register {
+            wire::put_tlv(body, field::REGISTER, register.as_bytes())?;
         }
         Ok(())
     }
@@ -129,7 +142,7 @@ impl JoinString {
     fn read_fields(fields: &[u8]) -> Result<JoinString, JoinError> {
         let mut reader = Reader::new(fields);
         let (mut hubs, mut cluster, mut token) = (Vec::new(), None, None);
-        let (mut spki_pin, mut expires) = (None, None);
+        let (mut spki_pin, mut expires, mut register) = (None, None, None);
         while !reader.is_empty() {
             let (kind, mut value) = reader.tlv().map_err(|_| JoinError::Damaged)?;
             let value = value.rest();
@@ -148,6 +161,9 @@ impl JoinString {
                 field::EXPIRES => expires
                     .replace(u64::from_be_bytes(exact(value, "expiry")?))
                     .is_some(),
+                field::REGISTER => register
+                    .replace(String::from(utf8(value, "registration URL")?))
+                    .is_some(),
                 _ => false,
             };
             if repeated {
@@ -157,12 +173,16 @@ impl JoinString {
         if !(1..=JOIN_HUBS_MAX).contains(&hubs.len()) || hubs.iter().any(|h| !hub_is_usable(h)) {
             return Err(JoinError::Field("hub URL"));
         }
+        if register.as_deref().is_some_and(|url| !hub_is_usable(url)) {
+            return Err(JoinError::Field("registration URL"));
+        }
         Ok(JoinString {
             hubs,
             cluster: cluster.ok_or(JoinError::Field("cluster"))?,
             token: token.ok_or(JoinError::Field("token"))?,
             spki_pin,
             expires_unix_s: expires.unwrap_or(0),
+            register,
         })
     }
 

@@ -145,6 +145,10 @@ pub const MEMORY_BUDGET_DEFAULT_BYTES: usize = 1 << 30;
 
 /// Tokens of one cluster, live at once.
 pub const TOKENS_PER_CLUSTER_MAX: usize = 16;
+/// CAs of agents that live at once: the one before, the present, the next.
+pub const AGENT_CAS_MAX: usize = 4;
+/// One CA certificate of agents, in bytes.
+pub const AGENT_CA_BYTES_MAX: usize = 4 << 10;
 /// Routes of one cluster.
 pub const ROUTES_PER_CLUSTER_MAX: usize = 64;
 /// Personal tokens that reach one cluster.

@@ -271,6 +271,22 @@ impl Session {
         Ok(())
     }
 
+    /// Agent: sign this request for a certificate (PKCS#10).
+    pub fn renew(&mut self, csr: Vec<u8>) -> Result<(), VerbError> {
+        let ready = self.phase == Phase::Open && matches!(self.role, Role::Agent(_));
+        self.may(ready, Caps::RENEW)?;
+        self.send(ControlMessage::Renew { csr });
+        Ok(())
+    }
+
+    /// Hub: a certificate, or none, and the CAs that are trusted now.
+    pub fn cert(&mut self, chain: String, ca_bundle: String) -> Result<(), VerbError> {
+        let ready = self.phase == Phase::Open && matches!(self.role, Role::Hub(_));
+        self.may(ready, Caps::RENEW)?;
+        self.send(ControlMessage::Cert { chain, ca_bundle });
+        Ok(())
+    }
+
     /// Agent: a data channel could not be opened.
     pub fn channel_fail(&mut self, fail: ChannelFail) -> Result<(), VerbError> {
         let ready = self.phase == Phase::Open && matches!(self.role, Role::Agent(_));

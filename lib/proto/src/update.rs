@@ -88,6 +88,8 @@ pub struct Settings {
     pub snapshot_age_max_s: u32,
     /// How people are signed in; `None` = nobody is.
     pub sign_in: Option<Arc<SignIn>>,
+    /// CA certificates (DER) whose agents are let in, the one that certifies listeners first.
+    pub agent_cas: Vec<Bytes>,
 }
 
 /// One registered site.
@@ -125,6 +127,8 @@ pub struct ClusterState {
     pub access: Access,
     /// Requests of machines leave audit records too.
     pub audit_tunnel: bool,
+    /// Certificates of agents that were made before are dead, unix s; 0 = none is.
+    pub certificates_from_unix_s: u64,
 }
 
 /// What stands behind the agents of a cluster.

@@ -21,6 +21,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::address::{Address, PeerCheck};
+use crate::certify::Certifier;
 use crate::generated::Up;
 use crate::generated::state_client::StateClient;
 use crate::inbox::{Inbox, Taken};
@@ -106,6 +107,7 @@ pub enum Event {
 pub struct Subscription {
     events: mpsc::Receiver<Event>,
     reporter: Reporter,
+    certifier: Certifier,
     task: JoinHandle<()>,
 }
 
@@ -128,15 +130,18 @@ impl Subscription {
             need_snapshot: watch::Sender::new(0),
         };
         let inbox = Inbox::new(config.trust.clone(), config.held.clone());
+        let (channel, lent) = watch::channel(None);
         let link = Link {
             config,
             inbox,
             events: sender,
             reporter: reporter.clone(),
+            channel,
         };
         Self {
             events,
             reporter,
+            certifier: Certifier::new(lent),
             task: tokio::spawn(link.run()),
         }
     }
@@ -153,6 +158,12 @@ impl Subscription {
     #[must_use]
     pub fn reporter(&self) -> Reporter {
         self.reporter.clone()
+    }
+
+    /// Asks control for certificates.
+    #[must_use]
+    pub fn certifier(&self) -> Certifier {
+        self.certifier.clone()
     }
 }
 
@@ -192,6 +203,8 @@ struct Link {
     inbox: Inbox,
     events: mpsc::Sender<Event>,
     reporter: Reporter,
+    /// While it is up.
+    channel: watch::Sender<Option<Channel>>,
 }
 
 impl Link {
@@ -203,6 +216,7 @@ impl Link {
                 Ok(()) => return,
                 Err(why) => why,
             };
+            self.channel.send_replace(None);
             if started.elapsed() >= HEALTHY {
                 failures = 0;
             }
@@ -228,6 +242,7 @@ impl Link {
         let mut reports = self.reporter.report.subscribe();
         asked.mark_unchanged();
         let _ = ups.try_send(self.inbox.up(Bytes::new()));
+        let lent = channel.clone();
         let mut client =
             StateClient::new(channel).max_decoding_message_size(STATE_BYTES_MAX + FRAME_BYTES_MAX);
         let call = client.subscribe(tokio_stream::wrappers::ReceiverStream::new(outbound));
@@ -236,6 +251,7 @@ impl Link {
             .map_err(|_| "control did not accept the subscription within 5 s".to_owned())?
             .map_err(|status| said(&status))?
             .into_inner();
+        self.channel.send_replace(Some(lent));
         if self.events.send(Event::Connected).await.is_err() {
             return Ok(());
         }

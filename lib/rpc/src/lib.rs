@@ -9,6 +9,7 @@
 
 mod accept;
 mod address;
+mod certify;
 mod client;
 mod feed;
 mod inbox;
@@ -18,10 +19,12 @@ mod trust;
 
 pub use accept::bind_unix;
 pub use address::{Address, AddressError, PeerCheck};
+pub use certify::Certifier;
 pub use client::{EVENTS_MAX, Event, Held, LinkConfig, Reporter, Subscription};
 pub use feed::{Feed, ROTATIONS_MAX, TooManyRotations, UPDATES_BYTES_MAX, UPDATES_MAX};
 pub use server::{
-    AUDIT_RECORDS_MAX, Access, DATAPLANES_MAX, Hub, LinkId, NotTaken, REPORT_BYTES_MAX, serve,
+    AUDIT_RECORDS_MAX, Access, DATAPLANES_MAX, Hub, LinkId, NotCertified, NotTaken,
+    REPORT_BYTES_MAX, serve,
 };
 pub use ship::{Batch, Outbox};
 pub use trust::{Trust, TrustError};

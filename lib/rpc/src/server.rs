@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_proto::id::Generation;
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::update::Report;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::accept::{self, LinkInfo};
 use crate::feed::{Feed, Position};
 use crate::generated::state_server::{State, StateServer};
-use crate::generated::{AuditAck, AuditBatch, StateMessage, Up};
+use crate::generated::{AuditAck, AuditBatch, Certified, CertifyRequest, StateMessage, Up};
 
 pub use crate::accept::Access;
 
@@ -51,6 +51,24 @@ pub trait Hub: Send + Sync + 'static {
     fn closed(&self, link: LinkId);
     /// Takes audit records for good, in order; of those it has already, none twice.
     fn audit(&self, records: &[Bytes]) -> impl Future<Output = Result<(), NotTaken>> + Send;
+    /// Signs a request (PKCS#10) for a certificate: of an agent of `cluster`, or of the data
+    /// plane's listener of agents.
+    fn certify(
+        &self,
+        cluster: Option<ClusterId>,
+        csr: &[u8],
+    ) -> impl Future<Output = Result<Vec<u8>, NotCertified>> + Send;
+}
+
+/// No certificate was made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCertified {
+    /// Nor will it be, if asked the same again.
+    #[error("{0}")]
+    Refused(String),
+    /// Not now; ask again.
+    #[error("{0}")]
+    Later(String),
 }
 
 /// Audit records are not in the store; the data plane keeps them and sends them again.
@@ -169,6 +187,24 @@ impl<H: Hub> State for Service<H> {
             Some((answer, goes_on))
         });
         Ok(Response::new(Box::pin(acks)))
+    }
+
+    async fn certify(&self, call: Request<CertifyRequest>) -> Result<Response<Certified>, Status> {
+        let CertifyRequest { cluster, csr } = call.into_inner();
+        let cluster = match &cluster[..] {
+            "" => None,
+            id => {
+                Some(ClusterId::new(id).map_err(|why| Status::invalid_argument(why.to_string()))?)
+            }
+        };
+        let signed = self.hub.certify(cluster, &csr).await;
+        let certificate = signed.map_err(|why| match why {
+            NotCertified::Refused(why) => Status::failed_precondition(why),
+            NotCertified::Later(why) => Status::unavailable(why),
+        })?;
+        Ok(Response::new(Certified {
+            certificate: certificate.into(),
+        }))
     }
 }
 

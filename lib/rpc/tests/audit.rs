@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_net::crypto::SigningKey;
-use culvert_proto::id::Generation;
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::update::{Report, State};
 use culvert_rpc::{
-    Access, Address, Batch, Feed, Hub, LinkConfig, LinkId, NotTaken, Outbox, PeerCheck,
-    Subscription, Trust, bind_unix, serve,
+    Access, Address, Batch, Feed, Hub, LinkConfig, LinkId, NotCertified, NotTaken, Outbox,
+    PeerCheck, Subscription, Trust, bind_unix, serve,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -36,6 +36,10 @@ impl Hub for Control {
     fn opened(&self, _: LinkId, _: &str) {}
     fn report(&self, _: LinkId, _: Generation, _: Option<Report>) {}
     fn closed(&self, _: LinkId) {}
+
+    async fn certify(&self, _: Option<ClusterId>, _: &[u8]) -> Result<Vec<u8>, NotCertified> {
+        Err(NotCertified::Later("not here".to_owned()))
+    }
 
     /// Every third batch is refused.
     async fn audit(&self, records: &[Bytes]) -> Result<(), NotTaken> {

@@ -11,12 +11,12 @@ use culvert_net::tls::dev::DevCa;
 use culvert_net::tls::{
     ClientAuth, ClientTls, ClientTlsOptions, MinVersion, Roots, ServerTls, ServerTlsOptions,
 };
-use culvert_proto::id::Generation;
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::TokenText;
 use culvert_proto::update::{Change, ClusterState, Report, Rotation, State, Update};
 use culvert_rpc::{
-    Access, Address, Event, Feed, Held, Hub, LinkConfig, LinkId, NotTaken, PeerCheck, Subscription,
-    Trust, bind_unix, serve,
+    Access, Address, Event, Feed, Held, Hub, LinkConfig, LinkId, NotCertified, NotTaken, PeerCheck,
+    Subscription, Trust, bind_unix, serve,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -45,6 +45,18 @@ impl Hub for Control {
     }
     async fn audit(&self, _: &[bytes::Bytes]) -> Result<(), NotTaken> {
         Ok(())
+    }
+    async fn certify(
+        &self,
+        cluster: Option<ClusterId>,
+        csr: &[u8],
+    ) -> Result<Vec<u8>, NotCertified> {
+        match cluster.as_ref().map(ClusterId::as_str) {
+            Some("refused") => Err(NotCertified::Refused("no".to_owned())),
+            Some("later") => Err(NotCertified::Later("soon".to_owned())),
+            Some(id) => Ok([csr, id.as_bytes()].concat()),
+            None => Ok(csr.to_vec()),
+        }
     }
 }
 

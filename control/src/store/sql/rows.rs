@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Transaction};
 
 use super::db::{self, Connection, Db, Pool};
-use super::{access, audit, connect, identity, license};
+use super::{access, audit, connect, enrol, identity, license};
 use crate::audit::Entry;
 use crate::cluster::{Cluster, Spec, Token};
 use crate::store::error::RowError;
@@ -186,6 +186,8 @@ pub(super) async fn record(
             Step::Decide { request, before } => {
                 connect::decide(connection, request, before).await?
             }
+            Step::AgentCa(ca) => enrol::put_ca(connection, ca).await?,
+            Step::DropAgentCa(id) => enrol::drop_ca(connection, id).await?,
         }
     }
     for entry in entries {

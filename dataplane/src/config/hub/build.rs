@@ -24,6 +24,7 @@ impl Reader<'_> {
         let internal_addr = self.address("internal-addr");
         let admin_addr = self.address("admin-addr");
         let user_addr = self.address("user-addr");
+        let agent_mtls_addr = self.address("agent-mtls-addr");
         let control_api = self.parse("control-api", control_api);
         let trusted_proxies = self.parse("trusted-proxies", networks);
         let state_dir = self.directory("state-dir");
@@ -31,6 +32,11 @@ impl Reader<'_> {
         let tls = self.tls();
         let internal_plain = self.internal_plain(tls.as_ref());
         self.people(tls.as_ref(), user_addr.is_some(), control_api.is_some());
+        self.certified(
+            agent_mtls_addr.is_some(),
+            state.as_ref(),
+            state_dir.is_some(),
+        );
         let rate_limit = limit(self.number("rate-limit", any.clone()));
         let cluster_rate_limit = limit(self.number("cluster-rate-limit", any.clone()));
         let cluster_requests_max = self.number("cluster-max-requests", 1..=*any.end());
@@ -57,6 +63,7 @@ impl Reader<'_> {
             internal_addr: internal_addr?,
             admin_addr: admin_addr?,
             user_addr,
+            agent_mtls_addr,
             control_api,
             trusted_proxies: trusted_proxies.unwrap_or_default(),
             state: state?,
@@ -179,6 +186,26 @@ impl Reader<'_> {
         if certificates && console && !own_listener {
             let why = "--control-api beside --tls-client-ca: people would be asked for client \
                        certificates; give them a listener of their own: --user-addr :9443";
+            self.problems.add(why.to_owned());
+        }
+    }
+
+    /// The CAs of agents travel in control's state, and what is made for the listener is kept.
+    fn certified(&mut self, has: bool, state: Option<&StateSource>, has_dir: bool) {
+        if !has {
+            return;
+        }
+        if matches!(
+            state,
+            Some(StateSource::ClustersFile(_) | StateSource::ClustersText(_))
+        ) {
+            let why = "--agent-mtls-addr needs --control: certificates of agents are made there; \
+                       with a clusters file agents show tokens";
+            self.problems.add(why.to_owned());
+        }
+        if !has_dir && self.layers.get("tls-cert").is_none() {
+            let why = "--agent-mtls-addr needs --state-dir, which keeps the certificate that \
+                       control makes for it, or --tls-cert and --tls-key";
             self.problems.add(why.to_owned());
         }
     }

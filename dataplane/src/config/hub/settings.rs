@@ -43,6 +43,12 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "Listener of people alone, without client certificates; default: the public one, where it asks for none",
     ),
     row(
+        "agent-mtls-addr",
+        Holds::Text,
+        "",
+        "Listener of agents that show a certificate of the hub's agent CA, for /api/agents/connect; needs --control",
+    ),
+    row(
         "control-api",
         Holds::Text,
         "",

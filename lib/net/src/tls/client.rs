@@ -27,6 +27,8 @@ pub enum Roots {
     File(PathBuf),
     /// The CAs of the operating system and of this PEM file.
     SystemAnd(PathBuf),
+    /// What the first trusts, and the CAs of this PEM file. The first is no pin.
+    And(Box<Roots>, PathBuf),
     /// The certificate whose public key hashes to this, or one that such a CA signed.
     Pin(SpkiPin),
     /// Anything. For upstreams the operator named `--insecure`; never for a hub.
@@ -44,6 +46,29 @@ pub struct ClientTlsOptions {
     pub alpn: Vec<Vec<u8>>,
     /// Lowest version.
     pub min_version: MinVersion,
+}
+
+impl Roots {
+    /// Every file of CAs.
+    fn files(&self) -> Vec<&PathBuf> {
+        match self {
+            Roots::File(path) | Roots::SystemAnd(path) => vec![path],
+            Roots::And(first, path) => {
+                let mut files = first.files();
+                files.push(path);
+                files
+            }
+            Roots::System | Roots::Pin(_) | Roots::Insecure => Vec::new(),
+        }
+    }
+
+    /// Without the files that were added.
+    fn base(&self) -> &Roots {
+        match self {
+            Roots::And(first, _) => first.base(),
+            own => own,
+        }
+    }
 }
 
 impl Default for ClientTlsOptions {
@@ -120,15 +145,9 @@ impl ClientTls {
 
 impl Reload for ClientTls {
     fn paths(&self) -> Vec<PathBuf> {
-        let roots = match &self.options.roots {
-            Roots::File(path) | Roots::SystemAnd(path) => Some(path.clone()),
-            Roots::System | Roots::Pin(_) | Roots::Insecure => None,
-        };
+        let roots = self.options.roots.files().into_iter().cloned();
         let identity = self.options.identity.clone().map(|(cert, key)| [cert, key]);
-        roots
-            .into_iter()
-            .chain(identity.into_iter().flatten())
-            .collect()
+        roots.chain(identity.into_iter().flatten()).collect()
     }
 
     fn reload(&self) -> Result<Reloaded, TlsError> {
@@ -143,16 +162,16 @@ fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
 
 struct Files<'a> {
     options: &'a ClientTlsOptions,
-    roots: Option<Zeroizing<Vec<u8>>>,
+    roots: Vec<Zeroizing<Vec<u8>>>,
     identity: Option<[Zeroizing<Vec<u8>>; 2]>,
 }
 
 impl<'a> Files<'a> {
     fn read(options: &'a ClientTlsOptions) -> Result<Files<'a>, TlsError> {
-        let roots = match &options.roots {
-            Roots::File(path) | Roots::SystemAnd(path) => Some(files::read(path)?),
-            Roots::System | Roots::Pin(_) | Roots::Insecure => None,
-        };
+        let roots = options.roots.files().into_iter();
+        let roots = roots
+            .map(|path| files::read(path))
+            .collect::<Result<_, _>>()?;
         let identity = match &options.identity {
             Some((cert, key)) => Some([files::read(cert)?, files::read(key)?]),
             None => None,
@@ -166,26 +185,20 @@ impl<'a> Files<'a> {
 
     fn verifier(&self) -> Result<Arc<ServerVerifier>, TlsError> {
         let judge = |trust| Arc::new(ServerVerifier::new(trust, provider()));
-        let of_file = |path: &PathBuf| match &self.roots {
-            Some(content) => files::roots(path, content),
-            None => Err(TlsError::Empty {
-                path: path.clone(),
-                wanted: "certificate",
-            }),
-        };
-        let store = match &self.options.roots {
-            Roots::System => system_roots()?,
-            Roots::File(path) => of_file(path)?,
-            Roots::SystemAnd(path) => {
-                let mut store = of_file(path)?;
-                if let Ok(system) = system_roots() {
-                    store.extend(system.roots);
-                }
-                store
-            }
+        let mut store = RootCertStore::empty();
+        for (path, content) in self.options.roots.files().into_iter().zip(&self.roots) {
+            store.extend(files::roots(path, content)?.roots);
+        }
+        match self.options.roots.base() {
             Roots::Pin(pin) => return Ok(judge(Trust::Pin(*pin))),
             Roots::Insecure => return Ok(judge(Trust::Anyone)),
-        };
+            Roots::System | Roots::SystemAnd(_) => match system_roots() {
+                Ok(system) => store.extend(system.roots),
+                Err(why) if store.is_empty() => return Err(why),
+                Err(_) => {}
+            },
+            Roots::File(_) | Roots::And(..) => {}
+        }
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
             .build()
             .map_err(|e| TlsError::Handshake(e.to_string()))?;

@@ -14,7 +14,7 @@ use super::verify::BoundedClientVerifier;
 use super::{Ahead, MinVersion, Reload, Reloaded, TlsInfo, files, provider, versions};
 
 /// Resumption tickets per handshake.
-const TICKETS_MAX: usize = 1;
+pub(super) const TICKETS_MAX: usize = 1;
 
 /// An accepted TLS connection.
 pub type ServerStream<IO> = tokio_rustls::server::TlsStream<Ahead<IO>>;

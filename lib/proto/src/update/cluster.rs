@@ -33,6 +33,7 @@ mod field {
     pub(super) const PERSONAL_TOKEN: u8 = 15;
     pub(super) const ACCESS: u8 = 16;
     pub(super) const AUDIT_TUNNEL: u8 = 17;
+    pub(super) const CERTIFICATES_FROM: u8 = 18;
 }
 
 mod token {
@@ -66,6 +67,7 @@ impl ClusterState {
             personal_tokens: Vec::new(),
             access: Access::default(),
             audit_tunnel: false,
+            certificates_from_unix_s: 0,
         }
     }
 
@@ -135,6 +137,7 @@ pub(super) fn write_cluster(cluster: &ClusterState) -> Vec<u8> {
         out.bytes(field::ACCESS, &write_access(&cluster.access));
     }
     out.u8(field::AUDIT_TUNNEL, u8::from(cluster.audit_tunnel));
+    out.u64(field::CERTIFICATES_FROM, cluster.certificates_from_unix_s);
     out.finish()
 }
 
@@ -150,7 +153,7 @@ fn write_token(hash: &TokenHash) -> Vec<u8> {
 }
 
 pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeError> {
-    let mut fields = Fields::nested("cluster", field::AUDIT_TUNNEL, value);
+    let mut fields = Fields::nested("cluster", field::CERTIFICATES_FROM, value);
     let Some((field::ID, id)) = fields.next(&[])? else {
         return Err(fields.error(field::ID));
     };
@@ -199,6 +202,9 @@ pub(super) fn read_cluster(value: Reader<'_>) -> Result<ClusterState, DecodeErro
                 fields.check(field, read.access != Access::default())?;
             }
             field::AUDIT_TUNNEL => read.audit_tunnel = fields.flag(field, value)?,
+            field::CERTIFICATES_FROM => {
+                read.certificates_from_unix_s = fields.u64(field, value)?;
+            }
             _ => {}
         }
     }

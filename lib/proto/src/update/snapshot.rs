@@ -9,7 +9,7 @@ use super::codec::{DecodeError, Fields, Writer, push};
 use super::sign_in::{read_end, read_sign_in, write_end, write_sign_in};
 use super::{Ended, Settings, Snapshot};
 use crate::id::Generation;
-use crate::limits::{CLUSTERS_MAX, ENDED_SUBJECTS_MAX};
+use crate::limits::{AGENT_CA_BYTES_MAX, AGENT_CAS_MAX, CLUSTERS_MAX, ENDED_SUBJECTS_MAX};
 use crate::wire::Reader;
 
 const SNAPSHOT_DOMAIN: &[u8] = b"culvert-snapshot/1\0";
@@ -28,6 +28,7 @@ mod settings {
     pub(super) const RATE: u8 = 1;
     pub(super) const SNAPSHOT_AGE_MAX: u8 = 2;
     pub(super) const SIGN_IN: u8 = 3;
+    pub(super) const AGENT_CA: u8 = 4;
 }
 
 impl Snapshot {
@@ -98,17 +99,25 @@ pub(super) fn write_settings(values: &Settings) -> Vec<u8> {
     if let Some(sign_in) = &values.sign_in {
         out.bytes(settings::SIGN_IN, &write_sign_in(sign_in));
     }
+    for ca in &values.agent_cas {
+        out.bytes(settings::AGENT_CA, ca);
+    }
     out.finish()
 }
 
 pub(super) fn read_settings(value: Reader<'_>) -> Result<Settings, DecodeError> {
-    let mut fields = Fields::nested("settings", settings::SIGN_IN, value);
+    let mut fields = Fields::nested("settings", settings::AGENT_CA, value);
     let mut read = Settings::default();
-    while let Some((field, value)) = fields.next(&[])? {
+    while let Some((field, mut value)) = fields.next(&[settings::AGENT_CA])? {
         match field {
             settings::RATE => read.rate_per_second = fields.u32(field, value)?,
             settings::SNAPSHOT_AGE_MAX => read.snapshot_age_max_s = fields.u32(field, value)?,
             settings::SIGN_IN => read.sign_in = Some(Arc::new(read_sign_in(value)?)),
+            settings::AGENT_CA => {
+                let ca = Bytes::copy_from_slice(value.rest());
+                fields.check(field, (1..=AGENT_CA_BYTES_MAX).contains(&ca.len()))?;
+                push(&mut read.agent_cas, ca, "agent CAs", AGENT_CAS_MAX)?;
+            }
             _ => {}
         }
     }

@@ -114,6 +114,15 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
         token: mint([1; 8], [2; 32]),
         spki_pin: Some([0xab; 32]),
         expires_unix_s: 1_900_000_000,
+        register: None,
+    };
+    let enrol = JoinString {
+        hubs: vec!["wss://hub.example:9444/api/agents/connect".into()],
+        cluster: cluster(),
+        token: TokenText::new(&format!("cve_{}", "A".repeat(43))).unwrap(),
+        spki_pin: None,
+        expires_unix_s: 1_900_000_000,
+        register: Some("https://hub.example/api/agents/register".into()),
     };
     vec![
         ("stream_header_control", control.encode().unwrap().to_vec()),
@@ -126,6 +135,10 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
         (
             "join_string_text",
             join.encode().unwrap().as_bytes().to_vec(),
+        ),
+        (
+            "join_string_enrol_text",
+            enrol.encode().unwrap().as_bytes().to_vec(),
         ),
     ]
 }

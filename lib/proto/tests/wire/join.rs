@@ -9,6 +9,7 @@ fn join(hubs: Vec<String>, token: &str, spki_pin: Option<[u8; 32]>, expires: u64
         token: TokenText::new(token).unwrap(),
         spki_pin,
         expires_unix_s: expires,
+        register: None,
     }
 }
 
@@ -19,8 +20,10 @@ proptest! {
         token in "[!-~]{16,80}",
         pin: Option<[u8; 32]>,
         expires: u64,
+        register in proptest::option::of("[!-~]{1,60}"),
     ) {
-        let join = join(hubs.clone(), &token, pin, expires);
+        let mut join = join(hubs.clone(), &token, pin, expires);
+        join.register.clone_from(&register);
         let word = join.encode().unwrap();
         prop_assert!(word.starts_with(JOIN_PREFIX));
         let read = JoinString::decode(&format!("  {}\n", word.as_str())).unwrap();
@@ -29,6 +32,7 @@ proptest! {
         prop_assert_eq!(read.token.expose(), token);
         prop_assert_eq!(read.spki_pin, pin);
         prop_assert_eq!(read.expires_unix_s, expires);
+        prop_assert_eq!(read.register, register);
     }
 
     #[test]

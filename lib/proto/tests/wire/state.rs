@@ -129,16 +129,22 @@ fn cluster(id: ClusterId) -> impl Strategy<Value = Arc<ClusterState>> {
                 personal_tokens,
                 access,
                 audit_tunnel,
+                certificates_from_unix_s: floor / 1_000,
             })
         },
     )
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<(u32, u32)>(), of(sign_in())).prop_map(|(numbers, sign_in)| Settings {
+    let cas = vec(
+        vec(any::<u8>(), 1..40),
+        0..=culvert_proto::limits::AGENT_CAS_MAX,
+    );
+    (any::<(u32, u32)>(), of(sign_in()), cas).prop_map(|(numbers, sign_in, cas)| Settings {
         rate_per_second: numbers.0,
         snapshot_age_max_s: numbers.1,
         sign_in: sign_in.map(Arc::new),
+        agent_cas: cas.into_iter().map(Into::into).collect(),
     })
 }
 

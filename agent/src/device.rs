@@ -30,7 +30,7 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
-pub enum EnrolmentError {
+pub enum DeviceError {
     /// The hub said no, or nothing that makes sense.
     #[error("{what}: {seen} (side: {side}); {fix}")]
     Refused {
@@ -80,13 +80,13 @@ enum Decided {
 /// Gets a token unless there is one; `false` when the process is to end instead.
 ///
 /// # Errors
-/// [`EnrolmentError`]; then the agent has nothing to run with.
-pub async fn enrol(
+/// [`DeviceError`]; then the agent has nothing to run with.
+pub async fn ask(
     config: &Config,
     wish: &Wish,
     dialer: &Dialer,
     shutdown: &Shutdown,
-) -> Result<bool, EnrolmentError> {
+) -> Result<bool, DeviceError> {
     if config.credential.token.is_some() || credential::is_kept(&wish.state_dir) {
         return Ok(true);
     }
@@ -96,7 +96,7 @@ pub async fn enrol(
     }
 }
 
-async fn asked(config: &Config, wish: &Wish, dialer: &Dialer) -> Result<(), EnrolmentError> {
+async fn asked(config: &Config, wish: &Wish, dialer: &Dialer) -> Result<(), DeviceError> {
     let call = Call {
         dialer,
         hubs: &config.hubs,
@@ -104,13 +104,13 @@ async fn asked(config: &Config, wish: &Wish, dialer: &Dialer) -> Result<(), Enro
     let begun = begin(&call, &wish.cluster).await?;
     announce(&begun, &wish.cluster);
     let (token, cluster) = wait(&call, begun).await?;
-    credential::enrol(&wish.state_dir, &token).map_err(EnrolmentError::NotKept)?;
+    credential::enrol(&wish.state_dir, &token).map_err(DeviceError::NotKept)?;
     tracing::info!(
         cluster,
         "an administrator let this agent in; its token is kept"
     );
     match &config.cluster {
-        Some(wanted) if wanted.as_str() != cluster => Err(EnrolmentError::OtherCluster {
+        Some(wanted) if wanted.as_str() != cluster => Err(DeviceError::OtherCluster {
             approved: cluster,
             wanted: wanted.to_string(),
         }),
@@ -119,7 +119,7 @@ async fn asked(config: &Config, wish: &Wish, dialer: &Dialer) -> Result<(), Enro
 }
 
 /// Asks until the hub takes the request or refuses it.
-async fn begin(call: &Call<'_>, wish: &str) -> Result<Begun, EnrolmentError> {
+async fn begin(call: &Call<'_>, wish: &str) -> Result<Begun, DeviceError> {
     let body = json!({
         "cluster": wish,
         "agent_version": env!("CARGO_PKG_VERSION"),
@@ -150,7 +150,7 @@ async fn begin(call: &Call<'_>, wish: &str) -> Result<Begun, EnrolmentError> {
     }
 }
 
-fn begun(body: &Value) -> Result<Begun, EnrolmentError> {
+fn begun(body: &Value) -> Result<Begun, DeviceError> {
     let text = |field: &'static str| {
         let text = body[field].as_str().filter(|text| is_shown(text));
         text.map(str::to_owned).ok_or_else(|| broken(field))
@@ -195,7 +195,7 @@ fn announce(begun: &Begun, wish: &str) {
     );
 }
 
-async fn wait(call: &Call<'_>, begun: Begun) -> Result<(TokenText, String), EnrolmentError> {
+async fn wait(call: &Call<'_>, begun: Begun) -> Result<(TokenText, String), DeviceError> {
     let until = Instant::now() + begun.life + FETCH_GRACE;
     let path = format!("{PATH}/{}", begun.id);
     let mut pace = begun.pace;
@@ -222,7 +222,7 @@ async fn wait(call: &Call<'_>, begun: Begun) -> Result<(TokenText, String), Enro
     }
 }
 
-fn decided(answer: &Answer) -> Result<Decided, EnrolmentError> {
+fn decided(answer: &Answer) -> Result<Decided, DeviceError> {
     match answer.status {
         200 => {}
         429 => return Ok(Decided::NotYet(Came::SlowDown)),
@@ -264,8 +264,8 @@ fn decided(answer: &Answer) -> Result<Decided, EnrolmentError> {
     }
 }
 
-fn again(what: &'static str, seen: String, side: &str) -> EnrolmentError {
-    EnrolmentError::Refused {
+fn again(what: &'static str, seen: String, side: &str) -> DeviceError {
+    DeviceError::Refused {
         what,
         seen,
         side: side.to_owned(),
@@ -273,8 +273,8 @@ fn again(what: &'static str, seen: String, side: &str) -> EnrolmentError {
     }
 }
 
-fn broken(field: &str) -> EnrolmentError {
-    EnrolmentError::Refused {
+fn broken(field: &str) -> DeviceError {
+    DeviceError::Refused {
         what: "the hub's answer cannot be used",
         seen: format!("no usable {field}"),
         side: "hub".to_owned(),
@@ -283,7 +283,7 @@ fn broken(field: &str) -> EnrolmentError {
 }
 
 /// A refusal in the hub's own words, or what stands in the way to it (C-18).
-fn refused(what: &'static str, answer: &Answer) -> EnrolmentError {
+fn refused(what: &'static str, answer: &Answer) -> DeviceError {
     let word = |field: &str| {
         let text = answer.body[field].as_str();
         text.map(|text| text.escape_debug().to_string())
@@ -298,7 +298,7 @@ fn refused(what: &'static str, answer: &Answer) -> EnrolmentError {
         ),
         _ => ("hub".to_owned(), "see the hub's log".to_owned()),
     };
-    EnrolmentError::Refused {
+    DeviceError::Refused {
         what,
         seen: answer.seen(),
         side,

@@ -1,0 +1,34 @@
+//! Certificates of agents: the hub's CA, requests, and what a certificate says.
+//!
+//! Floor 2. Control signs with it, data planes and agents make their requests with it, and all
+//! three read certificates by it. No I/O, no clock.
+#![forbid(unsafe_code)]
+
+mod authority;
+mod certificate;
+mod key;
+mod pem;
+mod request;
+
+pub use authority::{Authority, BACKDATE_S, CA_LIFE_S, LEAF_LIFE_S_MAX, LEAF_LIFE_S_MIN, Signed};
+pub use certificate::{AgentCertificate, CertificateFault, Validity, ca_id, issuer_is, validity};
+pub use key::Key;
+pub use pem::{base64, certificates, read_certificates};
+pub use request::{CSR_BYTES_MAX, Request, RequestFault};
+
+/// A key or certificate could not be made, or what was read is none.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The library failed.
+    #[error("a certificate could not be made: {0}")]
+    Library(#[from] rcgen::Error),
+    /// No key of ours.
+    #[error("not an ECDSA P-256 key in PKCS#8; openssl pkcs8 -topk8 -nocrypt converts others")]
+    Key,
+    /// No CA.
+    #[error("not one CA certificate with an ECDSA P-256 key that may sign others")]
+    Ca,
+    /// A CA and another's key.
+    #[error("key and CA certificate do not go together")]
+    KeyOfAnother,
+}
