@@ -224,7 +224,9 @@ fn a_join_string_is_good_once_and_for_nobody_else() -> Result<()> {
     }
     let rig = Rig::start(&[])?;
     let join = rig.join("dev")?;
-    let _agent = rig.connected("agent", &join)?;
+    let mut agent = rig.connected("agent", &join)?;
+    agent.terminate()?;
+    agent.wait_end(Duration::from_secs(10))?;
     std::fs::rename(rig.state_of("agent"), rig.state_of("kept"))?;
     let mut thief = rig.agent("thief", &join)?;
     thief.expect(&["rejected the registration", "culvert-agent cannot run"]);
