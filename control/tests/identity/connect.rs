@@ -205,13 +205,14 @@ async fn a_wrong_secret_and_an_unknown_id_look_the_same() {
     let asker = site.asker("192.0.2.1", wish()).await;
     let other = site.asker("192.0.2.2", wish()).await;
     let mut answers = Vec::new();
+    let (id, secret, zeros) = (asker.id.as_str(), asker.secret.as_str(), "0".repeat(32));
     for (id, secret) in [
-        (asker.id.as_str(), other.secret.as_str()),
-        (&asker.id, ""),
-        (&asker.id, "cvd_"),
-        (&"0".repeat(32), &asker.secret),
-        ("x", &asker.secret),
-        ("%00", &asker.secret),
+        (id, other.secret.as_str()),
+        (id, ""),
+        (id, "cvd_"),
+        (zeros.as_str(), secret),
+        ("x", secret),
+        ("%00", secret),
     ] {
         let mut said = site.poll(id, secret).await;
         said.body["request_id"].take();
