@@ -222,7 +222,10 @@ fn a_join_string_is_good_once_and_for_nobody_else() -> Result<()> {
     if !ready("a_join_string_is_good_once_and_for_nobody_else", &[]) {
         return Ok(());
     }
-    let rig = Rig::start(&[])?;
+    let mut rig = Rig::start(&[])?;
+    rig.control
+        .process
+        .expect(&["registration of an agent rejected"]);
     let join = rig.join("dev")?;
     let mut agent = rig.connected("agent", &join)?;
     agent.terminate()?;
