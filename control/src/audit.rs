@@ -47,8 +47,6 @@ words! {
         PersonalTokenMint = "personal_token_mint",
         /// A person's token was taken; rows as above.
         PersonalTokenRevoke = "personal_token_revoke",
-        /// An agent without a credential was let in, or refused.
-        AgentRegister = "agent_register",
         /// A machine's token was minted.
         ApiTokenMint = "api_token_mint",
         /// A machine's token was taken.
@@ -59,7 +57,8 @@ words! {
         Login = "login",
         /// Somebody ended all of their sessions.
         LogoutEverywhere = "logout_everywhere",
-        /// An agent changed a bootstrap token for a certificate, or tried to.
+        /// An agent without a credential was let in or refused, or changed a bootstrap token for a
+        /// certificate, or tried to.
         AgentRegister = "agent_register",
         /// A CA of agents was staged, promoted or retired.
         CaRotate = "ca_rotate",

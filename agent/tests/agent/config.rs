@@ -347,25 +347,27 @@ fn an_observer_in_the_kernel_cannot_be_required_of_an_agent() {
 
 #[test]
 fn an_agent_that_asks_for_a_token_needs_a_place_for_it() {
+    fn asks<'a>(hub: &[&'a str], further: &[&'a str]) -> Vec<&'a str> {
+        [&["connect"], hub, further].concat()
+    }
     let hub = [
         "--hub",
         "https://hub.example",
         "--target",
         "http://localhost:3000",
     ];
-    let asks = |further: &[&str]| [&["connect"], &hub[..], further].concat();
-    let said = refused(&asks(&[]), &[]);
+    let said = refused(&asks(&hub, &[]), &[]);
     assert!(said.contains("--state-dir"), "{said}");
     let dir = tempfile::tempdir().unwrap();
     let state = ["--state-dir", dir.path().to_str().unwrap()];
-    let wish = good(&asks(&state), &[]).wish.expect("it asks");
+    let wish = good(&asks(&hub, &state), &[]).wish.expect("it asks");
     assert_eq!(
         (wish.cluster.as_str(), wish.state_dir.as_path()),
         ("", dir.path())
     );
-    let named = good(&asks(&[&state[..], &["prod"]].concat()), &[]);
+    let named = good(&asks(&hub, &[&state[..], &["prod"]].concat()), &[]);
     assert_eq!(named.wish.expect("it asks").cluster, "prod");
-    let said = refused(&asks(&[&state[..], &["No Cluster"]].concat()), &[]);
+    let said = refused(&asks(&hub, &[&state[..], &["No Cluster"]].concat()), &[]);
     assert!(said.contains("no cluster id"), "{said}");
     // Without the verb nothing is asked for.
     let said = refused(&[&hub[..], &state].concat(), &[]);

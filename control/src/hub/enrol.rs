@@ -389,7 +389,7 @@ pub(super) fn published(mut cas: Vec<AgentCa>, steps: &[Step]) -> Vec<Bytes> {
                 None => cas.push(ca.clone()),
             },
             Step::DropAgentCa(id) => cas.retain(|held| held.id != *id),
-            Step::Put(_) | Step::Remove(_) | Step::End { .. } => {}
+            Step::Put(_) | Step::Remove(_) | Step::End { .. } | Step::Decide { .. } => {}
         }
     }
     let all = enrol::in_order(&cas).into_iter();

@@ -445,7 +445,7 @@ mod tests {
             held = held.renewed(LIFE, now);
         }
         assert!(held.idle_until_unix_s <= NOW + LIFE.absolute_s);
-        assert!(held.in_time(NOW + LIFE.absolute_s).is_err());
+        assert!(held.is_in_time(NOW + LIFE.absolute_s).is_err());
         let short = Life {
             absolute_s: 60,
             ..LIFE
