@@ -3,6 +3,8 @@
 use culvert_control::connect::{PENDING_MAX, PENDING_OF_ADDRESS_MAX};
 use culvert_control::token;
 use culvert_identity::Tier;
+use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
 
 use super::fleet::cookie;
 use super::*;
@@ -97,7 +99,7 @@ fn wish() -> Value {
 
 #[tokio::test]
 async fn an_agent_asks_is_approved_and_fetches_its_token_once() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let asker = site.asker("192.0.2.1", wish()).await;
     let body = &asker.body;
     let url = format!("{ORIGIN}/enrol/{}", asker.id);
@@ -170,7 +172,7 @@ async fn an_agent_asks_is_approved_and_fetches_its_token_once() {
 
 #[tokio::test]
 async fn of_sixteen_who_fetch_at_once_one_gets_the_token() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let asker = site.asker("192.0.2.1", wish()).await;
     assert_eq!(site.approve(&asker.id, "prod", true).await.status, 200);
     let cause = culvert_control::audit::Cause {
@@ -201,7 +203,7 @@ async fn of_sixteen_who_fetch_at_once_one_gets_the_token() {
 
 #[tokio::test]
 async fn a_wrong_secret_and_an_unknown_id_look_the_same() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let asker = site.asker("192.0.2.1", wish()).await;
     let other = site.asker("192.0.2.2", wish()).await;
     let mut answers = Vec::new();
@@ -229,7 +231,7 @@ async fn a_wrong_secret_and_an_unknown_id_look_the_same() {
 
 #[tokio::test]
 async fn who_asks_too_fast_is_told_to_slow_down() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let asker = site.asker("192.0.2.1", wish()).await;
     assert_eq!(site.poll(&asker.id, &asker.secret).await.status, 200);
     let said = site.poll(&asker.id, &asker.secret).await;
@@ -247,7 +249,7 @@ async fn who_asks_too_fast_is_told_to_slow_down() {
 
 #[tokio::test]
 async fn refused_and_overdue_requests_get_no_token() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let denied = site.asker("192.0.2.1", wish()).await;
     let late = site.asker("192.0.2.1", wish()).await;
     let line = format!("POST /api/connect/requests/{}/deny", denied.id);
@@ -284,7 +286,7 @@ async fn refused_and_overdue_requests_get_no_token() {
 
 #[tokio::test]
 async fn requests_are_bounded_for_an_address_and_in_all() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let mut taken = 0;
     for _ in 0..4 {
         for host in 0..6 {
@@ -315,7 +317,7 @@ async fn requests_are_bounded_for_an_address_and_in_all() {
 
 #[tokio::test]
 async fn what_an_agent_says_is_bounded_and_stays_text_on_the_page() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     for bad in [
         json!({"host": "a\u{202e}b"}),
         json!({"host": "x".repeat(200)}),
@@ -352,7 +354,7 @@ async fn what_an_agent_says_is_bounded_and_stays_text_on_the_page() {
 
 #[tokio::test]
 async fn an_administrator_decides_on_the_page_and_from_our_own_alone() {
-    let site = Site::start(sign_in(OLD_KEY, None)).await;
+    let site = Site::open(sign_in(OLD_KEY, None)).await;
     let asker = site.asker("192.0.2.1", wish()).await;
     let (status, page) = site.page(&asker.id, None).await;
     assert_eq!(status, 401);
@@ -413,7 +415,7 @@ async fn an_administrator_decides_on_the_page_and_from_our_own_alone() {
 
 #[tokio::test]
 async fn where_agents_cannot_ask_they_are_told_why() {
-    let mut site = Site::start(sign_in(OLD_KEY, None)).await;
+    let mut site = Site::open(sign_in(OLD_KEY, None)).await;
     Arc::get_mut(&mut site.context).unwrap().connect = api::Connects::new(None);
     let said = site.asked("192.0.2.1", wish()).await;
     assert_eq!((said.status, said.code()), (404, "no_connect"));
