@@ -48,7 +48,7 @@ fn a_real_provider_signs_people_in_with_every_algorithm() -> Result<()> {
             if number == 0 {
                 json!("admin")
             } else {
-                json!(null)
+                json!("none")
             }
         );
         // curl's jar marks what no script may read. What is taken away while it follows redirects

@@ -325,7 +325,7 @@ const SETTINGS: &[Setting] = &[
         "admin-groups",
         Many,
         "",
-        "Groups whose people may do everything at the hub",
+        "Groups whose people may do everything at the hub; user:SUBJECT, here and below, is one person",
     ),
     row(
         "maintain-groups",

@@ -24,9 +24,8 @@ fn token() -> EnrolToken {
 
 #[test]
 fn a_token_is_for_its_cluster_and_its_time() {
-    let admit = |token: Option<&EnrolToken>, asked: &str, since, now| {
-        admit(token, asked, since, now)
-    };
+    let admit =
+        |token: Option<&EnrolToken>, asked: &str, since, now| admit(token, asked, since, now);
     let token = token();
     let good = Some(&token);
     let end = NOW + ENROL_TOKEN_LIFE_MS;

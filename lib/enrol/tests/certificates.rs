@@ -164,8 +164,8 @@ fn certificates_of_other_makers_are_no_agents() {
     );
     for wrong in [
         &[][..],
-        &[server.clone()],
-        &[client.clone(), server],
+        std::slice::from_ref(&server),
+        &[client.clone(), server.clone()],
         &[client, ExtendedKeyUsagePurpose::Any],
     ] {
         assert_eq!(usage(wrong), Err(CertificateFault::Usage), "{wrong:?}");

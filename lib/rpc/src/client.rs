@@ -267,7 +267,7 @@ impl Link {
                         Taken::Nothing => continue,
                         Taken::Missed => self.inbox.up(Bytes::new()),
                         Taken::Event(event) => {
-                            if self.events.send(event).await.is_err() {
+                            if self.events.send(*event).await.is_err() {
                                 return Ok(());
                             }
                             self.inbox.up(Bytes::new())

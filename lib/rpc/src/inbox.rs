@@ -31,10 +31,16 @@ pub(crate) enum Refused {
 
 /// What became of a message.
 pub(crate) enum Taken {
-    Event(Event),
+    Event(Box<Event>),
     /// An update is missing: ask for a snapshot.
     Missed,
     Nothing,
+}
+
+impl Taken {
+    fn event(event: Event) -> Self {
+        Self::Event(Box::new(event))
+    }
 }
 
 pub(crate) struct Inbox {
@@ -106,7 +112,7 @@ impl Inbox {
             generation: seen,
         });
         self.need_snapshot = false;
-        Ok(Taken::Event(Event::Snapshot {
+        Ok(Taken::event(Event::Snapshot {
             snapshot,
             signature: signature(&message.signature)?,
             body: message.body,
@@ -138,7 +144,7 @@ impl Inbox {
         }
         let snapshot_signature = signature(&message.snapshot_signature)?;
         held.generation = Generation(seen);
-        Ok(Taken::Event(Event::Update {
+        Ok(Taken::event(Event::Update {
             update,
             snapshot_signature,
             key_id: key.id(),
@@ -149,7 +155,7 @@ impl Inbox {
         self.believed(message, "rotation")?;
         let rotation = Rotation::decode(&message.body)
             .map_err(|why| Refused::Malformed(format!("rotation: {why}")))?;
-        Ok(Taken::Event(Event::Rotation(rotation)))
+        Ok(Taken::event(Event::Rotation(rotation)))
     }
 
     /// The key, when it is trusted and its signature of the body holds. A key
@@ -289,7 +295,10 @@ mod tests {
         assert!(inbox.up(Bytes::new()).need_snapshot);
         assert!(matches!(inbox.take(message(&feed, 3)), Ok(Taken::Nothing)));
         let taken = inbox.take(message(&feed, 0));
-        assert!(matches!(taken, Ok(Taken::Event(Event::Snapshot { .. }))));
+        let Ok(Taken::Event(taken)) = taken else {
+            panic!("no event");
+        };
+        assert!(matches!(*taken, Event::Snapshot { .. }));
         let up = inbox.up(Bytes::new());
         assert_eq!((up.need_snapshot, up.generation), (false, 5));
     }

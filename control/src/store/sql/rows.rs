@@ -184,7 +184,7 @@ pub(super) async fn record(
             }
             Step::End { subject, epoch } => identity::end(connection, subject, *epoch).await?,
             Step::Decide { request, before } => {
-                connect::decide(connection, request, before).await?
+                connect::decide(connection, request, before).await?;
             }
             Step::AgentCa(ca) => enrol::put_ca(connection, ca).await?,
             Step::DropAgentCa(id) => enrol::drop_ca(connection, id).await?,
