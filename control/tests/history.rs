@@ -140,6 +140,7 @@ fn session(instance: u8, protocol: &str) -> SessionFact {
     let id = "prod".parse().unwrap();
     SessionFact {
         protocol: protocol.into(),
+        token_id: "t1".into(),
         last_seen_unix_ms: NOW,
         ..SessionFact::new(id, InstanceId([instance; 16]), Epoch(NOW + 500))
     }

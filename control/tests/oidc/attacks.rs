@@ -125,7 +125,7 @@ async fn an_answer_of_another_issuer_gets_no_code_out() {
         (
             &json!("evil:ana"),
             &json!(["evil:ops", "evil:people"]),
-            &json!(null)
+            &json!("none")
         )
     );
 }
