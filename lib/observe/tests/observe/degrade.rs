@@ -402,7 +402,7 @@ fn broken_object_alone() {
         "garbage" => (vec![0x5a; 4_096], "damaged"),
         "version" => (
             patched(&crate::load::next_version),
-            "version 2 of the records",
+            "of the records, and this program version",
         ),
         // EI_DATA of the ELF header.
         "endianness" => (patched(&|it| it[5] = 2), "big-endian"),
