@@ -52,6 +52,7 @@ mod people;
 mod plane;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "hub")]
 mod rights;
 #[cfg(feature = "hub")]
 mod routes;
