@@ -41,6 +41,7 @@ pub struct Packet {
     /// Sequence number of the first byte.
     pub sequence: u32,
     /// Sequence number that is acknowledged.
+    #[cfg_attr(feature = "testprogs", expect(dead_code, reason = "the observer's"))]
     pub acknowledged: u32,
     /// Bytes of payload, 0 for a SYN.
     pub payload: u32,
