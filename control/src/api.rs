@@ -133,8 +133,7 @@ pub fn router(context: Shared) -> Router {
         .with_state(context)
 }
 
-/// What wants no credential, or another one. `admin` is the only other place that
-/// knows routes.
+/// What wants no credential, or another one.
 fn open() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(page::show))

@@ -292,19 +292,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     parsed.map_err(|_| format!("{text:?} is no address; write 127.0.0.1:9900 or :9900"))
 }
 
-/// A number and `s`, `m`, `h` or `d`, from a minute to thirty days.
-fn interval(text: &str) -> Result<Duration, String> {
+/// The seconds of a number and `s`, `m`, `h` or `d`.
+fn seconds(text: &str) -> Option<u64> {
     let number = text.trim_end_matches(['s', 'm', 'h', 'd']);
-    let seconds = match &text[number.len()..] {
+    let unit = match &text[number.len()..] {
         "s" => 1,
         "m" => 60,
         "h" => 3_600,
         "d" => 86_400,
         _ => 0,
     };
-    let all = number.parse::<u64>().ok();
-    let all = all.and_then(|number| number.checked_mul(seconds));
-    all.filter(|all| (60..=30 * 86_400).contains(all))
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// From a minute to thirty days.
+fn interval(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .filter(|all| (60..=30 * 86_400).contains(all))
         .map(Duration::from_secs)
         .ok_or_else(|| format!("is {text:?}; wanted 1m to 30d, for example 24h"))
 }

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     observer()?;
     scrape()?;
     routed(args.churn)?;
-    audit()?;
+    hubs()?;
     fuzz::run(&fuzz::Args {
         seconds: args.fuzz_seconds,
         only: String::new(),
@@ -106,9 +106,9 @@ fn routed(churn: u64) -> Result<()> {
     run::wait(tests)
 }
 
-/// The audit log, by a build for release: thousands of writes through kill -9 of each process, and
-/// how many a second become durable.
-fn audit() -> Result<()> {
+/// Whole hubs, by a build for release: thousands of audited writes through kill -9 of each process,
+/// how many a second become durable, and certificates of a minute for half an hour.
+fn hubs() -> Result<()> {
     run::wait(run::cargo(&[
         "build",
         "--locked",
@@ -118,7 +118,12 @@ fn audit() -> Result<()> {
     ]))?;
     let mut tests = run::cargo(&["nextest", "run", "--locked", "--profile", "soak"]);
     tests.args(["--package", "culvert-cli", "--success-output", "final"]);
-    tests.args(["--run-ignored", "only", "-E", "test(/^audit::.*soak_/)"]);
+    tests.args([
+        "--run-ignored",
+        "only",
+        "-E",
+        "test(/^(audit|certified)::.*soak_/)",
+    ]);
     tests.env("CULVERT_BIN_DIR", run::target_dir().join("release"));
     run::wait(tests)
 }

@@ -16,16 +16,8 @@ fn life_ms(text: &str) -> Result<Option<u64>, String> {
     if text == "off" {
         return Ok(None);
     }
-    let number = text.trim_end_matches(['s', 'm', 'h']);
-    let unit = match &text[number.len()..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        _ => 0,
-    };
-    let seconds = number.parse::<u64>().ok();
-    let seconds = seconds.and_then(|number| number.checked_mul(unit));
-    let in_range = seconds.filter(|it| (LIFE_SECONDS_MIN..=LIFE_SECONDS_MAX).contains(it));
+    let in_range =
+        super::seconds(text).filter(|it| (LIFE_SECONDS_MIN..=LIFE_SECONDS_MAX).contains(it));
     in_range
         .map(|seconds| Some(seconds * 1_000))
         .ok_or_else(|| format!("is {text:?}; wanted 5s to 1h, for example 15m, or off"))

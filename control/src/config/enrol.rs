@@ -24,17 +24,8 @@ impl Checks {
 }
 
 fn life(text: &str) -> Result<u64, String> {
-    let number = text.trim_end_matches(['s', 'm', 'h', 'd']);
-    let seconds = match &text[number.len()..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => 0,
-    };
-    let all = number.parse::<u64>().ok();
-    let all = all.and_then(|number| number.checked_mul(seconds));
-    all.filter(|all| (LEAF_LIFE_S_MIN..=LEAF_LIFE_S_MAX).contains(all))
+    super::seconds(text)
+        .filter(|all| (LEAF_LIFE_S_MIN..=LEAF_LIFE_S_MAX).contains(all))
         .ok_or_else(|| format!("is {text:?}; wanted 60s to 90d, for example 30d"))
 }
 
