@@ -96,6 +96,8 @@ pub struct Flow<P> {
     pub writable: bool,
     /// The source's FIN is on its way: read on to the 0.
     pub hup: bool,
+    /// The other direction sent FIN to the source.
+    pub answered: bool,
     eof: bool,
     done: bool,
     splicing: bool,
@@ -117,6 +119,7 @@ impl<P> Flow<P> {
             readable: false,
             writable: false,
             hup: false,
+            answered: false,
             eof: false,
             done: false,
             splicing: false,
@@ -247,8 +250,7 @@ impl<P> Flow<P> {
             Err(why) => return self.source_said(why),
         };
         if got == 0 {
-            self.eof = true;
-            return Continue(());
+            return self.ended(from, env);
         }
         if got == asked {
             self.full_reads = self.full_reads.saturating_add(1);
@@ -299,7 +301,7 @@ impl<P> Flow<P> {
             return Continue(());
         };
         match env.kernel.splice_in(from, &pipe.ends, pipe.size) {
-            Ok(0) => self.eof = true,
+            Ok(0) => return self.ended(from, env),
             Ok(got) => {
                 pipe.filled = got;
                 let thin = got < THIN_BYTES;
@@ -315,6 +317,21 @@ impl<P> Flow<P> {
             }
             Err(why) => return self.source_said(why),
         }
+        Continue(())
+    }
+
+    /// A read gave 0.
+    fn ended<K: Kernel<Pipe = P>>(
+        &mut self,
+        from: &K::Socket,
+        env: &mut Env<'_, K>,
+    ) -> ControlFlow<Turn> {
+        // A socket that was finished both ways is as closed as a reset one; that nothing is sent to
+        // it any more leaves nobody who could have swallowed a reset.
+        if !self.answered && !env.kernel.fin_came(from) {
+            return Break(Turn::SourceBroke(Errno::CONNRESET));
+        }
+        self.eof = true;
         Continue(())
     }
 

@@ -17,13 +17,13 @@ pub trait Kernel {
     /// A pipe, both of its ends.
     type Pipe;
 
-    /// Takes bytes; 0 is the peer's FIN.
+    /// Takes bytes; 0 is the peer's FIN, if [`fin_came`](Self::fin_came) says so.
     fn recv(&mut self, from: &Self::Socket, into: &mut [u8]) -> Result<usize, Errno>;
     /// Gives bytes, perhaps not all of them.
     fn send(&mut self, to: &Self::Socket, data: &[u8]) -> Result<usize, Errno>;
     /// A pipe of `bytes`, and the size that it got.
     fn pipe(&mut self, bytes: usize) -> Result<(Self::Pipe, usize), Errno>;
-    /// Moves bytes from a socket into an empty pipe; 0 is the peer's FIN.
+    /// Moves bytes from a socket into an empty pipe; 0 as in [`recv`](Self::recv).
     fn splice_in(
         &mut self,
         from: &Self::Socket,
@@ -37,6 +37,9 @@ pub trait Kernel {
         to: &Self::Socket,
         bytes: usize,
     ) -> Result<usize, Errno>;
+    /// Whether the peer sent FIN and no RST since. A splice sends several times: a reset that
+    /// comes between two of them is told to nobody, and reads like an end from then on.
+    fn fin_came(&mut self, socket: &Self::Socket) -> bool;
     /// Sends FIN after everything that was sent.
     fn finish(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
     /// Bytes that a socket's peer has not acknowledged, FIN counted as one; a reset
@@ -91,6 +94,11 @@ impl Kernel for Linux {
         splice(&from.read, to, bytes)
     }
 
+    fn fin_came(&mut self, socket: &OwnedFd) -> bool {
+        // What is no TCP has no reset either.
+        listen::totals(socket).map_or(true, |totals| totals.is_half_closed)
+    }
+
     fn finish(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         rustix::net::shutdown(socket, Shutdown::Write)
     }
@@ -122,4 +130,50 @@ fn taken(bytes: usize) -> usize {
 
 fn splice(from: impl AsFd, to: impl AsFd, bytes: usize) -> Result<usize, Errno> {
     retry_on_intr(|| rustix::pipe::splice(&from, None, &to, None, bytes, MOVE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Shutdown as Way, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn connection() -> (TcpStream, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (far, listener.accept().unwrap().0.into())
+    }
+
+    fn wait_readable(socket: &OwnedFd) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let readable = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+        assert_eq!(readable.unwrap(), 1);
+    }
+
+    #[test]
+    fn a_reset_that_was_told_already_reads_like_an_end_and_is_none() {
+        let (mut far, near) = connection();
+        far.write_all(b"abc").unwrap();
+        sockopt::set_socket_linger(&far, Some(std::time::Duration::ZERO)).unwrap();
+        drop(far);
+        wait_readable(&near);
+        assert_eq!(Linux.error(&near), Some(Errno::CONNRESET));
+        let mut bytes = [0; 8];
+        assert_eq!(Linux.recv(&near, &mut bytes), Ok(3));
+        assert_eq!(Linux.recv(&near, &mut bytes), Ok(0), "this is why");
+        assert!(!Linux.fin_came(&near));
+    }
+
+    #[test]
+    fn an_end_is_one_and_so_is_that_of_what_is_no_tcp() {
+        let (far, near) = connection();
+        assert!(!Linux.fin_came(&near));
+        far.shutdown(Way::Write).unwrap();
+        wait_readable(&near);
+        assert_eq!(Linux.recv(&near, &mut [0]), Ok(0));
+        assert!(Linux.fin_came(&near));
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(Linux.fin_came(&near.into()));
+    }
 }

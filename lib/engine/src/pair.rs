@@ -145,7 +145,9 @@ impl<K: Kernel> Pair<K> {
         let mut turns = [Turn::Waits; 2];
         for from in [Side::Client, Side::Service] {
             let (source, sink) = (self.socket_at(from), from.other() as usize);
-            let flow = &mut self.flows[from as usize];
+            let answered = self.flows[sink].is_done();
+            let flow = &mut self.flows[source];
+            flow.answered = answered;
             let turn = flow.turn(&self.sockets[source], &self.sockets[sink], env);
             turns[from as usize] = turn;
             match turn {

@@ -104,9 +104,17 @@ impl Kernel for Model {
             "order"
         );
         let sent = world.give(to.1, bytes)?;
+        if sent < bytes && world.random.one_in(2) {
+            world.peers[to.1].resets_unheard();
+        }
         held.1 += sent;
         held.2 -= sent;
         Ok(sent)
+    }
+
+    fn fin_came(&mut self, socket: &Socket) -> bool {
+        let peer = &self.0.borrow().peers[socket.1];
+        peer.fin && !peer.reset
     }
 
     fn finish(&mut self, socket: &Socket) -> Result<(), Errno> {

@@ -47,6 +47,8 @@ pub struct Peer {
     pub fin: bool,
     pub fin_read: bool,
     pub reset: bool,
+    /// The kernel told of the reset already, to nobody.
+    pub unheard: bool,
     /// Its connection stands; until then nothing can be read or written.
     pub stands: bool,
     /// It refuses the connection.
@@ -80,7 +82,20 @@ impl Peer {
             true => Errno::CONNRESET,
             false => Errno::CONNREFUSED,
         };
-        self.reset.then_some(why)
+        (self.reset && !self.unheard).then_some(why)
+    }
+
+    fn may_reset(&self) -> bool {
+        matches!(self.plan, Plan::Resets(at) if self.sent >= at) && !self.fin_acked
+    }
+
+    /// Resets, if it may, in the middle of a splice that has sent something: the error is spent
+    /// on the rest of it.
+    pub fn resets_unheard(&mut self) {
+        if self.may_reset() && !self.reset {
+            (self.reset, self.unheard) = (true, true);
+            (self.edges.readable, self.edges.writable, self.edges.hup) = (true, true, true);
+        }
     }
 
     pub fn has_edge(&self) -> bool {
@@ -111,7 +126,10 @@ impl World {
         if !peer.stands {
             return Err(peer.broken().unwrap_or(Errno::AGAIN));
         }
-        if peer.reset && (waits == 0 || self.random.one_in(2)) {
+        if peer.unheard && waits == 0 {
+            return Ok(0);
+        }
+        if peer.reset && !peer.unheard && (waits == 0 || self.random.one_in(2)) {
             return Err(Errno::CONNRESET);
         }
         if waits == 0 {
@@ -215,7 +233,7 @@ impl World {
                 }
             }
         }
-        if matches!(peer.plan, Plan::Resets(at) if peer.sent >= at) && !peer.fin_acked {
+        if peer.may_reset() {
             peer.reset = true;
             peer.edges.error = true;
         }
@@ -259,6 +277,7 @@ pub fn world(seed: u64) -> Shared {
             fin: false,
             fin_read: false,
             reset: false,
+            unheard: false,
             stands: true,
             refuses: false,
             accepted: 0,

@@ -8,7 +8,7 @@ use culvert_proto::close::CloseReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rig::{Rig, descriptors, descriptors_but_pipes, engines, soon};
+use crate::rig::{Ends, Rig, descriptors, descriptors_but_pipes, engines, soon};
 
 /// Reads to the end: everything, and whether that was FIN.
 async fn rest(mut socket: &mut TcpStream) -> (Vec<u8>, bool) {
@@ -84,6 +84,43 @@ async fn a_cut_and_the_end_of_the_engine_are_resets_on_both_ends() {
         }
         let summary = soon("the end", kept.joined.ended).await.unwrap();
         assert_eq!(summary.reason, CloseReason::Shutdown);
+    }
+}
+
+/// A splice sends several times; a reset between two of them must not be lost.
+#[tokio::test]
+async fn a_reset_amid_bulk_both_ways_is_never_told_as_an_end() {
+    const BULK: [u8; 64 << 10] = [7; 64 << 10];
+    let tries: u64 = std::env::var("CULVERT_ENGINE_RESETS").map_or(200, |n| n.parse().unwrap());
+    for (name, settings) in engines() {
+        let rig = Rig::new(&settings);
+        for turn in 0..tries {
+            let Ends {
+                mut client,
+                service,
+                joined,
+            } = rig.join(1);
+            let (mut from_hub, mut to_hub) = service.into_split();
+            let talks = tokio::spawn(async move { while to_hub.write_all(&BULK).await.is_ok() {} });
+            let hears = tokio::spawn(async move {
+                tokio::io::copy(&mut from_hub, &mut tokio::io::sink()).await
+            });
+            let mut asked = vec![0; BULK.len()];
+            let until = Instant::now() + Duration::from_micros(500 + turn * 7_919 % 4_000);
+            while Instant::now() < until {
+                let _ = client.try_write(&BULK);
+                soon("bytes of the service", client.read(&mut asked))
+                    .await
+                    .unwrap();
+            }
+            client.set_zero_linger().unwrap();
+            drop(client);
+            let heard = soon("an end", hears).await.unwrap();
+            assert!(heard.is_err(), "{name}, {turn}: told as an end: {heard:?}");
+            let summary = soon("the end", joined.ended).await.unwrap();
+            assert_eq!(summary.reason, CloseReason::ClientReset, "{name}, {turn}");
+            talks.await.unwrap();
+        }
     }
 }
 
