@@ -200,7 +200,11 @@ impl Channels {
         let moved = poll_fn(|cx| moving.poll(cx, &mut link, &mut service, early));
         let told = match timeout(ANSWER_WITHIN, moved).await {
             Ok(Ok(())) if moving.service_broke || !armed => return Err((None, None)),
-            Ok(Ok(())) => accepted(&moving.answer),
+            Ok(Ok(())) => match accepted(&moving.answer) {
+                // The hub took the flow over, and its client has left since.
+                Ok(()) if moving.link_broke.is_some() => return Err((None, None)),
+                told => told,
+            },
             Ok(Err(why)) => Err(broken(&why)),
             Err(_) => Err(silent()),
         };
@@ -229,6 +233,8 @@ struct Moving {
     service_ended: bool,
     /// The kernel tells of it once only, so it must not be forgotten.
     service_broke: bool,
+    /// What a write to the channel met.
+    link_broke: Option<io::Error>,
     answer: [u8; ANSWER_BYTES],
     have: usize,
 }
@@ -242,12 +248,14 @@ impl Moving {
             service_spoke: false,
             service_ended: false,
             service_broke: false,
+            link_broke: None,
             answer: [0; ANSWER_BYTES],
             have: 0,
         }
     }
 
-    /// Ready when the hub's answer was read, or the service broke. Errors are the channel's.
+    /// Ready when the hub's answer was read, or the service broke. Errors are the channel's, where
+    /// no answer stands before them.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -257,9 +265,10 @@ impl Moving {
     ) -> Poll<io::Result<()>> {
         self.deliver(cx, service, early);
         loop {
-            while !self.to_hub.is_empty() {
-                match Pin::new(&mut *link).poll_write(cx, &self.to_hub)? {
-                    Poll::Ready(wrote) => self.to_hub.advance(wrote),
+            while !self.to_hub.is_empty() && self.link_broke.is_none() {
+                match Pin::new(&mut *link).poll_write(cx, &self.to_hub) {
+                    Poll::Ready(Ok(wrote)) => self.to_hub.advance(wrote),
+                    Poll::Ready(Err(why)) => self.link_broke = Some(why),
                     Poll::Pending => break,
                 }
             }
@@ -270,16 +279,23 @@ impl Moving {
         if self.service_broke {
             return Poll::Ready(Ok(()));
         }
-        let _ = Pin::new(&mut *link).poll_flush(cx)?;
+        if self.link_broke.is_none()
+            && let Poll::Ready(Err(why)) = Pin::new(&mut *link).poll_flush(cx)
+        {
+            self.link_broke = Some(why);
+        }
         while self.have < self.answer.len() {
             let mut read = ReadBuf::new(&mut self.answer[self.have..]);
-            match Pin::new(&mut *link).poll_read(cx, &mut read)? {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if read.filled().is_empty() => {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            let why = match Pin::new(&mut *link).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.have += read.filled().len();
+                    continue;
                 }
-                Poll::Ready(()) => self.have += read.filled().len(),
-            }
+                Poll::Pending if self.link_broke.is_none() => return Poll::Pending,
+                Poll::Ready(Err(why)) => why,
+                _ => io::ErrorKind::UnexpectedEof.into(),
+            };
+            return Poll::Ready(Err(self.link_broke.take().unwrap_or(why)));
         }
         Poll::Ready(Ok(()))
     }
