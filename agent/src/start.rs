@@ -1,7 +1,8 @@
 //! From a checked configuration to a running agent: wiring only.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use culvert_mux::Budget;
@@ -13,6 +14,7 @@ use culvert_proto::hello::{AgentHello, Caps};
 use culvert_proto::id::InstanceId;
 use culvert_telemetry::lifecycle::{self, Phase, Shutdown};
 use culvert_telemetry::log::{self, LogConfig};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::channel::Opener;
 use crate::config::{Config, Enrolment, Job};
@@ -109,6 +111,9 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         .as_ref()
         .map_or("", |cluster| cluster.as_str());
     let metrics = Arc::new(AgentMetrics::new(cluster));
+    // Before anything that waits for people: a probe must not end an agent that does.
+    let started = Arc::new(OnceLock::new());
+    let _health = answer_probes(config.health_addr, &metrics, &started)?;
     let enrolled = match &config.enrolment {
         Some(enrolment) => tokio::select! {
             known = enrolled(enrolment, &config.proxy) => Some((enrolment.dir.clone(), known?)),
@@ -139,22 +144,7 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
         identity,
         ..shared(&config, target_tls, metrics, &dialer)?
     });
-    let (registry, ready) = (shared.metrics.registry.clone(), shared.clone());
-    let health = Health::bind(config.health_addr, registry, move || ready.is_established())
-        .map_err(StartError::Health)?;
-    let ticking = health.ticker();
-    let upstream = shared.service.upstream().clone();
-    let flows = shared.flows.clone();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            ticking.tick();
-            upstream.sweep();
-            flows.mover().count();
-        }
-    });
-    let serving = tokio::spawn(health.serve());
+    let _ = started.set(shared.clone());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         threads = config.threads,
@@ -166,8 +156,33 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     Connector::new(plan(config, dialer, &shared), shared)
         .run(shutdown)
         .await;
-    serving.abort();
     Ok(())
+}
+
+/// Answers probes and scrapes as long as the result is kept; ready is what `started` holds and says
+/// so.
+fn answer_probes(
+    addr: SocketAddr,
+    metrics: &AgentMetrics,
+    started: &Arc<OnceLock<Arc<Shared>>>,
+) -> Result<[AbortOnDropHandle<()>; 2], StartError> {
+    let ready = started.clone();
+    let ready = move || ready.get().is_some_and(|shared| shared.is_established());
+    let health = Health::bind(addr, metrics.registry.clone(), ready).map_err(StartError::Health)?;
+    let (ticking, started) = (health.ticker(), started.clone());
+    let ticks = async move {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            ticking.tick();
+            if let Some(shared) = started.get() {
+                shared.service.upstream().sweep();
+                shared.flows.mover().count();
+            }
+        }
+    };
+    let tasks = [tokio::spawn(ticks), tokio::spawn(health.serve())];
+    Ok(tasks.map(AbortOnDropHandle::new))
 }
 
 /// The certificate that is there, or that the hub makes for the bootstrap token.

@@ -120,6 +120,12 @@ fn an_administrator_lets_an_agent_in_and_it_serves() -> Result<()> {
     let site = Site::start(&[])?;
     let mut agent = site.agent("agent")?;
     let code = code(&mut agent)?;
+    // A probe finds it alive, and with nothing to serve yet.
+    for (path, status) in [("/healthz", 200), ("/readyz", 503), ("/metrics", 200)] {
+        let health = ([127, 0, 0, 1], 8081).into();
+        let answer = client::get(&site.bed.site, health, path)?;
+        ensure!(answer.status == status, "{path}: {}", answer.status);
+    }
     let listed = site.requests()?;
     ensure!(listed.len() == 1, "{listed:?}");
     let request = &listed[0];
