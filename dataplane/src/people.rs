@@ -7,7 +7,9 @@ use std::sync::Arc;
 use culvert_identity::{CookieError, Life, Ring, SESSION_COOKIE, Session, find_among};
 use culvert_net::crypto::random_bytes;
 use culvert_proto::update::{Ended, State};
-use http::header::{COOKIE, HeaderMap, HeaderValue, ORIGIN};
+use http::Uri;
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use http::uri::Authority;
 
 use opened::Opened;
 
@@ -16,6 +18,8 @@ pub struct People {
     ring: Ring,
     life: Life,
     origins: Vec<Arc<str>>,
+    /// Their hosts.
+    names: Vec<String>,
     ended: Arc<Ended>,
     opened: Opened,
 }
@@ -46,6 +50,7 @@ impl People {
         Some(Self {
             ring: Ring::of(sign_in)?,
             life: Life::from(&**sign_in),
+            names: sign_in.origins.iter().filter_map(|it| host(it)).collect(),
             origins: sign_in.origins.clone(),
             ended: state.ended.clone(),
             opened: Opened::default(),
@@ -102,6 +107,22 @@ impl People {
         known && site.is_none_or(|site| site != "cross-site")
     }
 
+    /// Whether the request is for a name of ours, by whatever port: a page of another name, which its
+    /// owner had point here, is none (DNS rebinding).
+    pub fn is_own_name(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let named = host.and_then(|host| host.parse::<Authority>().ok());
+        let Some(named) = uri.authority().or(named.as_ref()) else {
+            return false;
+        };
+        // Without an origin there is no name to compare with.
+        self.names.is_empty()
+            || self
+                .names
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(named.host()))
+    }
+
     fn renewed(&self, session: &Session, now_unix_s: u64) -> Option<HeaderValue> {
         let session = session.clone().renewed(self.life, now_unix_s);
         let cookie = self.ring.set_cookie(&session, random_bytes(), now_unix_s);
@@ -110,6 +131,11 @@ impl People {
         cookie.set_sensitive(true);
         Some(cookie)
     }
+}
+
+fn host(origin: &str) -> Option<String> {
+    let uri: Uri = origin.parse().ok()?;
+    uri.host().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -210,6 +236,42 @@ mod tests {
         let people = People::of(&short).unwrap();
         let seen = people.session(&headers(&[cookie(2)]), NOW + 60).err();
         assert_eq!(seen, Some(NotSignedIn::Cookie(CookieError::Expired)));
+    }
+
+    #[test]
+    fn a_request_is_for_one_of_our_names_by_whatever_port() {
+        let people = People::of(&state(&[2])).unwrap();
+        let own = |uri: &'static str, host: &'static str| {
+            let mut headers = HeaderMap::new();
+            if !host.is_empty() {
+                headers.insert(HOST, HeaderValue::from_static(host));
+            }
+            people.is_own_name(&Uri::from_static(uri), &headers)
+        };
+        for (uri, host) in [
+            ("/c/a/", "hub.test"),
+            ("/c/a/", "HUB.test:8443"),
+            ("https://hub.test/c/a/", ""),
+        ] {
+            assert!(own(uri, host), "{uri} {host}");
+        }
+        for (uri, host) in [
+            ("/c/a/", ""),
+            ("/c/a/", "evil.test"),
+            ("/c/a/", "hub.test.evil.test"),
+            ("/c/a/", "127.0.0.1:8443"),
+            ("/c/a/", "hub.test@evil.test"),
+            ("https://evil.test/c/a/", ""),
+        ] {
+            assert!(!own(uri, host), "{uri} {host}");
+        }
+        let mut nameless = state(&[2]);
+        let sign_in = nameless.settings.sign_in.as_mut().unwrap();
+        Arc::make_mut(sign_in).origins.clear();
+        let people = People::of(&nameless).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("10.0.0.1"));
+        assert!(people.is_own_name(&Uri::from_static("/"), &headers));
     }
 
     #[test]

@@ -153,6 +153,12 @@ impl Known {
     ) -> Result<Identity, Refusal> {
         let reads = only_reads(parts, asked);
         let people = table.people.as_ref();
+        if self.is_session() && !people.is_some_and(|it| it.is_own_name(&parts.uri, &parts.headers))
+        {
+            let why = "A session counts at our own name only: ask for the host of --public-url or of \
+                       one of --allowed-origins, and have proxies pass Host on.";
+            return Err(Refusal::new(CloseReason::Forbidden, why));
+        }
         if self.is_session() && !reads && !people.is_some_and(|it| it.is_own_page(&parts.headers)) {
             let why = "A session changes something, or upgrades, from our own pages only: send \
                        Origin of --public-url or of one of --allowed-origins.";

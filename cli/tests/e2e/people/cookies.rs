@@ -6,7 +6,7 @@ use anyhow::Result;
 use culvert_identity::{LOGIN_COOKIE, SESSION_COOKIE};
 
 use super::hub::{NEXT_PASSWORD, OWN, PASSWORD, People, Signed, front};
-use crate::client::{Answer, Live};
+use crate::client::{self, Answer, Live};
 use crate::hub::ready;
 
 #[test]
@@ -143,6 +143,12 @@ fn a_cookie_changes_something_from_our_own_pages_only() -> Result<()> {
             403,
             "upgrade {origin:?}"
         );
+    }
+    // Nor is anything read by another name, which somebody had point here.
+    for host in ["evil.test", "hub.test.evil.test", "10.77.2.1"] {
+        let raw = raw(&ana, "/c/web/id/x", &["Connection: close"]).replacen("hub.test", host, 1);
+        let answer = client::exchange(&people.bed.client, front(), raw.as_bytes())?;
+        assert_eq!(Answer::parse(&answer)?.status, 403, "{host}");
     }
     assert_eq!(people.web.heads().len(), before, "something arrived");
     let own = [ana.as_str(), OWN, "Sec-Fetch-Site: same-origin"];
