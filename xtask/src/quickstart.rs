@@ -22,6 +22,18 @@ pub fn run(args: &Args) -> Result<()> {
         build.args(["--package", package]);
     }
     run::wait(build)?;
+    start(args)
+}
+
+/// As [`run`] with `--check`, of what is built already.
+pub fn check() -> Result<()> {
+    start(&Args {
+        check: true,
+        target: None,
+    })
+}
+
+fn start(args: &Args) -> Result<()> {
     let culvert = run::target_dir().join("debug/culvert");
     let mut quickstart = run::command(&culvert.to_string_lossy(), &["quickstart"]);
     // A fresh directory a run: what a new user sees, every time.

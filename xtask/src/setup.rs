@@ -56,8 +56,12 @@ fn tool(verb: &str, package: &str, version: &str) -> anyhow::Result<()> {
     install(package, version)
 }
 
+/// Unoptimised: what is built for one use has to be built quickly.
 fn install(package: &str, version: &str) -> anyhow::Result<()> {
     let mut install = run::cargo(&["install", package, "--locked", "--version", version]);
+    install
+        .arg("--debug")
+        .env("CARGO_PROFILE_DEV_DEBUG", "none");
     // Built outside the checkout's target directory: other features, other profile.
     install.env_remove("CARGO_TARGET_DIR");
     run::wait(install)

@@ -56,7 +56,8 @@ fn bpf_linker() -> Result<PathBuf> {
     let build = home.join("build");
     let mut install = run::cargo(&["install", "bpf-linker", "--locked", "--version", BPF_LINKER]);
     install
-        .args(["--no-default-features", "--features", LLVM])
+        .args(["--no-default-features", "--features", LLVM, "--debug"])
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .args(["--root", &home.to_string_lossy()])
         .env("CARGO_TARGET_DIR", &build);
     run::wait(install)?;
