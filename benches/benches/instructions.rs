@@ -67,6 +67,9 @@ impl Kernel for Script {
     fn splice_out(&mut self, _: &(), _: &usize, bytes: usize) -> Result<usize, Errno> {
         Ok(bytes)
     }
+    fn fin_came(&mut self, _: &usize) -> bool {
+        true
+    }
     fn finish(&mut self, _: &usize) -> Result<(), Errno> {
         Ok(())
     }
