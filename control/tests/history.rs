@@ -100,7 +100,7 @@ struct Mirror {
 }
 
 impl Mirror {
-    /// Follows until `done` holds; every signed copy on the way is checked.
+    /// Follows until `done` holds; every signature on the way is checked.
     async fn until(&mut self, what: &str, key: &Hub, done: impl Fn(&Self) -> bool) {
         let follow = async {
             while !done(self) {
@@ -108,15 +108,10 @@ impl Mirror {
                     Event::Snapshot { snapshot, .. } => {
                         self.state.replace(snapshot).unwrap();
                     }
-                    Event::Update {
-                        update,
-                        snapshot_signature,
-                        ..
-                    } => {
+                    Event::Update { update, signed } => {
                         self.state.apply(&update).unwrap();
-                        let copy = self.state.to_snapshot().encode();
                         let key = culvert_rpc::Hub::feed(key).verifying_key();
-                        assert!(key.verify(&copy, &snapshot_signature));
+                        assert!(key.verify(&signed.body, &signed.signature));
                     }
                     Event::Rotation(rotation) => self.offered = Some(rotation),
                     Event::Connected | Event::Disconnected { .. } => {}

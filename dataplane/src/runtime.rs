@@ -104,6 +104,25 @@ pub async fn write_durable(backend: Backend, path: &Path, content: Vec<u8>) -> i
     .await
 }
 
+/// Puts `content` at `offset` of the file at `path`, in place of whatever is behind it, and makes it
+/// durable.
+///
+/// # Errors
+/// The operating system's.
+#[cfg(any(feature = "hub", test))]
+pub async fn append_durable(
+    backend: Backend,
+    path: &Path,
+    content: Vec<u8>,
+    offset: u64,
+) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(offset)?;
+    DurableFile::new(backend, file)
+        .append(content, offset)
+        .await
+}
+
 /// A file that grows, each append durable before the next.
 #[cfg(any(feature = "hub", test))]
 pub enum DurableFile {
@@ -238,6 +257,17 @@ mod tests {
             });
             let whole = [[3; 4], [4; 4]].concat();
             assert_eq!(std::fs::read(&path).unwrap(), whole, "{backend:?}");
+            runtime.block_on(async {
+                let appended = append_durable(backend, &path, vec![5; 2], 3).await;
+                appended.unwrap();
+                let nowhere = dir.path().join("nothing");
+                assert!(append_durable(backend, &nowhere, vec![5], 0).await.is_err());
+            });
+            assert_eq!(
+                std::fs::read(&path).unwrap(),
+                [3, 3, 3, 5, 5],
+                "{backend:?}"
+            );
         }
     }
 

@@ -11,14 +11,14 @@ use culvert_engine::Backend;
 use culvert_net::crypto::random_bytes;
 use culvert_net::tls::{ClientTls, ClientTlsOptions, Roots};
 use culvert_proto::id::{Generation, InstanceId};
-use culvert_proto::update::{SnapshotFile, State};
+use culvert_proto::update::{SignedFrame, State};
 use culvert_rpc::{Event, Held, LinkConfig, PeerCheck, Subscription, Trust};
 
 use crate::clusters;
 use crate::config::ControlLink;
 use crate::plane::{Plane, gauge, unix_ms};
 use crate::session::offer_rotation;
-use crate::snapshot::Copies;
+use crate::snapshot::{Appended, Copies};
 use crate::table::Source;
 
 /// A report leaves at least this often.
@@ -124,12 +124,7 @@ impl Subscriber {
                 }
                 self.set_connected(false);
             }
-            Event::Snapshot {
-                snapshot,
-                body,
-                signature,
-                key_id,
-            } => {
+            Event::Snapshot { snapshot, signed } => {
                 if self.plane.config.accept_older_snapshot
                     && snapshot.generation < self.state.generation
                 {
@@ -138,29 +133,21 @@ impl Subscriber {
                 if let Err(why) = self.state.replace(snapshot) {
                     return tracing::error!(%why, "control's snapshot is refused");
                 }
-                self.adopt(SnapshotFile {
-                    key_id,
-                    signature,
-                    body,
-                })
-                .await;
+                if self.adopt()
+                    && let Some(copies) = &mut self.copies
+                {
+                    let saved = copies.save(self.state.generation, &signed).await;
+                    saved.unwrap_or_else(|why| not_kept(&why));
+                }
             }
-            Event::Update {
-                update,
-                snapshot_signature,
-                key_id,
-            } => {
+            Event::Update { update, signed } => {
                 if let Err(why) = self.state.apply(&update) {
                     tracing::warn!(%why, "asking control for a snapshot");
                     return self.subscription.reporter().need_snapshot();
                 }
-                let body = self.state.to_snapshot().encode();
-                self.adopt(SnapshotFile {
-                    key_id,
-                    signature: snapshot_signature,
-                    body,
-                })
-                .await;
+                if self.adopt() {
+                    self.append(&signed).await;
+                }
             }
             Event::Rotation(rotation) => {
                 let cluster = rotation.cluster.clone();
@@ -173,20 +160,28 @@ impl Subscriber {
     }
 
     /// In use first, then on disk: a revocation does not wait for an fsync.
-    async fn adopt(&mut self, file: SnapshotFile) {
+    fn adopt(&self) -> bool {
         if let Err(why) = self.plane.adopt(&self.state, Source::Control) {
-            return tracing::error!(%why, "control's state is refused; the last one is served");
+            tracing::error!(%why, "control's state is refused; the last one is served");
+            return false;
         }
         self.plane.links.keep_listed(&self.state);
         tracing::info!(
             generation = %self.state.generation, clusters = self.state.clusters.len(),
             "state in use"
         );
-        if let Some(copies) = &mut self.copies
-            && let Err(why) = copies.save(&file).await
-        {
-            tracing::error!(%why, "the copy of the state cannot be written; \
-                a restart without control would serve an older one");
+        true
+    }
+
+    /// Keeps an update behind the copy that it follows.
+    async fn append(&mut self, update: &SignedFrame) {
+        let Some(copies) = &mut self.copies else {
+            return;
+        };
+        match copies.append(self.state.generation, update).await {
+            Ok(Appended::Kept) => {}
+            Ok(Appended::NeedSnapshot) => self.subscription.reporter().need_snapshot(),
+            Err(why) => not_kept(&why),
         }
     }
 
@@ -199,6 +194,11 @@ impl Subscriber {
     }
 }
 
+fn not_kept(why: &std::io::Error) {
+    tracing::error!(%why, "the copy of the state cannot be written; \
+        a restart without control would serve an older one");
+}
+
 /// The newest copy that bears control's signature, in use at once.
 fn cold_start(plane: &Plane, copies: &mut Copies, trust: &Trust) -> Result<State, String> {
     let Some(key) = trust.key().map_err(|why| why.to_string())? else {
@@ -208,10 +208,9 @@ fn cold_start(plane: &Plane, copies: &mut Copies, trust: &Trust) -> Result<State
     for why in &loaded.bad {
         tracing::warn!(%why, "a copy of the state is not used");
     }
-    let Some(snapshot) = loaded.snapshot else {
+    let Some(state) = loaded.state else {
         return Ok(State::default());
     };
-    let state = State::from_snapshot(snapshot);
     let age_max = u64::from(state.settings.snapshot_age_max_s) * 1000;
     let age = unix_ms().saturating_sub(state.issued_unix_ms);
     if age_max > 0 && age > age_max {

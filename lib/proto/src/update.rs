@@ -24,7 +24,7 @@ use crate::token::{Digest, TokenText};
 pub use crate::registry::Policy;
 pub use access::{Access, Grant, Mode, Tier, UserClaim};
 pub use codec::DecodeError;
-pub use file::{FileError, SNAPSHOT_SIGNATURE_BYTES, SnapshotFile};
+pub use file::{FileError, SIGNATURE_BYTES, SignedFrame};
 pub use report::{Ack, Report, RotatedFact, SessionFact, TokenUse};
 pub use route::{
     EVERY_SERVICE, NameError, PersonalToken, Route, RouteKind, SERVICE_NAME_BYTES_MAX, ServiceName,

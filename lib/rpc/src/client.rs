@@ -10,7 +10,7 @@ use culvert_net::crypto;
 use culvert_net::tls::ClientTls;
 use culvert_proto::id::Generation;
 use culvert_proto::limits::STATE_BYTES_MAX;
-use culvert_proto::update::{Report, RotatedFact, Rotation, Snapshot, Update};
+use culvert_proto::update::{Report, RotatedFact, Rotation, SignedFrame, Snapshot, Update};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
@@ -78,21 +78,15 @@ pub enum Event {
     Snapshot {
         /// Decoded.
         snapshot: Snapshot,
-        /// The bytes that were signed.
-        body: Bytes,
-        /// Ed25519 over `body`.
-        signature: [u8; 64],
-        /// Id of the key that signed.
-        key_id: [u8; 8],
+        /// As it came, for the copy on disk.
+        signed: SignedFrame,
     },
     /// The next change.
     Update {
         /// Decoded; its generation follows that of the event before.
         update: Update,
-        /// Ed25519 over the snapshot that this update leads to, for the copy on disk.
-        snapshot_signature: [u8; 64],
-        /// Id of the key that signed.
-        key_id: [u8; 8],
+        /// As it came, for the copy on disk.
+        signed: SignedFrame,
     },
     /// A token that the agents of a cluster should store. Keep it in memory only.
     Rotation(Rotation),

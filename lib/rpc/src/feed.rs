@@ -33,7 +33,8 @@ pub struct Feed {
 
 struct History {
     state: State,
-    snapshot: StateMessage,
+    /// Made for the first subscriber that needs it.
+    snapshot: Option<StateMessage>,
     /// Ends with the update to the present generation, without gaps.
     updates: VecDeque<StateMessage>,
     bytes: usize,
@@ -59,7 +60,7 @@ impl Feed {
     #[must_use]
     pub fn new(key: SigningKey, state: State) -> Self {
         let history = History {
-            snapshot: snapshot(&key, &state),
+            snapshot: None,
             state,
             updates: VecDeque::new(),
             bytes: 0,
@@ -80,10 +81,8 @@ impl Feed {
     pub fn publish(&self, update: &Update) -> Result<(), ApplyError> {
         let mut history = self.history.lock();
         history.state.apply(update)?;
-        history.snapshot = snapshot(&self.key, &history.state);
-        let mut message = self.signed(Kind::Update, update.encode());
-        message.snapshot_signature = history.snapshot.signature.clone();
-        history.keep(message);
+        history.snapshot = None;
+        history.keep(self.signed(Kind::Update, update.encode()));
         drop(history);
         self.announce();
         Ok(())
@@ -104,7 +103,7 @@ impl Feed {
             history.state.generation = held;
             return Err(why);
         }
-        history.snapshot = snapshot(&self.key, &history.state);
+        history.snapshot = None;
         history.updates.clear();
         history.bytes = 0;
         drop(history);
@@ -177,7 +176,7 @@ impl Feed {
 
     /// The message after `position`, which moves on; `None` when there is no news.
     pub(crate) fn next(&self, position: &mut Position) -> Option<StateMessage> {
-        let history = self.history.lock();
+        let mut history = self.history.lock();
         let newest = history.state.generation;
         if position.generation != Some(newest) {
             let update = position.generation.and_then(|held| history.after(held));
@@ -186,7 +185,7 @@ impl Feed {
                 _ => newest,
             };
             position.generation = Some(next);
-            return Some(update.unwrap_or_else(|| history.snapshot.clone()));
+            return Some(update.unwrap_or_else(|| history.snapshot(&self.key)));
         }
         let unseen = position.rotation + 1;
         let (sequence, (_, message)) = history.rotations.range(unseen..).next()?;
@@ -219,6 +218,13 @@ impl Position {
 }
 
 impl History {
+    fn snapshot(&mut self, key: &SigningKey) -> StateMessage {
+        let body = || self.state.to_snapshot().encode();
+        self.snapshot
+            .get_or_insert_with(|| signed(key, Kind::Snapshot, body()))
+            .clone()
+    }
+
     fn after(&self, held: Generation) -> Option<StateMessage> {
         let behind = self.state.generation.0.checked_sub(held.0)?;
         let index = self
@@ -244,19 +250,12 @@ impl History {
     }
 }
 
-fn snapshot(key: &SigningKey, state: &State) -> StateMessage {
-    let mut message = signed(key, Kind::Snapshot, state.to_snapshot().encode());
-    message.snapshot_signature = message.signature.clone();
-    message
-}
-
 fn signed(key: &SigningKey, kind: Kind, body: Bytes) -> StateMessage {
     let public = key.verifying_key();
     StateMessage {
         kind: kind.into(),
         signature: Bytes::copy_from_slice(&key.sign(&body)),
         body,
-        snapshot_signature: Bytes::new(),
         key_id: Bytes::copy_from_slice(&public.id()),
         public_key: Bytes::copy_from_slice(&public.to_bytes()),
     }
@@ -366,8 +365,6 @@ mod tests {
                     _ => {
                         let state = held.as_mut().unwrap();
                         state.apply(&Update::decode(&message.body).unwrap()).unwrap();
-                        let copy = state.to_snapshot().encode();
-                        assert!(feed.verifying_key().verify(&copy, &message.snapshot_signature));
                     }
                 }
                 true

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use culvert_net::crypto::{VERIFYING_KEY_BYTES, VerifyingKey};
 use culvert_proto::id::Generation;
-use culvert_proto::update::{Rotation, SNAPSHOT_SIGNATURE_BYTES, Snapshot, Update};
+use culvert_proto::update::{Rotation, SIGNATURE_BYTES, SignedFrame, Snapshot, Update};
 
 use crate::client::{Event, Held};
 use crate::generated::state_message::Kind;
@@ -82,7 +82,7 @@ impl Inbox {
             Kind::Unspecified => Err(Refused::Malformed("its kind is unknown".to_owned())),
             Kind::Beat => Ok(Taken::Nothing),
             Kind::Snapshot => self.snapshot(message),
-            Kind::Update => self.update(&message),
+            Kind::Update => self.update(message),
             Kind::Rotation => self.rotation(&message),
         }
     }
@@ -114,14 +114,12 @@ impl Inbox {
         self.need_snapshot = false;
         Ok(Taken::event(Event::Snapshot {
             snapshot,
-            signature: signature(&message.signature)?,
-            body: message.body,
-            key_id: key.id(),
+            signed: signed(message, key)?,
         }))
     }
 
-    fn update(&mut self, message: &StateMessage) -> Result<Taken, Refused> {
-        let key = self.believed(message, "update")?;
+    fn update(&mut self, message: StateMessage) -> Result<Taken, Refused> {
+        let key = self.believed(&message, "update")?;
         let update = Update::decode(&message.body)
             .map_err(|why| Refused::Malformed(format!("update: {why}")))?;
         if self.need_snapshot {
@@ -142,13 +140,9 @@ impl Inbox {
             self.need_snapshot = true;
             return Ok(Taken::Missed);
         }
-        let snapshot_signature = signature(&message.snapshot_signature)?;
+        let signed = signed(message, key)?;
         held.generation = Generation(seen);
-        Ok(Taken::event(Event::Update {
-            update,
-            snapshot_signature,
-            key_id: key.id(),
-        }))
+        Ok(Taken::event(Event::Update { update, signed }))
     }
 
     fn rotation(&self, message: &StateMessage) -> Result<Taken, Refused> {
@@ -179,10 +173,14 @@ impl Inbox {
     }
 }
 
-fn signature(bytes: &[u8]) -> Result<[u8; SNAPSHOT_SIGNATURE_BYTES], Refused> {
-    bytes
-        .try_into()
-        .map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))
+fn signed(message: StateMessage, key: VerifyingKey) -> Result<SignedFrame, Refused> {
+    let signature: Result<[u8; SIGNATURE_BYTES], _> = message.signature[..].try_into();
+    Ok(SignedFrame {
+        key_id: key.id(),
+        signature: signature
+            .map_err(|_| Refused::Malformed("a signature is not 64 bytes".to_owned()))?,
+        body: message.body,
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct TokenEntry {
 
 /// Every live digest of a table, ordered by its first eight bytes. SHA-256 output is uniform, so
 /// two entries with equal first bytes are a curiosity, not a cost.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenIndex {
     prefixes: Vec<u64>,
     entries: Vec<TokenEntry>,
@@ -73,6 +73,17 @@ impl TokenIndex {
         entries.dedup_by(|later, first| later.digest == first.digest);
         let prefixes = entries.iter().map(|entry| prefix(&entry.digest)).collect();
         Ok(TokenIndex { prefixes, entries })
+    }
+
+    /// This one with `entries` in place of all entries of the clusters that `left` names.
+    pub fn with(
+        &self,
+        left: impl Fn(&ClusterId) -> bool,
+        entries: impl IntoIterator<Item = TokenEntry>,
+    ) -> Result<Self, IndexError> {
+        let stays = self.entries.iter().filter(|entry| !left(&entry.cluster));
+        // Two sorted runs, which the sort merges.
+        Self::build(stays.cloned().chain(entries))
     }
 
     /// The entry of a presented token's digest. Known and unknown digests cost the same search and
@@ -193,6 +204,28 @@ mod tests {
     }
 
     proptest! {
+        /// Tokens of a cluster are of its own number, so that none is another's too.
+        #[test]
+        fn changed_clusters_leave_the_index_as_if_built_anew(
+            steps in proptest::collection::vec((0u8..5, proptest::collection::vec(0u8..9, 0..6)), 1..12),
+        ) {
+            let name = |cluster: u8| format!("c{cluster}");
+            let mut clusters = alloc::collections::BTreeMap::new();
+            let mut index = TokenIndex::default();
+            for (cluster, tokens) in steps {
+                let entries: Vec<_> = tokens.iter().map(|token| entry(*token, cluster, &name(cluster), None)).collect();
+                clusters.insert(cluster, entries.clone());
+                index = index.with(|id| id.as_str() == name(cluster), entries).unwrap();
+                let all = clusters.values().flatten().cloned();
+                prop_assert_eq!(&index, &TokenIndex::build(all).unwrap());
+            }
+            let (_, taken) = clusters.pop_first().unwrap();
+            for mut stolen in taken {
+                stolen.cluster = "thief".parse().unwrap();
+                prop_assert!(index.with(|_| false, [stolen]).is_err());
+            }
+        }
+
         #[test]
         fn agrees_with_a_plain_search(
             firsts in proptest::collection::vec((0u8..4, 0u8..4), 0..20),

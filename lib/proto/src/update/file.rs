@@ -1,49 +1,49 @@
-//! The signed copy of a snapshot on a data plane's disk. Signatures are made and verified by the
+//! The signed copy of the state on a data plane's disk. Signatures are made and verified by the
 //! crypto of the net crate; here is only the frame.
 
 use alloc::vec::Vec;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use crate::limits::STATE_BYTES_MAX;
 use crate::wire::Reader;
 
 /// Bytes of an Ed25519 signature.
-pub const SNAPSHOT_SIGNATURE_BYTES: usize = 64;
+pub const SIGNATURE_BYTES: usize = 64;
 
 const MAGIC: [u8; 4] = *b"CVSN";
 const VERSION: u8 = 1;
 
 /// A message of control with its signature: `magic | version | 0 0 0 | key id[8] | signature[64] |
-/// length u32 | body`.
+/// length u32 | body`. A copy is a snapshot and the updates that followed it, one frame each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotFile {
+pub struct SignedFrame {
     /// First bytes of SHA-256 of the public key, to choose among known keys.
     pub key_id: [u8; 8],
     /// Ed25519 over `body`, which starts with its own domain.
-    pub signature: [u8; SNAPSHOT_SIGNATURE_BYTES],
-    /// An encoded snapshot.
+    pub signature: [u8; SIGNATURE_BYTES],
+    /// An encoded snapshot or update.
     pub body: Bytes,
 }
 
-/// A file that is no signed snapshot.
+/// Bytes that are no signed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// Another kind of file.
-    #[error("not a snapshot copy of culvert")]
+    #[error("not a signed copy of culvert")]
     Magic,
     /// Written by a later version.
-    #[error("snapshot copy of format {seen}; this version reads format {VERSION}")]
+    #[error("signed copy of format {seen}; this version reads format {VERSION}")]
     Version {
         /// The format seen.
         seen: u8,
     },
-    /// Cut, extended or over the limit.
-    #[error("the snapshot copy is damaged: its length does not fit")]
+    /// Cut or over the limit.
+    #[error("the signed copy is damaged: its length does not fit")]
     Length,
 }
 
-impl SnapshotFile {
-    /// The file's bytes.
+impl SignedFrame {
+    /// The frame's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(84 + self.body.len());
         out.extend_from_slice(&MAGIC);
@@ -57,8 +57,12 @@ impl SnapshotFile {
         out
     }
 
-    /// Reads the frame; the signature is still to be verified.
-    pub fn decode(file: &Bytes) -> Result<SnapshotFile, FileError> {
+    /// Takes the first frame off `file`, `None` at its end; the signature is still to be verified.
+    /// After an error nothing was taken.
+    pub fn take(file: &mut Bytes) -> Result<Option<SignedFrame>, FileError> {
+        if file.is_empty() {
+            return Ok(None);
+        }
         let mut reader = Reader::new(file);
         if reader.array() != Ok(MAGIC) {
             return Err(FileError::Magic);
@@ -68,18 +72,20 @@ impl SnapshotFile {
             return Err(FileError::Version { seen });
         }
         let (key_id, signature, length) = Self::frame(&mut reader).ok_or(FileError::Length)?;
-        let body = reader.rest();
-        if body.len() != length || length > STATE_BYTES_MAX {
+        let rest = reader.rest();
+        if rest.len() < length || length > STATE_BYTES_MAX {
             return Err(FileError::Length);
         }
-        Ok(SnapshotFile {
+        let body = file.slice_ref(&rest[..length]);
+        file.advance(file.len() - rest.len() + length);
+        Ok(Some(SignedFrame {
             key_id,
             signature,
-            body: file.slice_ref(body),
-        })
+            body,
+        }))
     }
 
-    fn frame(reader: &mut Reader<'_>) -> Option<([u8; 8], [u8; SNAPSHOT_SIGNATURE_BYTES], usize)> {
+    fn frame(reader: &mut Reader<'_>) -> Option<([u8; 8], [u8; SIGNATURE_BYTES], usize)> {
         if reader.array() != Ok([0; 3]) {
             return None;
         }

@@ -374,7 +374,7 @@ fn states() -> Vec<(&'static str, Vec<u8>)> {
         token: TokenText::new("a-shared-secret-of-a-file").unwrap(),
     };
     let body = snapshot.encode();
-    let file = SnapshotFile {
+    let frame = SignedFrame {
         key_id: [8; 8],
         signature: [9; 64],
         body: Bytes::from_static(b"body"),
@@ -383,7 +383,7 @@ fn states() -> Vec<(&'static str, Vec<u8>)> {
         ("snapshot", body.to_vec()),
         ("update", update.encode().to_vec()),
         ("rotation", rotation.encode().to_vec()),
-        ("snapshot_file", file.encode()),
+        ("signed_frame", frame.encode()),
         ("report", report().encode().to_vec()),
         (
             "ack",

@@ -343,11 +343,11 @@ proptest! {
         ];
         let mut bytes = domains[domain].to_vec();
         bytes.extend_from_slice(&tail);
-        let bytes = Bytes::from(bytes);
+        let mut bytes = Bytes::from(bytes);
         let _ = StateMessage::decode(&bytes);
         let _ = Report::decode(&bytes);
         let _ = Ack::decode(&bytes);
-        let _ = SnapshotFile::decode(&bytes);
+        while let Ok(Some(_)) = SignedFrame::take(&mut bytes) {}
     }
 
     #[test]
@@ -364,14 +364,33 @@ proptest! {
     }
 
     #[test]
-    fn snapshot_file_is_exact(body: Vec<u8>, key_id: [u8; 8], cut: usize) {
-        let file = SnapshotFile { key_id, signature: [7; 64], body: Bytes::from(body) };
-        let bytes = Bytes::from(file.encode());
-        prop_assert_eq!(SnapshotFile::decode(&bytes), Ok(file));
-        prop_assert!(SnapshotFile::decode(&bytes.slice(..cut % bytes.len())).is_err());
-        let mut longer = bytes.to_vec();
-        longer.push(0);
-        prop_assert_eq!(SnapshotFile::decode(&longer.into()), Err(FileError::Length));
+    fn frames_stand_one_behind_the_other(
+        bodies in vec(vec(any::<u8>(), 0..50), 1..5), key_id: [u8; 8], cut: usize
+    ) {
+        let frames = bodies.into_iter().map(|body| SignedFrame {
+            key_id,
+            signature: [7; 64],
+            body: Bytes::from(body),
+        });
+        let frames: Vec<_> = frames.collect();
+        let file: Bytes = frames.iter().flat_map(SignedFrame::encode).collect();
+        let mut rest = file.clone();
+        for frame in &frames {
+            prop_assert_eq!(SignedFrame::take(&mut rest), Ok(Some(frame.clone())));
+        }
+        prop_assert_eq!(SignedFrame::take(&mut rest), Ok(None));
+        // Cut anywhere, the whole ones before it count and nothing else does.
+        let mut rest = file.slice(..cut % file.len());
+        let mut whole = 0;
+        while let Ok(Some(frame)) = SignedFrame::take(&mut rest) {
+            prop_assert_eq!(&frame, &frames[whole]);
+            whole += 1;
+        }
+        prop_assert!(whole < frames.len());
+        let left = rest.clone();
+        if SignedFrame::take(&mut rest).is_err() {
+            prop_assert_eq!(rest, left);
+        }
     }
 
     /// The state follows a plain map, and a snapshot of it is the same state.

@@ -55,11 +55,6 @@ pub struct StateMessage {
     /// Ed25519 over the body, which starts with its own domain.
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
-    /// Ed25519 over the snapshot that results once this update is applied, so
-    /// that a data plane can keep a signed copy on disk. Equal to signature in a
-    /// SNAPSHOT.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub snapshot_signature: ::prost::bytes::Bytes,
     /// First 8 bytes of SHA-256 of the public key.
     #[prost(bytes = "bytes", tag = "5")]
     pub key_id: ::prost::bytes::Bytes,
