@@ -8,6 +8,7 @@
     reason = "a benchmark prints and may stop"
 )]
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use cap::Cap;
 use culvert_identity::Policy;
 use culvert_net::crypto::{SigningKey, sha256};
-use culvert_proto::id::Generation;
+use culvert_proto::id::{ClusterId, Generation};
 use culvert_proto::token::{Digest, TokenIndex};
 use culvert_proto::update::{
     Access, Change, ClusterState, CookieKey, Grant, Settings, SignIn, Snapshot, State, Tier,
@@ -36,8 +37,8 @@ const UPDATE_MAX: Duration = Duration::from_millis(10);
 /// What a data plane holds of a state.
 struct Held {
     state: State,
-    _tokens: TokenIndex,
-    _policies: Vec<Policy>,
+    tokens: TokenIndex,
+    policies: HashMap<ClusterId, Arc<Policy>>,
 }
 
 fn cluster(number: usize, rate_per_second: u32) -> Arc<ClusterState> {
@@ -88,16 +89,35 @@ fn state() -> State {
     }
 }
 
-fn hold(state: State) -> Held {
-    let entries = state.clusters.values().flat_map(|it| it.token_entries());
-    Held {
-        _tokens: TokenIndex::build(entries.collect::<Vec<_>>()).unwrap(),
-        _policies: state
-            .clusters
-            .values()
-            .map(|it| Policy::from(&it.access))
-            .collect(),
-        state,
+impl Held {
+    fn new(state: State) -> Held {
+        let entries = state.clusters.values().flat_map(|it| it.token_entries());
+        let policy = |it: &Arc<ClusterState>| (it.id.clone(), Arc::new(Policy::from(&it.access)));
+        Held {
+            tokens: TokenIndex::build(entries.collect::<Vec<_>>()).unwrap(),
+            policies: state.clusters.values().map(policy).collect(),
+            state,
+        }
+    }
+
+    /// After one cluster has changed; readers of the state before keep theirs.
+    fn follow(&self, step: &Update) -> Held {
+        let [Change::Upsert(changed)] = &step.changes[..] else {
+            panic!("one cluster changes");
+        };
+        let mut state = self.state.clone();
+        state.apply(step).unwrap();
+        let mut policies = self.policies.clone();
+        let policy = Arc::new(Policy::from(&changed.access));
+        policies.insert(changed.id.clone(), policy);
+        let tokens = self
+            .tokens
+            .with(|id| *id == changed.id, changed.token_entries());
+        Held {
+            tokens: tokens.unwrap(),
+            policies,
+            state,
+        }
     }
 }
 
@@ -132,30 +152,32 @@ fn main() {
         let arrived = began.elapsed();
         assert!(key.verifying_key().verify(&got, &signature));
         let before = ALLOCATOR.allocated();
-        let mut held = hold(State::from_snapshot(Snapshot::decode(&got).unwrap()));
+        let held = Held::new(State::from_snapshot(Snapshot::decode(&got).unwrap()));
         let swapped = began.elapsed();
         let memory = ALLOCATOR.allocated() - before;
         assert_eq!(held.state, built);
 
-        // As both ends do it: the step is applied, and its snapshot signed by one, by the other
-        // encoded for the copy on disk.
+        // As both ends do it: each has a state, and what is sent is the signed step.
+        let mut built = built;
         let began = Instant::now();
         let update = Update {
             generation: Generation(2),
             issued_unix_ms: 1,
             changes: vec![Change::Upsert(cluster(77, 5))],
         };
+        built.apply(&update).unwrap();
         let step = update.encode();
         let signature = key.sign(&step);
-        assert!(key.verifying_key().verify(&step, &signature));
-        held.state.apply(&Update::decode(&step).unwrap()).unwrap();
-        let applied = began.elapsed();
-        let held = hold(held.state);
+        let got = sent(&step);
+        assert!(key.verifying_key().verify(&got, &signature));
+        let arrived_update = began.elapsed();
+        let held = held.follow(&Update::decode(&got).unwrap());
         let updated = began.elapsed();
+        assert_eq!((held.tokens.len(), held.policies.len()), (20_000, CLUSTERS));
         slowest = [slowest[0].max(swapped), slowest[1].max(updated)];
         println!(
             "round {round}: made {made:?}, encoded and signed {encoded:?}, sent {arrived:?}, in use \
-             {swapped:?}; {} bytes, {} KiB held; update applied {applied:?}, in use {updated:?}; \
+             {swapped:?}; {} bytes, {} KiB held; update sent {arrived_update:?}, in use {updated:?}; \
              {} clusters",
             body.len(),
             memory / 1024,

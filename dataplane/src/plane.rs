@@ -164,7 +164,7 @@ impl Plane {
             .snapshot_source
             .with_label_values(&[source.as_str()])
             .set(1);
-        for cluster in before.clusters() {
+        for cluster in before.clusters().filter(|it| !table.has(it)) {
             self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
         }
         self.rights.end_unlawful(&table, unix_ms());
@@ -189,7 +189,7 @@ impl Plane {
         if cut > 0 {
             tracing::info!(flows = cut, "flows that lost their route or right were cut");
         }
-        for cluster in now.clusters() {
+        for cluster in now.clusters().filter(|it| !before.has(it)) {
             let known = before.get(cluster.state.id.as_str());
             if known.is_none_or(|known| known.state != cluster.state) {
                 for session in self.sessions.of(&cluster.state.id) {
@@ -434,46 +434,4 @@ pub fn unix_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plane(flags: &[&str]) -> Arc<Plane> {
-        let clusters = r#"[{"id":"a","token":"0123456789abcdef"}]"#;
-        let base = ["culvert-dataplane", "--clusters", clusters];
-        let argv = base.iter().chain(flags).map(std::ffi::OsString::from);
-        let config = Config::read(argv, &|_| None).unwrap();
-        let (engine, _) = crate::engine::start(config.engine, config.io_engine, 1).unwrap();
-        let observer = Observer::absent(culvert_observe::Reason::Disabled);
-        Plane::new(config, engine, observer, 16)
-    }
-
-    /// Requests that pass in a burst of 100.
-    fn burst(plane: &Plane) -> usize {
-        (0..100).filter(|_| plane.limit_rate().is_ok()).count()
-    }
-
-    fn settings(plane: &Plane, generation: u64, rate: u32) {
-        let mut state = State::default();
-        state.generation.0 = generation;
-        state.settings.rate_per_second = rate;
-        plane.adopt(&state, Source::Control).unwrap();
-    }
-
-    #[test]
-    fn the_lower_of_the_flags_and_controls_rate_holds() {
-        let free = plane(&[]);
-        assert_eq!(burst(&free), 100);
-        settings(&free, 1, 10);
-        assert!((10..20).contains(&burst(&free)));
-        settings(&free, 2, 10);
-        assert!(burst(&free) < 5, "an update hands out no new burst");
-        settings(&free, 3, 0);
-        assert_eq!(burst(&free), 100);
-
-        let flagged = plane(&["--rate-limit=10"]);
-        settings(&flagged, 1, 50);
-        assert!((10..20).contains(&burst(&flagged)));
-        settings(&flagged, 2, 4);
-        assert!((4..9).contains(&burst(&flagged)));
-    }
-}
+mod tests;

@@ -49,7 +49,7 @@ impl Source {
 }
 
 /// Limits of clusters that name none of their own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Defaults {
     /// Requests at once.
     pub requests_max: u32,
@@ -66,10 +66,11 @@ pub struct Table {
     /// Where it came from.
     pub source: Source,
     clusters: HashMap<ClusterId, Arc<Cluster>>,
+    defaults: Option<Defaults>,
     /// Ways in beside HTTP.
     pub routes: Routes,
     /// Whose token a digest is.
-    pub tokens: TokenIndex,
+    pub tokens: Arc<TokenIndex>,
     /// How people are known; `None` where nobody signs in.
     pub people: Option<People>,
     /// Whose state it is.
@@ -124,8 +125,9 @@ impl Default for Table {
             generation: Generation(0),
             source: Source::None,
             clusters: HashMap::new(),
+            defaults: None,
             routes: Routes::default(),
-            tokens: TokenIndex::default(),
+            tokens: Arc::default(),
             people: None,
             hub_id: Arc::default(),
             agent_cas: Vec::new(),
@@ -134,7 +136,8 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Builds a generation; counts and instruments of known clusters go on.
+    /// Builds a generation; counts and instruments of known clusters go on. What is the same as
+    /// `before` is shared with it, so that a step costs what it changes and a walk over the rest.
     ///
     /// # Errors
     /// When two clusters share a token.
@@ -151,16 +154,34 @@ impl Table {
             people: People::of(state),
             hub_id: state.hub_id.clone(),
             agent_cas: state.settings.agent_cas.clone(),
+            clusters: HashMap::with_capacity(state.clusters.len()),
+            defaults: Some(defaults),
             ..Self::default()
         };
-        let mut entries = Vec::new();
+        let mut changed = Vec::new();
         for state in state.clusters.values() {
-            entries.extend(state.token_entries());
-            let known = before.clusters.get(state.id.as_str()).map(Arc::as_ref);
-            let cluster = Cluster::new(state.clone(), known, defaults, metrics);
-            table.clusters.insert(state.id.clone(), Arc::new(cluster));
+            let known = before.clusters.get(state.id.as_str());
+            let same = known.filter(|known| {
+                Arc::ptr_eq(&known.state, state) && before.defaults == table.defaults
+            });
+            let cluster = same.cloned().unwrap_or_else(|| {
+                changed.push(state);
+                let known = known.map(Arc::as_ref);
+                Arc::new(Cluster::new(state.clone(), known, defaults, metrics))
+            });
+            table.clusters.insert(state.id.clone(), cluster);
         }
-        table.tokens = TokenIndex::build(entries)?;
+        let left = |id: &ClusterId| {
+            let (old, new) = (before.clusters.get(id), table.clusters.get(id));
+            !matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
+        };
+        table.tokens = match changed.is_empty() && table.clusters.len() == before.clusters.len() {
+            true => before.tokens.clone(),
+            false => {
+                let entries = changed.iter().flat_map(|state| state.token_entries());
+                Arc::new(before.tokens.with(left, entries)?)
+            }
+        };
         table.routes = Routes::build(table.clusters.values().map(|cluster| &cluster.state));
         Ok(table)
     }
@@ -168,6 +189,12 @@ impl Table {
     /// The cluster called `id`.
     pub fn get(&self, id: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(id)
+    }
+
+    /// Whether `cluster`, of some generation, is the same in this one.
+    pub fn has(&self, cluster: &Arc<Cluster>) -> bool {
+        self.get(cluster.state.id.as_str())
+            .is_some_and(|own| Arc::ptr_eq(own, cluster))
     }
 
     /// All clusters.

@@ -1,5 +1,6 @@
 //! From a decision to its record and its publication.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -217,13 +218,16 @@ impl Hub {
     ) {
         let now_ms = self.now_ms();
         let mut clusters = Clusters::clone(&self.clusters.load());
+        let mut touched = BTreeSet::new();
         let changes = steps.into_iter().filter_map(|step| match step {
             Step::Put(cluster) => {
                 let state = Arc::new(cluster.to_state());
+                touched.insert(cluster.id.clone());
                 clusters.insert(cluster.id.clone(), cluster);
                 Some(Change::Upsert(state))
             }
             Step::Remove(id) => {
+                touched.insert(id.clone());
                 clusters.remove(&id);
                 Some(Change::Remove(id))
             }
@@ -249,17 +253,24 @@ impl Hub {
         published.expect("whoever holds the turn raises the generation");
         self.metrics.generation.set(gauge(generation.0));
         self.metrics.clusters.set(gauge(clusters.len() as u64));
-        self.tokens.store(Arc::new(index(&clusters)));
+        if !touched.is_empty() {
+            let now = touched.iter().filter_map(|id| clusters.get(id));
+            let entries = now.flat_map(|cluster| cluster.token_entries());
+            let tokens = self.tokens.load().with(|id| touched.contains(id), entries);
+            self.tokens.store(Arc::new(tokens.expect(UNIQUE)));
+        }
         self.clusters.store(Arc::new(clusters));
         writer.generation = generation;
     }
 }
 
+const UNIQUE: &str = "the store holds a digest once";
+
 pub(super) fn index(clusters: &Clusters) -> TokenIndex {
     let entries = clusters
         .values()
         .flat_map(|cluster| cluster.token_entries());
-    TokenIndex::build(entries).expect("the store holds a digest once")
+    TokenIndex::build(entries).expect(UNIQUE)
 }
 
 pub(super) fn gauge(value: u64) -> i64 {

@@ -90,7 +90,7 @@ async fn a_cut_and_the_end_of_the_engine_are_resets_on_both_ends() {
 /// A splice sends several times; a reset between two of them must not be lost.
 #[tokio::test]
 async fn a_reset_amid_bulk_both_ways_is_never_told_as_an_end() {
-    const BULK: [u8; 64 << 10] = [7; 64 << 10];
+    static BULK: [u8; 64 << 10] = [7; 64 << 10];
     let tries: u64 = std::env::var("CULVERT_ENGINE_RESETS").map_or(200, |n| n.parse().unwrap());
     for (name, settings) in engines() {
         let rig = Rig::new(&settings);
