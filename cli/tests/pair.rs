@@ -197,10 +197,7 @@ fn a_pair_whose_first_broker_was_lost_is_repaired_with_its_join_string() {
     let store_dir = dir.path().join("store");
     let files = FileStore::new(store_dir.clone());
     let id = listing(&store_dir).kept[0].registration.id().clone();
-    let csr = culvert_pair::LeafKey::generate()
-        .unwrap()
-        .request()
-        .unwrap();
+    let csr = culvert_pair::Key::generate().unwrap().request().unwrap();
     let redeem = |key: u8| runtime().block_on(files.redeem(&id, &[key; 32], &csr, now()));
     assert!(redeem(1).is_ok() && redeem(2).is_err());
     let register = ["pair", "register", "--fingerprint", "-", "--store"];

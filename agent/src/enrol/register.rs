@@ -124,8 +124,8 @@ impl RegisterError {
 /// # Errors
 /// [`RegisterError`].
 pub async fn register(dialer: &Dialer, with: &Bootstrap) -> Result<Registered, RegisterError> {
-    let key = Key::generate()?;
-    let csr = key.request()?;
+    let key = Key::generate().map_err(MakeError::from)?;
+    let csr = key.request().map_err(MakeError::from)?;
     let asked = tokio::time::timeout(ANSWER_MAX, ask(dialer, with, &csr)).await;
     let late = |_| broken(with, &"no answer within 20 s");
     let answer = asked.map_err(late)??;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use culvert_net::tls::pair::PairTlsError;
 use culvert_pair::{
-    CSR_BYTES_MAX, Chain, Fault, Identity, IdentityError, LeafKey, MakeError, PairingCode,
-    RedeemError,
+    CSR_BYTES_MAX, Chain, Fault, Identity, IdentityError, Key, MakeError, PairingCode, RedeemError,
 };
 use culvert_proto::pair::{RendezvousId, Role};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -106,8 +105,9 @@ pub(super) async fn obtain(
 ) -> Result<Identity, BootError> {
     let exchange = async {
         prove(stream, code, Role::Broker).await?;
-        let key = LeafKey::generate()?;
-        write_block(stream, &key.request()?)
+        let key = Key::generate().map_err(MakeError::from)?;
+        let request = key.request().map_err(MakeError::from)?;
+        write_block(stream, &request)
             .await
             .map_err(BootError::Ended)?;
         let answer = read_block(stream, "a chain", CHAIN_BYTES_MAX, BootError::Ended).await?;

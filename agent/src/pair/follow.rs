@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_net::tls::pair::Side;
-use culvert_pair::{Kept, LeafKey, Listing, PairId, PairingCode, Registration, Store as _, Stored};
+use culvert_pair::{Kept, Key, Listing, PairId, PairingCode, Registration, Store as _, Stored};
 use culvert_proto::pair::RendezvousId;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -200,7 +200,7 @@ impl Follow {
             return Ok((pair, None));
         };
         let issuer = Issuer::new(code, registration.id().clone(), self.store.clone());
-        let key = LeafKey::generate().map_err(PairError::Make)?;
+        let key = Key::generate().map_err(|why| PairError::Make(why.into()))?;
         let boot = Party::with_code(Side::Bridge, &key, code, Some(issuer))?;
         Ok((pair, Some(Arc::new(boot))))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_net::crypto::sha256;
 use culvert_net::introduction::{Credential, CredentialError};
 use culvert_net::tls::pair::{IdentityError, PairIdentity, PairTls, Side};
-use culvert_pair::{Identity, LeafKey, PairingCode};
+use culvert_pair::{Identity, Key, PairingCode, self_signed};
 use culvert_proto::pair::{ALPN_BOOT, RendezvousId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -83,11 +83,11 @@ impl Party {
     /// When the library fails.
     pub(super) fn with_code(
         side: Side,
-        key: &LeafKey,
+        key: &Key,
         code: &PairingCode,
         issuer: Option<Issuer>,
     ) -> Result<Party, PairError> {
-        let shown = key.self_signed(unix_s()).map_err(PairError::Make)?;
+        let shown = self_signed(key, unix_s()).map_err(PairError::Make)?;
         Ok(Party {
             tls: PairTls::boot(side, shown, key.pkcs8_der(), ALPN_BOOT)?,
             digest: key.spki_sha256(),

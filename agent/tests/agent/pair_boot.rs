@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use culvert_net::introduction::OuterServer;
 use culvert_net::tls::pair::{PairTls, Side};
-use culvert_pair::{FileStore, LeafKey, PairJoin, PairingCode, Registration, Store as _};
+use culvert_pair::{FileStore, Key, PairJoin, PairingCode, Registration, Store as _, self_signed};
 use culvert_proto::pair::ALPN_BOOT;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -364,8 +364,8 @@ async fn whoever_ends_the_tls_in_the_middle_is_found_out_by_both() {
     let between = listener.local_addr().unwrap();
     let to = site.at;
     let tls = |side| {
-        let key = LeafKey::generate().unwrap();
-        let shown = key.self_signed(now_s()).unwrap();
+        let key = Key::generate().unwrap();
+        let shown = self_signed(&key, now_s()).unwrap();
         PairTls::boot(side, shown, key.pkcs8_der(), ALPN_BOOT).unwrap()
     };
     let (to_broker, to_bridge) = (tls(Side::Bridge), tls(Side::Broker));

@@ -1,19 +1,16 @@
 //! The CA that certifies agents, and the listener that asks them for their certificates.
 
-use std::time::Duration;
-
 use culvert_net::crypto::random_bytes;
+use culvert_pki::{Key, Request, is_p256, params, read_certificates};
 use culvert_proto::id::ClusterId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
+    SanType, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 
-use crate::certificate::{Validity, ca_id, is_p256, parse, validity};
-use crate::key::Key;
-use crate::request::Request;
-use crate::{MakeError, pem};
+use crate::MakeError;
+use crate::certificate::{Validity, ca_id, parse, validity};
 
 /// Life of a CA, s: ten years (P-27.3).
 pub const CA_LIFE_S: u64 = 10 * 365 * 86_400;
@@ -23,10 +20,6 @@ pub const LEAF_LIFE_S_MAX: u64 = 90 * 86_400;
 pub const LEAF_LIFE_S_MIN: u64 = 60;
 /// A certificate is valid from so long before it is made, s: clocks differ.
 pub const BACKDATE_S: u64 = 300;
-/// Bytes of a random serial number.
-const SERIAL_BYTES: usize = 16;
-/// The last second that a certificate can name.
-const LAST_S: u64 = 253_402_300_799;
 
 /// A CA and its key. No `Debug`: whoever has it can be any agent.
 pub struct Authority {
@@ -55,7 +48,8 @@ impl Authority {
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect();
-        let mut params = params(&format!("culvert agent CA {mark}"), now_unix_s, CA_LIFE_S);
+        let subject = format!("culvert agent CA {mark}");
+        let mut params = params(&subject, now_unix_s, BACKDATE_S, CA_LIFE_S);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate_der = key.with_pair(|pair| Ok(params.self_signed(pair)?.der().to_vec()))?;
@@ -79,7 +73,7 @@ impl Authority {
     /// # Errors
     /// As there.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, MakeError> {
-        let ders = pem::read_certificates(certificate).ok_or(MakeError::Ca)?;
+        let ders = read_certificates(certificate).ok_or(MakeError::Ca)?;
         let [certificate_der] = <[_; 1]>::try_from(ders).map_err(|_| MakeError::Ca)?;
         Self::of(certificate_der, Key::from_pem(key)?)
     }
@@ -130,11 +124,8 @@ impl Authority {
         now_unix_s: u64,
         life_s: u64,
     ) -> Result<Signed, MakeError> {
-        let params = params(
-            cluster.as_str(),
-            now_unix_s,
-            self.bounded(now_unix_s, life_s),
-        );
+        let life_s = self.bounded(now_unix_s, life_s);
+        let params = params(cluster.as_str(), now_unix_s, BACKDATE_S, life_s);
         self.sign(request, params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
@@ -150,7 +141,7 @@ impl Authority {
         life_s: u64,
     ) -> Result<Signed, MakeError> {
         let life_s = self.bounded(now_unix_s, life_s);
-        let mut params = params("culvert agent listener", now_unix_s, life_s);
+        let mut params = params("culvert agent listener", now_unix_s, BACKDATE_S, life_s);
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),
@@ -185,18 +176,4 @@ impl Authority {
         let validity = validity(&der).ok_or(MakeError::Ca)?;
         Ok(Signed { der, validity })
     }
-}
-
-fn params(subject: &str, now_unix_s: u64, life_s: u64) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    let mut serial = random_bytes::<SERIAL_BYTES>();
-    // Positive, and of full length: some readers trim or sign-extend.
-    serial[0] = serial[0] & 0x7f | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
-    let at = |unix_s: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_s.min(LAST_S));
-    params.not_before = at(now_unix_s.saturating_sub(BACKDATE_S));
-    params.not_after = at(now_unix_s.saturating_add(life_s));
-    params
 }

@@ -2,8 +2,7 @@
 
 use culvert_net::crypto::sha256;
 use culvert_proto::id::ClusterId;
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
-use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::authority::BACKDATE_S;
 
@@ -28,6 +27,8 @@ pub struct AgentCertificate {
     pub validity: Validity,
     /// Its serial number, in hex; safe to log.
     pub serial: String,
+    /// The name of the CA that signed it, DER.
+    pub issuer: Vec<u8>,
 }
 
 /// Why a certificate is not one of an agent.
@@ -76,6 +77,7 @@ impl AgentCertificate {
             cluster: cluster.ok_or(CertificateFault::Name)?,
             validity: times(&certificate),
             serial: hex(certificate.raw_serial()),
+            issuer: certificate.issuer().as_raw().to_vec(),
         })
     }
 }
@@ -107,6 +109,12 @@ pub fn ca_id(der: &[u8]) -> String {
     hex(&sha256(der)[..8])
 }
 
+/// The name of the holder, DER; `None` when it is no certificate.
+#[must_use]
+pub fn subject(der: &[u8]) -> Option<Vec<u8>> {
+    parse(der).map(|certificate| certificate.subject().as_raw().to_vec())
+}
+
 /// Whether `ca` signed `der`.
 #[must_use]
 pub fn issuer_is(der: &[u8], ca: &[u8]) -> bool {
@@ -114,18 +122,6 @@ pub fn issuer_is(der: &[u8], ca: &[u8]) -> bool {
         return false;
     };
     leaf.issuer() == ca.subject() && leaf.verify_signature(Some(ca.public_key())).is_ok()
-}
-
-/// Whether it is an ECDSA key on P-256.
-pub(crate) fn is_p256(spki: &[u8]) -> bool {
-    let Ok((rest, key)) = SubjectPublicKeyInfo::from_der(spki) else {
-        return false;
-    };
-    let curve = key.algorithm.parameters.as_ref();
-    let curve = curve.and_then(|curve| curve.as_oid().ok());
-    rest.is_empty()
-        && key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY
-        && curve.is_some_and(|curve| curve == OID_EC_P256)
 }
 
 pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {

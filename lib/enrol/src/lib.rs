@@ -6,15 +6,14 @@
 
 mod authority;
 mod certificate;
-mod key;
-mod pem;
-mod request;
 
 pub use authority::{Authority, BACKDATE_S, CA_LIFE_S, LEAF_LIFE_S_MAX, LEAF_LIFE_S_MIN, Signed};
-pub use certificate::{AgentCertificate, CertificateFault, Validity, ca_id, issuer_is, validity};
-pub use key::Key;
-pub use pem::{base64, certificates, read_certificates};
-pub use request::{CSR_BYTES_MAX, Request, RequestFault};
+pub use certificate::{
+    AgentCertificate, CertificateFault, Validity, ca_id, issuer_is, subject, validity,
+};
+pub use culvert_pki::{
+    CSR_BYTES_MAX, Key, KeyFault, Request, RequestFault, base64, certificates, read_certificates,
+};
 
 /// A key or certificate could not be made, or what was read is none.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +22,8 @@ pub enum MakeError {
     #[error("a certificate could not be made: {0}")]
     Library(#[from] rcgen::Error),
     /// No key of ours.
-    #[error("not an ECDSA P-256 key in PKCS#8; openssl pkcs8 -topk8 -nocrypt converts others")]
-    Key,
+    #[error(transparent)]
+    Key(#[from] KeyFault),
     /// No CA.
     #[error("not one CA certificate with an ECDSA P-256 key that may sign others")]
     Ca,

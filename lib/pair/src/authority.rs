@@ -1,24 +1,19 @@
 //! The authority of one pair: a CA that certifies exactly one bridge and its broker.
 
-use std::time::Duration;
-
-use culvert_net::crypto::random_bytes;
+use culvert_pki::{
+    Key, KeyFault, Request, RequestFault, certificates, params, read_certificates, set_life,
+};
 use culvert_proto::pair::{RendezvousId, Role};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
+    Issuer, KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
-use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use crate::check::{self, Fault};
 use crate::identity::{Chain, Identity};
-use crate::key::{KeyFault, LeafKey};
 use crate::name::{NameError, check_name};
-use crate::pem;
 
 /// Life of a CA, s: ten years.
 pub const CA_LIFE_S: u64 = 10 * 365 * 86_400;
@@ -26,16 +21,12 @@ pub const CA_LIFE_S: u64 = 10 * 365 * 86_400;
 pub const LEAF_LIFE_S: u64 = 90 * 86_400;
 /// A certificate is valid from so long before it is made, s: clocks differ.
 pub const BACKDATE_S: u64 = 3_600;
-/// Longest certificate request that is read: one with a P-256 key has some 250 bytes.
-pub const CSR_BYTES_MAX: usize = 4 << 10;
-/// Bytes of a random serial number.
-const SERIAL_BYTES: usize = 16;
 
 /// A CA and its key. No `Debug`: whoever has it can be either side.
 pub struct Authority {
     name: String,
     certificate_der: Vec<u8>,
-    key: LeafKey,
+    key: Key,
 }
 
 /// A certificate could not be made.
@@ -58,15 +49,9 @@ pub enum MakeError {
 /// Why a request for a certificate is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Not a request at all.
-    #[error("not a PKCS#10 request of at most {CSR_BYTES_MAX} bytes")]
-    Unreadable,
-    /// It does not prove that the asker has the key.
-    #[error("the request is not signed by its own ECDSA P-256 key")]
-    Signature,
-    /// The key is of another kind.
-    #[error("the request holds a key that is not ECDSA P-256")]
-    Key,
+    /// It is none that counts.
+    #[error(transparent)]
+    Request(#[from] RequestFault),
     /// The key is the CA's own.
     #[error("the request holds the CA's own key")]
     OwnKey,
@@ -82,8 +67,9 @@ impl Authority {
     /// When the pair cannot be called so, or the library fails.
     pub fn generate(name: &str, now_unix_s: u64) -> Result<Authority, MakeError> {
         check_name(name)?;
-        let key = LeafKey::generate()?;
-        let mut params = params(&format!("culvert pair {name}"), now_unix_s, CA_LIFE_S);
+        let key = Key::generate()?;
+        let subject = format!("culvert pair {name}");
+        let mut params = params(&subject, now_unix_s, BACKDATE_S, CA_LIFE_S);
         // The CA signs the two sides and no further CA.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -101,10 +87,10 @@ impl Authority {
     /// When either is none, or they do not go together.
     pub fn from_pem(name: &str, ca_pem: &str, key_pem: &str) -> Result<Authority, MakeError> {
         check_name(name)?;
-        let ders = pem::read_certificates(ca_pem).ok_or(Fault::Unreadable)?;
+        let ders = read_certificates(ca_pem).ok_or(Fault::Unreadable)?;
         let [certificate_der] = <[_; 1]>::try_from(ders).map_err(|_| Fault::SeveralCas)?;
         check::check_ca(&certificate_der)?;
-        let key = LeafKey::from_pem(key_pem)?;
+        let key = Key::from_pem(key_pem)?;
         check::check_key(&certificate_der, &key)?;
         Ok(Authority {
             name: name.to_owned(),
@@ -128,7 +114,7 @@ impl Authority {
     /// The CA certificate as PEM.
     #[must_use]
     pub fn certificate_pem(&self) -> String {
-        pem::certificates([self.certificate_der.as_slice()])
+        certificates([self.certificate_der.as_slice()])
     }
 
     /// The CA's key as PEM. It is a secret.
@@ -165,24 +151,8 @@ impl Authority {
     /// # Errors
     /// When it is no request, or not signed by the P-256 key that it holds.
     pub fn sign_broker(&self, csr_der: &[u8], now_unix_s: u64) -> Result<Chain, RequestError> {
-        if csr_der.len() > CSR_BYTES_MAX {
-            return Err(RequestError::Unreadable);
-        }
-        let (rest, request) =
-            X509CertificationRequest::from_der(csr_der).map_err(|_| RequestError::Unreadable)?;
-        if !rest.is_empty() {
-            return Err(RequestError::Unreadable);
-        }
-        let spki = request.certification_request_info.subject_pki.raw;
-        if !check::is_p256(spki) {
-            return Err(RequestError::Key);
-        }
-        if request.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 {
-            return Err(RequestError::Signature);
-        }
-        request
-            .verify_signature()
-            .map_err(|_| RequestError::Signature)?;
+        let request = Request::read(csr_der)?;
+        let spki = request.spki();
         if spki == self.key.spki_der() {
             return Err(RequestError::OwnKey);
         }
@@ -191,7 +161,7 @@ impl Authority {
     }
 
     fn identity(&self, role: Role, now_unix_s: u64) -> Result<Identity, MakeError> {
-        let key = LeafKey::generate()?;
+        let key = Key::generate()?;
         let public = SubjectPublicKeyInfo::from_der(key.spki_der())?;
         let chain = self.certify(&public, role, now_unix_s)?;
         Ok(Identity::of(chain, key))
@@ -204,7 +174,7 @@ impl Authority {
         now_unix_s: u64,
     ) -> Result<Chain, MakeError> {
         let subject = format!("{} {}", self.name, role.as_str());
-        let mut params = params(&subject, now_unix_s, LEAF_LIFE_S);
+        let mut params = params(&subject, now_unix_s, BACKDATE_S, LEAF_LIFE_S);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![match role {
@@ -224,23 +194,17 @@ impl Authority {
     }
 }
 
-fn params(subject: &str, now_unix_s: u64, life_s: u64) -> CertificateParams {
+/// A certificate that `key` signs for itself: what a side shows while it bootstraps.
+///
+/// # Errors
+/// When the library fails.
+pub fn self_signed(key: &Key, now_unix_s: u64) -> Result<Vec<u8>, MakeError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    let mut serial = random_bytes::<SERIAL_BYTES>();
-    // Positive, and of full length: some readers trim or sign-extend.
-    serial[0] = serial[0] & 0x7f | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
-    set_life(&mut params, now_unix_s, life_s);
     params
-}
-
-/// The validity that begins a little before `now_unix_s`.
-pub(crate) fn set_life(params: &mut CertificateParams, now_unix_s: u64, life_s: u64) {
-    // The last second that a certificate can name.
-    const LAST_S: u64 = 253_402_300_799;
-    let at = |unix_s: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_s.min(LAST_S));
-    params.not_before = at(now_unix_s.saturating_sub(BACKDATE_S));
-    params.not_after = at(now_unix_s.saturating_add(life_s));
+        .distinguished_name
+        .push(DnType::CommonName, "culvert bootstrap");
+    set_life(&mut params, now_unix_s, BACKDATE_S, LEAF_LIFE_S);
+    let der = key.with_pair(|pair| Ok(params.self_signed(pair)?.der().to_vec()))?;
+    Ok(der)
 }

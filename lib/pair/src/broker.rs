@@ -1,12 +1,12 @@
 //! What a broker keeps: its bootstrap key and, once it was certified, its identity.
 
+use culvert_pki::{Key, KeyFault};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::authority::MakeError;
 use crate::code::PairingCode;
 use crate::identity::{Identity, IdentityError};
-use crate::key::{KeyFault, LeafKey};
 
 /// The only version.
 const VERSION: u64 = 1;
@@ -15,7 +15,7 @@ const ROOM_BYTES: usize = 8 << 10;
 
 /// A broker's keys. No `Debug`.
 pub struct BrokerState {
-    boot_key: LeafKey,
+    boot_key: Key,
     identity: Option<Identity>,
 }
 
@@ -80,14 +80,14 @@ impl BrokerState {
     /// When the generator fails.
     pub fn generate() -> Result<BrokerState, MakeError> {
         Ok(BrokerState {
-            boot_key: LeafKey::generate()?,
+            boot_key: Key::generate()?,
             identity: None,
         })
     }
 
     /// The key that it shows while it bootstraps.
     #[must_use]
-    pub fn boot_key(&self) -> &LeafKey {
+    pub fn boot_key(&self) -> &Key {
         &self.boot_key
     }
 
@@ -131,7 +131,7 @@ impl BrokerState {
             None => None,
         };
         Ok(BrokerState {
-            boot_key: LeafKey::from_pem(&document.boot_key)?,
+            boot_key: Key::from_pem(&document.boot_key)?,
             identity,
         })
     }

@@ -1,14 +1,12 @@
 //! Whether certificates are those of a pair: signer, time, usage, key.
 
 use culvert_net::crypto::sha256;
+use culvert_pki::{Key, is_p256};
 use culvert_proto::pair::{RendezvousId, Role};
-use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256,
-};
-use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
+use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::identity::Chain;
-use crate::key::LeafKey;
 
 /// Longest certificate: what the relay reads of a preface.
 const CERTIFICATE_BYTES_MAX: usize = 2_048;
@@ -149,24 +147,12 @@ pub(crate) fn check_ca(der: &[u8]) -> Result<(), Fault> {
 }
 
 /// Whether the certificate is for this key.
-pub(crate) fn check_key(certificate_der: &[u8], key: &LeafKey) -> Result<(), Fault> {
+pub(crate) fn check_key(certificate_der: &[u8], key: &Key) -> Result<(), Fault> {
     let certificate = parse(certificate_der)?;
     if certificate.public_key().raw == key.spki_der() {
         return Ok(());
     }
     Err(Fault::Key)
-}
-
-/// Whether it is an ECDSA key on P-256.
-pub(crate) fn is_p256(spki: &[u8]) -> bool {
-    let Ok((rest, key)) = SubjectPublicKeyInfo::from_der(spki) else {
-        return false;
-    };
-    let curve = key.algorithm.parameters.as_ref();
-    let curve = curve.and_then(|curve| curve.as_oid().ok());
-    rest.is_empty()
-        && key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY
-        && curve.is_some_and(|curve| curve == OID_EC_P256)
 }
 
 fn check_usage(leaf: &X509Certificate<'_>, role: Role) -> Result<(), Fault> {

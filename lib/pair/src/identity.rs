@@ -1,11 +1,10 @@
 //! What one side shows: its certificate, the pair's CA, and the key.
 
+use culvert_pki::{Key, KeyFault, certificates, read_certificates};
 use culvert_proto::pair::{RendezvousId, Role};
 use zeroize::Zeroizing;
 
 use crate::check::{self, Fault, Validity};
-use crate::key::{KeyFault, LeafKey};
-use crate::pem;
 
 /// A certificate and the CA that signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Chain {
 /// A certificate, its CA and its key. No `Debug`: it holds the key.
 pub struct Identity {
     chain: Chain,
-    key: LeafKey,
+    key: Key,
 }
 
 /// Why certificate, CA and key make no identity.
@@ -37,7 +36,7 @@ impl Chain {
     /// Certificate, then CA: what the bridge sends at the end of the bootstrap.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        pem::certificates([self.leaf_der.as_slice(), &self.ca_der])
+        certificates([self.leaf_der.as_slice(), &self.ca_der])
     }
 
     /// Reads [`Chain::to_pem`]: exactly a certificate and its CA.
@@ -45,7 +44,7 @@ impl Chain {
     /// # Errors
     /// When it is something else. Whether the CA signed the certificate is not looked at.
     pub fn from_pem(text: &str) -> Result<Chain, Fault> {
-        let ders = pem::read_certificates(text).ok_or(Fault::Unreadable)?;
+        let ders = read_certificates(text).ok_or(Fault::Unreadable)?;
         let [leaf_der, ca_der] = <[_; 2]>::try_from(ders).map_err(|_| Fault::ChainLength)?;
         Ok(Chain { leaf_der, ca_der })
     }
@@ -72,7 +71,7 @@ impl Identity {
     /// When the chain is not sound, not for `role`, or for another key.
     pub fn new(
         chain: Chain,
-        key: LeafKey,
+        key: Key,
         role: Role,
         now_unix_s: u64,
     ) -> Result<Identity, IdentityError> {
@@ -91,20 +90,20 @@ impl Identity {
         key_pem: &str,
         ca_pem: &str,
     ) -> Result<Identity, IdentityError> {
-        let ca = pem::read_certificates(ca_pem).ok_or(Fault::Unreadable)?;
+        let ca = read_certificates(ca_pem).ok_or(Fault::Unreadable)?;
         let [ca_der] = <[_; 1]>::try_from(ca).map_err(|_| Fault::SeveralCas)?;
-        let mut leaf = pem::read_certificates(cert_pem).ok_or(Fault::Unreadable)?;
+        let mut leaf = read_certificates(cert_pem).ok_or(Fault::Unreadable)?;
         if leaf.len() == 2 && leaf[1] == ca_der {
             leaf.pop();
         }
         let [leaf_der] = <[_; 1]>::try_from(leaf).map_err(|_| Fault::ChainLength)?;
-        let key = LeafKey::from_pem(key_pem)?;
+        let key = Key::from_pem(key_pem)?;
         check::check_key(&leaf_der, &key)?;
         let chain = Chain { leaf_der, ca_der };
         Ok(Identity { chain, key })
     }
 
-    pub(crate) fn of(chain: Chain, key: LeafKey) -> Identity {
+    pub(crate) fn of(chain: Chain, key: Key) -> Identity {
         Identity { chain, key }
     }
 
@@ -161,7 +160,7 @@ impl Identity {
     /// The CA as PEM.
     #[must_use]
     pub fn ca_pem(&self) -> String {
-        pem::certificates([self.chain.ca_der.as_slice()])
+        certificates([self.chain.ca_der.as_slice()])
     }
 
     /// The key as PEM. It is a secret.

@@ -10,24 +10,22 @@ mod code;
 mod describe;
 mod identity;
 mod join;
-mod key;
 mod name;
-mod pem;
 mod registration;
 mod store;
 mod voucher;
 mod word;
 
 pub use authority::{
-    Authority, BACKDATE_S, CA_LIFE_S, CSR_BYTES_MAX, LEAF_LIFE_S, MakeError, RequestError,
+    Authority, BACKDATE_S, CA_LIFE_S, LEAF_LIFE_S, MakeError, RequestError, self_signed,
 };
 pub use broker::{BrokerState, BrokerStateError};
 pub use check::{Fault, Validity, check_chain, info_hash};
 pub use code::PairingCode;
+pub use culvert_pki::{CSR_BYTES_MAX, Key, KeyFault, RequestFault};
 pub use describe::{Described, describe};
 pub use identity::{Chain, Identity, IdentityError};
 pub use join::{JOIN_RELAYS_MAX, PairJoin};
-pub use key::{KeyFault, LeafKey};
 pub use name::{NAME_BYTES_MAX, NameError, check_name, check_relay};
 pub use registration::{PairId, PairIdError, RENEW_BEFORE_S, Registration, RegistrationError};
 pub use store::{

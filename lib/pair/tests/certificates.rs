@@ -6,8 +6,8 @@ use std::process::Command;
 
 use culvert_net::crypto::sha256;
 use culvert_pair::{
-    Authority, BACKDATE_S, CA_LIFE_S, CSR_BYTES_MAX, Chain, Fault, Identity, LEAF_LIFE_S, LeafKey,
-    MakeError, RequestError,
+    Authority, BACKDATE_S, CA_LIFE_S, CSR_BYTES_MAX, Chain, Fault, Identity, Key, LEAF_LIFE_S,
+    MakeError, RequestError, RequestFault, self_signed,
 };
 use culvert_proto::pair::Role;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn openssl_takes_each_certificate_for_its_purpose_and_for_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let authority = authority();
-    let csr = LeafKey::generate().unwrap().request().unwrap();
+    let csr = Key::generate().unwrap().request().unwrap();
     let asked = authority.sign_broker(&csr, now()).unwrap();
     std::fs::write(dir.join("ca.crt"), authority.certificate_pem()).unwrap();
     std::fs::write(dir.join("other.crt"), self::authority().certificate_pem()).unwrap();
@@ -97,8 +97,8 @@ fn a_ca_lives_ten_years_and_a_side_ninety_days() {
         Some(0)
     );
     assert_eq!(authority.info_hash().0, sha256(identity.ca_der()));
-    let key = LeafKey::from_pkcs8(identity.key_pkcs8_der()).unwrap();
-    assert!(key.self_signed(made).is_ok());
+    let key = Key::from_pkcs8(identity.key_pkcs8_der()).unwrap();
+    assert!(self_signed(&key, made).is_ok());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn of_a_request_only_the_key_is_taken() {
     assert!(usage.client_auth && !usage.server_auth && !usage.code_signing);
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert_eq!(life.unsigned_abs(), LEAF_LIFE_S + BACKDATE_S);
-    let key = LeafKey::from_pem(&std::fs::read_to_string(dir.join("evil.key")).unwrap()).unwrap();
+    let key = Key::from_pem(&std::fs::read_to_string(dir.join("evil.key")).unwrap()).unwrap();
     assert_eq!(leaf.public_key().raw, key.spki_der());
 }
 
@@ -172,14 +172,15 @@ fn requests_with_keys_of_other_kinds_are_refused() {
         assert!(made, "{said}");
         let csr = std::fs::read(dir.join("csr")).unwrap();
         let refused = authority.sign_broker(&csr, now()).unwrap_err();
-        assert!(matches!(refused, RequestError::Key), "{kind:?}: {refused}");
+        let is_key = matches!(refused, RequestError::Request(RequestFault::Key));
+        assert!(is_key, "{kind:?}: {refused}");
     }
 }
 
 #[test]
 fn a_request_that_was_touched_is_refused() {
     let authority = authority();
-    let key = LeafKey::generate().unwrap();
+    let key = Key::generate().unwrap();
     let csr = key.request().unwrap();
     let (_, parsed) = X509CertificationRequest::from_der(&csr).unwrap();
     let signed = parsed.certification_request_info.raw.as_ptr_range();
@@ -199,7 +200,8 @@ fn a_request_that_was_touched_is_refused() {
     }
     let longer = [csr.as_slice(), &[0]].concat();
     let refused = authority.sign_broker(&longer, now()).unwrap_err();
-    assert!(matches!(refused, RequestError::Unreadable));
+    let unreadable = RequestFault::Unreadable;
+    assert!(matches!(refused, RequestError::Request(why) if why == unreadable));
     for length in [0, 1, csr.len() - 1] {
         assert!(authority.sign_broker(&csr[..length], now()).is_err());
     }
@@ -210,7 +212,7 @@ fn a_request_that_was_touched_is_refused() {
 #[test]
 fn the_cas_own_key_gets_no_certificate_as_a_side() {
     let authority = authority();
-    let key = LeafKey::from_pem(&authority.key_pem()).unwrap();
+    let key = Key::from_pem(&authority.key_pem()).unwrap();
     let refused = authority
         .sign_broker(&key.request().unwrap(), now())
         .unwrap_err();
@@ -255,7 +257,7 @@ fn each_thing_that_is_wrong_with_a_chain_is_named() {
         long.check(Role::Bridge, now()),
         Err(Fault::TooLong { bytes: 2_049 })
     );
-    let self_made = LeafKey::generate().unwrap().self_signed(now()).unwrap();
+    let self_made = self_signed(&Key::generate().unwrap(), now()).unwrap();
     let self_made = chain(&self_made, ours.certificate_der());
     assert!(matches!(
         self_made.check(Role::Bridge, now()),
@@ -292,7 +294,7 @@ fn what_is_written_as_pem_is_read_again_and_strangers_are_not_mixed_in() {
         .next()
         .unwrap();
     assert_eq!(Chain::from_pem(no_ca), Err(Fault::ChainLength));
-    let key = LeafKey::from_pem(&broker.key_pem()).unwrap();
+    let key = Key::from_pem(&broker.key_pem()).unwrap();
     let joined = Identity::new(stranger.chain().clone(), key, Role::Broker, now());
     assert!(joined.is_err(), "a certificate for another key");
 }
@@ -302,7 +304,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let chain = Chain { leaf_der: bytes.clone(), ca_der: bytes.clone() };
         prop_assert!(chain.check(Role::Bridge, 0).is_err());
-        prop_assert!(LeafKey::from_pkcs8(&bytes).is_err());
+        prop_assert!(Key::from_pkcs8(&bytes).is_err());
         let text = String::from_utf8_lossy(&bytes);
         let text = format!("-----BEGIN CERTIFICATE-----\n{text}");
         prop_assert!(Chain::from_pem(&text).is_err());

@@ -24,8 +24,15 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["culvert-net", "culvert-proto", "culvert-telemetry"],
     ),
     ("culvert-observe", &["culvert-abi"]),
-    ("culvert-pair", &["culvert-net", "culvert-proto"]),
-    ("culvert-enrol", &["culvert-net", "culvert-proto"]),
+    ("culvert-pki", &["culvert-net"]),
+    (
+        "culvert-pair",
+        &["culvert-net", "culvert-pki", "culvert-proto"],
+    ),
+    (
+        "culvert-enrol",
+        &["culvert-net", "culvert-pki", "culvert-proto"],
+    ),
     ("culvert-rpc", &["culvert-net", "culvert-proto"]),
     (
         "culvert-control",
@@ -93,7 +100,15 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["culvert-net"]),
     ("tokio-rustls", &["culvert-net", "culvert-perf"]),
     ("tokio-websockets", &["culvert-net"]),
-    ("rcgen", &["culvert-enrol", "culvert-net", "culvert-pair"]),
+    (
+        "rcgen",
+        &[
+            "culvert-enrol",
+            "culvert-net",
+            "culvert-pair",
+            "culvert-pki",
+        ],
+    ),
     ("aws-lc-rs", &["culvert-net"]),
     ("socket2", &["culvert-net", "culvert-perf"]),
     ("tonic", &["culvert-rpc"]),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_pair::{BrokerState, LeafKey, PairJoin, Registration};
+use culvert_pair::{BrokerState, Key, PairJoin, Registration};
 use culvert_perf::testbed::{HUB_FOR_CLIENT, HUB_FOR_SITE, SITE, Spawn, Testbed};
 
 use super::{BROKER, Files, RELAY, bed, wait_ready};
@@ -168,7 +168,7 @@ fn secrets(bed: &Testbed, word: &str) -> Result<(Needles, Vec<u8>)> {
         Registration::from_document(it).ok()
     })?;
     let state = document(&bed.path("state"), |it| BrokerState::from_document(it).ok())?;
-    let authority = LeafKey::from_pem(&kept.authority().key_pem())?;
+    let authority = Key::from_pem(&kept.authority().key_pem())?;
     needles.key("the authority", authority.pkcs8_der())?;
     needles.key("the bridge", kept.bridge().key_pkcs8_der())?;
     let broker = state.identity().context("the broker's certificate")?;

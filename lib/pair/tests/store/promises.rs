@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use culvert_pair::{
-    Authority, BrokerState, CODE_LIFE_S, LeafKey, PairingCode, RedeemError, Refused, Registration,
+    Authority, BrokerState, CODE_LIFE_S, Key, PairingCode, RedeemError, Refused, Registration,
     RegistrationError, Store, StoreError,
 };
 use culvert_proto::pair::Role;
@@ -86,7 +86,7 @@ pub async fn certifies_one_of_many(store: Arc<impl Store + 'static>, reissue: bo
         .map(|key| {
             let (store, id) = (store.clone(), id.clone());
             tokio::spawn(async move {
-                let csr = LeafKey::generate().unwrap().request().unwrap();
+                let csr = Key::generate().unwrap().request().unwrap();
                 store.redeem(&id, &[key; 32], &csr, now()).await
             })
         })
@@ -110,7 +110,7 @@ pub async fn certifies_one_of_many(store: Arc<impl Store + 'static>, reissue: bo
     let kept = store.load(&id).await.unwrap().unwrap().registration;
     assert_eq!(kept.voucher().unwrap().consumed_by, Some([winner; 32]));
     assert!(kept.code(now()).is_some(), "nobody has confirmed");
-    let csr = LeafKey::generate().unwrap().request().unwrap();
+    let csr = Key::generate().unwrap().request().unwrap();
     let again = store.redeem(&id, &[winner; 32], &csr, now()).await;
     assert!(
         again.is_ok(),
@@ -137,7 +137,7 @@ pub async fn keeps_a_code_through_a_bad_request(store: &impl Store) {
         .redeem(pair.id(), &[1; 32], b"no request", now())
         .await;
     assert!(matches!(bad, Err(RedeemError::Request(_))));
-    let csr = LeafKey::generate().unwrap().request().unwrap();
+    let csr = Key::generate().unwrap().request().unwrap();
     let late = store
         .redeem(pair.id(), &[1; 32], &csr, now() + CODE_LIFE_S + 1)
         .await;
@@ -157,7 +157,7 @@ pub async fn certifies_the_key_that_the_code_stands_for(store: &impl Store) {
     let mut pair = Registration::new("bound", &[], broker.code(), true, false, now()).unwrap();
     let id = pair.id().clone();
     let revision = store.save(&pair, None).await.unwrap();
-    let csr = LeafKey::generate().unwrap().request().unwrap();
+    let csr = Key::generate().unwrap().request().unwrap();
     let other = store.redeem(&id, &[9; 32], &csr, now()).await;
     assert!(matches!(
         other,

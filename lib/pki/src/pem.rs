@@ -17,6 +17,7 @@ pub fn base64(bytes: &[u8]) -> String {
 }
 
 /// Certificates, one after the other.
+#[must_use]
 pub fn certificates<'a>(ders: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut out = String::new();
     for der in ders {

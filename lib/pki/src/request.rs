@@ -4,7 +4,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
 use x509_parser::prelude::FromDer as _;
 
-use crate::certificate::is_p256;
+use crate::key::is_p256;
 
 /// Longest request that is read: one with a P-256 key has some 250 bytes.
 pub const CSR_BYTES_MAX: usize = 4 << 10;
@@ -57,7 +57,9 @@ impl Request {
         })
     }
 
-    pub(crate) fn spki(&self) -> &[u8] {
+    /// The key, as a certificate holds it.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
         &self.spki
     }
 }
