@@ -63,23 +63,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Unseen<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Unseen<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+culvert_net::write_through!([IO: AsyncWrite + Unpin] Unseen<IO>, 0);
 
 /// Ends the stream behind an ordinary answer to a request that wanted an upgrade: hyper leaves
 /// that to whoever takes the connection over, and dropped it would be a reset that undoes the

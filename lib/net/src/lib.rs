@@ -18,3 +18,4 @@ pub mod socket;
 pub mod tls;
 pub mod transport;
 pub mod watch;
+mod write;
