@@ -7,6 +7,7 @@
 mod disk;
 mod event;
 mod outbox;
+mod share;
 mod spool;
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use crate::plane::{gauge, unix_ms};
 
 pub use event::{Counts, Event};
 pub use outbox::Mail;
+use share::Shares;
 pub use spool::start;
 
 /// Attempts that wait for the disk at once; further ones are refused.
@@ -46,6 +48,9 @@ pub enum Unkept {
     /// The spool is full.
     #[error("{0}")]
     Full(#[from] culvert_audit::Full),
+    /// Half of the spool waits for control, a quarter of it is this caller's.
+    #[error("the audit spool is half full, a quarter of it with requests of this caller")]
+    Share,
     /// Too many wait.
     #[error("{WAITING_MAX} audited requests wait for the disk")]
     Busy,
@@ -63,6 +68,7 @@ impl Unkept {
         match self {
             Self::None => "no_spool",
             Self::Full(_) => "full",
+            Self::Share => "share",
             Self::Busy => "busy",
             Self::Disk(_) => "disk",
             Self::Slow => "slow",
@@ -103,6 +109,7 @@ struct Shared {
     wake: Notify,
     closing: AtomicBool,
     book: Mutex<Book>,
+    shares: Shares,
     window: Mutex<Window>,
     /// Raised with each record that is durable, and each word of control.
     grew: watch::Sender<()>,
@@ -141,6 +148,7 @@ impl Audit {
                 wake: Notify::new(),
                 closing: AtomicBool::new(false),
                 book: Mutex::new(Book::new(limits)),
+                shares: Shares::new(config.spool_bytes),
                 window: Mutex::default(),
                 grew: watch::Sender::new(()),
                 metrics,
@@ -249,7 +257,10 @@ impl Audit {
             false => &metrics.refused,
         };
         counter.with_label_values(&[why.as_str()]).inc();
-        if !self.shared.failing.swap(true, Ordering::Relaxed) {
+        if *why == Unkept::Share {
+            // Of one caller, who is told so: the spool takes the records of others.
+            tracing::debug!(%why, "an audited request");
+        } else if !self.shared.failing.swap(true, Ordering::Relaxed) {
             let word = if goes_on {
                 "go on unrecorded"
             } else {
@@ -270,9 +281,13 @@ impl Shared {
             return Ok(());
         };
         let mut queue = self.queue.lock();
-        if piece.is_attempt() {
+        if let Record::Attempted(attempted) = record {
             if self.disk.get().is_none() {
                 return Err(Unkept::None);
+            }
+            // Its end has no more bytes than that.
+            if !self.shares.take(&attempted.actor.sub, 2 * piece.bytes()) {
+                return Err(Unkept::Share);
             }
             if queue.attempts >= WAITING_MAX {
                 return Err(Unkept::Busy);

@@ -93,7 +93,11 @@ impl Outbox for Mail {
     fn acked(&self, end: u64) -> Result<(), String> {
         let acked = self.shared.window.lock().acked(end);
         acked.map_err(|why| why.to_string())?;
-        let done = self.shared.book.lock().ack(end);
+        let (done, waiting) = {
+            let mut book = self.shared.book.lock();
+            (book.ack(end), book.waiting_bytes())
+        };
+        self.shared.shares.shipped(waiting);
         if self.refusing.swap(false, Ordering::Relaxed) {
             tracing::info!("control takes audit records again");
         }

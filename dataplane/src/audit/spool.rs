@@ -62,6 +62,7 @@ pub fn start(audit: &Audit, backend: Backend) -> Result<Option<JoinHandle<()>>, 
         tracing::info!(records = waiting, open, "audit spool taken over");
     }
     let unknown = book.unknown_ends(unix_ms());
+    shared.shares.shipped(book.waiting_bytes());
     *shared.window.lock() = Window::new(book.acked());
     *shared.book.lock() = book;
     for ended in unknown {
@@ -284,6 +285,44 @@ mod tests {
                 "every end was written"
             );
         }
+    }
+
+    #[test]
+    fn a_caller_who_fills_the_spool_is_refused_and_others_are_not() {
+        let backend = probe(IoEngine::Epoll).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let audit = audit(dir.path(), WhenFull::Refuse);
+        let writer = start(&audit, backend).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let of = |caller: &str, number| {
+            let mut attempted = attempted(number);
+            attempted.actor.sub = caller.to_owned();
+            // Long ones: fewer of them fill the spool.
+            attempted.route = "POST /".to_owned() + &"x".repeat(4_000);
+            audit.attempt(attempted)
+        };
+        let (mut kept, mut number) = (0, 0);
+        let why = loop {
+            number += 64;
+            let group = (number..number + 64).map(|number| of("flood", number));
+            let group = runtime.block_on(futures_util::future::join_all(group));
+            kept += group.iter().filter(|it| it.is_ok()).count();
+            if let Some(why) = group.into_iter().find_map(Result::err) {
+                break why;
+            }
+        };
+        assert_eq!(why, Unkept::Share);
+        let bytes = audit.shared.book.lock().waiting_bytes();
+        assert!(
+            bytes > SPOOL_BYTES_MIN / 8 && kept > 10,
+            "{kept} records, {bytes} bytes"
+        );
+        assert!(runtime.block_on(of("ana", 0)).is_ok());
+        let again = runtime.block_on(of("flood", 1));
+        assert_eq!(again.err(), Some(Unkept::Share));
+        audit.close();
+        writer.join().unwrap();
     }
 
     #[test]

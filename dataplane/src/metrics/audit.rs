@@ -51,7 +51,7 @@ impl AuditMetrics {
                 .with_label_values(&labels),
             refused: r.counter_vec(
                 "culvert_audit_refused_total",
-                "Audited requests that were refused because no record could be kept: no_spool, full, busy, disk or slow.",
+                "Audited requests that were refused because no record could be kept: no_spool, full, share (of one caller), busy, disk or slow.",
                 &["reason"],
             ),
             unrecorded: r.counter_vec(
