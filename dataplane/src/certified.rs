@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_engine::Backend;
-use culvert_enrol::{Key, certificates, issuer_is, read_certificates, validity};
+use culvert_enrol::{Key, certificates, issuer_is, read_certificates, subject, validity};
 use culvert_net::tls::{AgentsTls, Reloaded, Shown};
+use culvert_proto::close::CloseReason;
 use culvert_rpc::{Certifier, NotCertified};
 use tokio::time::{Instant, sleep_until};
 
 use crate::plane::{Plane, unix_ms};
 use crate::runtime::{sync_directory, write_durable};
+use crate::session::ask_to_move;
 use crate::sessions::Session;
 
 /// The listener's own key and certificate, made for it by control.
@@ -22,6 +24,8 @@ const FILE: &str = "agent-listener.pem";
 const FILE_BYTES_MAX: usize = 64 << 10;
 /// Files, clocks and control are looked at this often.
 const LOOK: Duration = Duration::from_secs(30);
+/// A session whose CA was retired has this long to be replaced by one with another certificate.
+const RETIRED_MAX: Duration = Duration::from_secs(20);
 /// Between two requests to control, while it makes no certificate.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -207,6 +211,30 @@ pub fn offer_cas(plane: &Plane, session: &Session) {
     {
         tracing::debug!(session = %session.key, %why, "the CAs are not told to this agent");
     }
+}
+
+/// What came in by a certificate of a CA that nobody believes any more comes back with another
+/// one, or ends.
+pub fn leave_with_retired_ca(session: &Arc<Session>, cas: &[Bytes]) {
+    let Some(certificate) = &session.facts.certificate else {
+        return;
+    };
+    if cas
+        .iter()
+        .filter_map(|ca| subject(ca))
+        .any(|ca| ca == certificate.issuer)
+    {
+        return;
+    }
+    tracing::info!(session = %session.key, "the CA of this agent's certificate was retired");
+    ask_to_move(session, RETIRED_MAX / 4, RETIRED_MAX);
+    let session = session.clone();
+    tokio::spawn(async move {
+        let ended = tokio::time::timeout(RETIRED_MAX, session.carrier.closed()).await;
+        if ended.is_err() {
+            session.carrier.close(CloseReason::Revoked);
+        }
+    });
 }
 
 fn bundle(plane: &Plane) -> String {

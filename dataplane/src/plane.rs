@@ -22,7 +22,7 @@ use culvert_telemetry::lifecycle::{Phase, Shutdown};
 
 use crate::audit::Audit;
 use crate::beats::Beats;
-use crate::certified::{Certified, offer_cas};
+use crate::certified::{Certified, leave_with_retired_ca, offer_cas};
 use crate::config::Config;
 use crate::console::Requests;
 pub use crate::engine::gauge;
@@ -172,6 +172,7 @@ impl Plane {
         if before.agent_cas != table.agent_cas {
             for session in self.sessions.list(usize::MAX) {
                 offer_cas(self, &session);
+                leave_with_retired_ca(&session, &table.agent_cas);
             }
         }
         Ok(())

@@ -162,11 +162,16 @@ pub fn offer_rotation(plane: &Plane, session: &Session) {
 
 /// Tells the agent to move elsewhere.
 pub fn drain(plane: &Plane, session: &Session) {
-    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     let grace = plane.config.drain_grace;
+    ask_to_move(session, grace / 2, grace);
+}
+
+/// Tells the agent to come in anew within a time, and by when this session ends.
+pub fn ask_to_move(session: &Session, within: Duration, deadline: Duration) {
+    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     let advice = Drain {
-        reconnect_within_ms: millis(grace / 2),
-        deadline_ms: millis(grace),
+        reconnect_within_ms: millis(within),
+        deadline_ms: millis(deadline),
         addresses: Vec::new(),
     };
     if let Err(why) = session.carrier.drain(advice) {

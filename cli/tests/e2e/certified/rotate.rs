@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Rig, over};
 use crate::client;
-use crate::hub::{START_MAX, ready};
+use crate::hub::{START_MAX, internal, ready};
 use crate::watched::HUB_GONE;
 
 /// The shortest life that can be asked for.
@@ -96,6 +96,14 @@ fn a_ca_is_rotated_under_traffic_without_a_lost_request() -> Result<()> {
     wait_for("the agent to forget the old CA", START_MAX, || {
         (rig.known_cas().ok()? == [new.clone()]).then_some(())
     })?;
+    wait_for(
+        "the agent to come in by its new certificate",
+        START_MAX,
+        || {
+            let connected = rig.dataplane.log().matches("agent connected").count();
+            (connected == 2).then_some(())
+        },
+    )?;
     let answered = over(load)?;
     println!("a CA was replaced over {answered} requests");
 
@@ -108,6 +116,39 @@ fn a_ca_is_rotated_under_traffic_without_a_lost_request() -> Result<()> {
     let path = "/api/audit?verb=ca_rotate&outcome=success";
     let rows = rig.control.ok("GET", path, None)?;
     assert_eq!(rows["items"].as_array().map(Vec::len), Some(4), "{rows}");
+    Ok(())
+}
+
+#[test]
+fn who_has_nothing_but_a_retired_ca_is_gone_within_seconds() -> Result<()> {
+    if !ready(
+        "who_has_nothing_but_a_retired_ca_is_gone_within_seconds",
+        &[],
+    ) {
+        return Ok(());
+    }
+    let mut rig = Rig::start(&[])?;
+    let join = rig.join("dev")?;
+    let mut agent = rig.connected("agent", &join)?;
+    agent.expect(HUB_GONE);
+    agent.expect(&["refused our client certificate"]);
+    rig.dataplane.expect(&["handshake"]);
+    rig.served()?;
+    for step in ["", "/promote"] {
+        let path = format!("/api/agent-cas{step}");
+        rig.control.ok("POST", &path, None)?;
+    }
+    // A stolen key is no reason to wait: its certificates have 90 days to go.
+    let cas = rig.control.ok("GET", "/api/agent-cas", None)?;
+    let old = id_of(&cas, "trusted").context("the old CA")?;
+    let path = format!("/api/agent-cas/{old}");
+    rig.control.ok("DELETE", &path, None)?;
+    let retired = Instant::now();
+    rig.dataplane
+        .wait_log("agent session ended", Duration::from_secs(30))?;
+    println!("gone {:?} after its CA", retired.elapsed());
+    let answer = client::get(&rig.bed.client, internal(), "/tunnel/dev/id/up")?;
+    assert_eq!(answer.status, 503, "it came in again");
     Ok(())
 }
 
