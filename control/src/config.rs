@@ -220,7 +220,7 @@ impl Checks {
         let url = |text: &str| askable(text).map_err(|why| why.to_string());
         let given = self.parsed("data-plane-url", url);
         let url = given.or_else(|| public_url.and_then(|public| url(public).ok()))?;
-        Some(Fanout::new(url, outbound.clone()))
+        Some(Fanout::new(url, public_url, outbound.clone()))
     }
 
     fn retention(&mut self) -> Retention {

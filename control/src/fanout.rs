@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use culvert_net::dial::HubUrl;
 use culvert_proto::id::ClusterId;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -33,6 +33,8 @@ const CODE: HeaderName = HeaderName::from_static("culvert-error");
 /// Where the clusters are asked.
 pub struct Fanout {
     url: HubUrl,
+    /// The name that people ask by, which the data plane wants of a session.
+    host: Option<HeaderValue>,
     outbound: Outbound,
 }
 
@@ -91,10 +93,16 @@ pub fn total(clusters: usize) -> Duration {
 }
 
 impl Fanout {
-    /// Asks by way of the data plane at `url`.
+    /// Asks by way of the data plane at `url`, whose name for people is that of `public_url`.
     #[must_use]
-    pub fn new(url: HubUrl, outbound: Outbound) -> Self {
-        Self { url, outbound }
+    pub fn new(url: HubUrl, public_url: Option<&str>, outbound: Outbound) -> Self {
+        let public = public_url.and_then(|url| url.parse::<Uri>().ok());
+        let host = public.and_then(|url| HeaderValue::from_str(url.authority()?.as_str()).ok());
+        Self {
+            url,
+            host,
+            outbound,
+        }
     }
 
     /// Asks all of them; an answer for each, in their order. One cluster's silence costs the
@@ -191,6 +199,11 @@ impl Round {
         *request.uri_mut() = path.parse().unwrap_or_default();
         let Credential(name, value) = &self.credential;
         request.headers_mut().insert(name.clone(), value.clone());
+        if let Some(host) = &self.fanout.host {
+            request
+                .headers_mut()
+                .insert(http::header::HOST, host.clone());
+        }
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(http::header::ACCEPT, json);
         request

@@ -194,7 +194,7 @@ fn origin_form(url: &HubUrl, request: Request<Vec<u8>>) -> Result<Request<Full<B
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = path.parse().map_err(|_| format!("{path:?} is no path"))?;
     let host = HeaderValue::from_str(&url.host_header()).map_err(|why| why.to_string())?;
-    head.headers.insert(header::HOST, host);
+    head.headers.entry(header::HOST).or_insert(host);
     Ok(Request::from_parts(head, Full::from(body)))
 }
 
