@@ -87,40 +87,44 @@ async fn a_cut_and_the_end_of_the_engine_are_resets_on_both_ends() {
     }
 }
 
-/// A splice sends several times; a reset between two of them must not be lost.
 #[tokio::test]
-async fn a_reset_amid_bulk_both_ways_is_never_told_as_an_end() {
-    static BULK: [u8; 64 << 10] = [7; 64 << 10];
-    let tries: u64 = std::env::var("CULVERT_ENGINE_RESETS").map_or(200, |n| n.parse().unwrap());
+async fn a_reset_amid_bulk_is_never_told_as_an_end() {
+    static BULK: [u8; 1 << 20] = [7; 1 << 20];
+    let tries: usize = std::env::var("CULVERT_ENGINE_RESETS").map_or(300, |n| n.parse().unwrap());
     for (name, settings) in engines() {
         let rig = Rig::new(&settings);
+        let mut told = 0;
         for turn in 0..tries {
             let Ends {
                 mut client,
-                service,
+                mut service,
                 joined,
             } = rig.join(1);
-            let (mut from_hub, mut to_hub) = service.into_split();
-            let talks = tokio::spawn(async move { while to_hub.write_all(&BULK).await.is_ok() {} });
-            let hears = tokio::spawn(async move {
-                tokio::io::copy(&mut from_hub, &mut tokio::io::sink()).await
+            client.write_all(b"go").await.unwrap();
+            let serves = tokio::spawn(async move {
+                let wrote = service.write_all(&BULK).await;
+                (wrote.is_ok(), rest(&mut service).await)
             });
-            let mut asked = vec![0; BULK.len()];
-            let until = Instant::now() + Duration::from_micros(500 + turn * 7_919 % 4_000);
-            while Instant::now() < until {
-                let _ = client.try_write(&BULK);
-                soon("bytes of the service", client.read(&mut asked))
-                    .await
-                    .unwrap();
+            let mut left = turn * 7_919 % BULK.len();
+            let mut got = vec![0; 64 << 10];
+            while left > 0 {
+                let most = left.min(got.len());
+                let read = client.read(&mut got[..most]);
+                left -= soon("bytes of the service", read).await.unwrap();
             }
             client.set_zero_linger().unwrap();
             drop(client);
-            let heard = soon("an end", hears).await.unwrap();
-            assert!(heard.is_err(), "{name}, {turn}: told as an end: {heard:?}");
+            let (wrote, heard) = soon("an end", serves).await.unwrap();
+            // A write that met the reset took it from the read behind it.
+            if wrote {
+                told += 1;
+                assert!(!heard.1, "{name}, {turn}: told as an end");
+            }
             let summary = soon("the end", joined.ended).await.unwrap();
             assert_eq!(summary.reason, CloseReason::ClientReset, "{name}, {turn}");
-            talks.await.unwrap();
         }
+        println!("{name}: {told} of {tries} resets told to a reader");
+        assert!(told > 0);
     }
 }
 
