@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_config::Layers;
@@ -31,6 +32,7 @@ use ipnet::IpNet;
 
 pub use crate::engine::EngineConfig;
 use crate::enrol::Bootstrap;
+use crate::mirror::Mirror;
 use crate::services::NamedService;
 use crate::target::Target;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub wish: Option<Wish>,
     /// A certificate proves it, which is there or will be asked for first.
     pub enrolment: Option<Enrolment>,
+    /// Where the state directory is kept as well.
+    pub mirror: Option<Arc<Mirror>>,
     /// TLS towards the hub.
     pub hub_tls: ClientTlsOptions,
     /// `ws://` is allowed.

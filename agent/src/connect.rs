@@ -188,10 +188,14 @@ impl Connector {
 
     /// A join string was good: from now on what is kept counts, not the string.
     fn enrolled(&self) {
-        let tokens = self.shared.tokens.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(why) = tokens.enrolled() {
-                tracing::error!(%why, "the token of the join string cannot be kept");
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let tokens = shared.tokens.clone();
+            match tokio::task::spawn_blocking(move || tokens.enrolled()).await {
+                Ok(Err(why)) => {
+                    tracing::error!(%why, "the token of the join string cannot be kept");
+                }
+                _ => shared.keep_soon(),
             }
         });
     }

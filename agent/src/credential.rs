@@ -12,6 +12,8 @@ use culvert_proto::token::{Digest, TokenText};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
+use crate::mirror::Mirror;
+
 /// The file in the state directory.
 pub const FILE_NAME: &str = "agent-token";
 /// First line of the file.
@@ -217,11 +219,23 @@ impl Tokens {
     }
 }
 
-/// Keeps a token that came over a session, off the runtime's threads, and tells the hub so.
-pub async fn take_token(tokens: Arc<Tokens>, token: TokenText, carrier: &Carrier) {
+/// Keeps a token that came over a session, off the runtime's threads, in the Secret too where there
+/// is one, and tells the hub so.
+pub async fn take_token(
+    tokens: Arc<Tokens>,
+    token: TokenText,
+    mirror: Option<&Arc<Mirror>>,
+    carrier: &Carrier,
+) {
     let kept = tokio::task::spawn_blocking(move || tokens.rotate(token)).await;
     match kept {
         Ok(Ok(digest)) => {
+            if let Some(mirror) = mirror
+                && let Err(why) = mirror.keep().await
+            {
+                tracing::error!(%why, "the new token is not in its Secret; the hub is not told of it");
+                return mirror.keep_soon();
+            }
             tracing::info!("new token kept; it is shown from the next connection on");
             if let Err(why) = carrier.rotated(digest) {
                 tracing::warn!(%why, "the hub did not hear that the new token is kept");

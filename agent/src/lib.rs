@@ -22,6 +22,7 @@ pub mod flow;
 pub mod forward;
 pub mod health;
 pub mod metrics;
+pub mod mirror;
 pub mod pair;
 pub mod serve;
 pub mod services;

@@ -23,6 +23,7 @@ use crate::enrol::{Identity, take_certificate};
 use crate::flow::leg::Counted;
 use crate::flow::{Flows, dial_code};
 use crate::metrics::AgentMetrics;
+use crate::mirror::Mirror;
 use crate::serve::Service;
 use crate::serve::answer::Failure;
 use crate::target::DEFAULT_NAME;
@@ -46,6 +47,8 @@ pub struct Shared {
     pub tokens: Arc<Tokens>,
     /// Proves it by certificate, in place of a token.
     pub identity: Option<Arc<Identity>>,
+    /// Keeps both where a new pod finds them.
+    pub mirror: Option<Arc<Mirror>>,
     /// Counts.
     pub metrics: Arc<AgentMetrics>,
     /// Streams one session may carry.
@@ -59,6 +62,13 @@ impl Shared {
     #[must_use]
     pub fn is_established(&self) -> bool {
         self.established.load(Ordering::Acquire) > 0
+    }
+
+    /// The state directory has changed.
+    pub fn keep_soon(&self) {
+        if let Some(mirror) = &self.mirror {
+            mirror.keep_soon();
+        }
     }
 }
 
@@ -343,11 +353,14 @@ impl Running {
                 self.tell.send_modify(|told| told.drain = Some(drain));
             }
             SessionEvent::Rotate(RotateOutput(rotate)) => {
-                take_token(self.shared.tokens.clone(), rotate.token, &self.carrier).await;
+                let Shared { tokens, mirror, .. } = &*self.shared;
+                let mirror = mirror.as_ref();
+                take_token(tokens.clone(), rotate.token, mirror, &self.carrier).await;
             }
             SessionEvent::Message(ControlMessage::Cert { chain, ca_bundle }) => {
                 if let Some(identity) = self.shared.identity.clone() {
                     take_certificate(identity, chain, ca_bundle).await;
+                    self.shared.keep_soon();
                 }
             }
             SessionEvent::Message(ControlMessage::Tickets(tickets)) => {

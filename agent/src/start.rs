@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use culvert_mux::Budget;
 use culvert_net::crypto::random_bytes;
-use culvert_net::dial::{Backoff, Dialer, ProxyConfig, Setback};
+use culvert_net::dial::{Backoff, Dialer, Setback};
 use culvert_net::tls::{ClientTls, ClientTlsOptions, Reload, TlsError, keep_fresh};
 use culvert_proto::control::AgentFacts;
 use culvert_proto::hello::{AgentHello, Caps};
@@ -114,9 +114,13 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     // Before anything that waits for people: a probe must not end an agent that does.
     let started = Arc::new(OnceLock::new());
     let _health = answer_probes(config.health_addr, &metrics, &started)?;
+    let _mirrored = config
+        .mirror
+        .clone()
+        .map(|mirror| AbortOnDropHandle::new(tokio::spawn(async move { mirror.run().await })));
     let enrolled = match &config.enrolment {
         Some(enrolment) => tokio::select! {
-            known = enrolled(enrolment, &config.proxy) => Some((enrolment.dir.clone(), known?)),
+            known = enrolled(enrolment, &config) => Some((enrolment.dir.clone(), known?)),
             () = shutdown.reached(Phase::Draining) => return Ok(()),
         },
         None => None,
@@ -142,9 +146,11 @@ pub async fn run(config: Config, shutdown: &Shutdown) -> Result<(), StartError> 
     }
     let shared = Arc::new(Shared {
         identity,
+        mirror: config.mirror.clone(),
         ..shared(&config, target_tls, metrics, &dialer)?
     });
     let _ = started.set(shared.clone());
+    shared.keep_soon();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         threads = config.threads,
@@ -186,20 +192,23 @@ fn answer_probes(
 }
 
 /// The certificate that is there, or that the hub makes for the bootstrap token.
-async fn enrolled(enrolment: &Enrolment, proxy: &ProxyConfig) -> Result<Known, StartError> {
+async fn enrolled(enrolment: &Enrolment, config: &Config) -> Result<Known, StartError> {
     let failed = |why: IdentityError| StartError::State(why.to_string());
     let Some(bootstrap) = &enrolment.bootstrap else {
         let known = enrol::read(&enrolment.dir).map_err(failed)?;
         return known.ok_or_else(|| StartError::State("the certificate is gone".to_owned()));
     };
     let tls = Arc::new(ClientTls::load(bootstrap.tls.clone())?);
-    let dialer = Dialer::new(tls, proxy.clone());
+    let dialer = Dialer::new(tls, config.proxy.clone());
     let mut backoff = Backoff::new(ENROL_RETRY_MAX);
     loop {
         let why = match enrol::register(&dialer, bootstrap).await {
             Ok(got) => {
                 enrol::keep(&enrolment.dir, &got.key, &got.chain, &got.ca_bundle)
                     .map_err(failed)?;
+                if let Some(mirror) = &config.mirror {
+                    mirror.keep_soon();
+                }
                 let known = enrol::read(&enrolment.dir).map_err(failed)?;
                 let known = known.ok_or_else(|| StartError::State("nothing was kept".into()))?;
                 tracing::info!(
@@ -269,6 +278,7 @@ fn shared(
         flows,
         tokens: Arc::new(tokens),
         identity: None,
+        mirror: None,
         metrics,
         streams_max: config.streams_max,
         established: AtomicUsize::new(0),

@@ -24,6 +24,8 @@ pub(super) fn build(
         layers,
         join_asked: false,
     };
+    // First: what was kept decides what else is wanted.
+    let mirror = all.mirror();
     let join = all.join();
     let allow_insecure_server = all.switch("allow-insecure-server");
     let hubs = all.hubs(join.as_ref(), allow_insecure_server);
@@ -46,6 +48,7 @@ pub(super) fn build(
         credential,
         wish,
         enrolment,
+        mirror,
         hub_tls,
         allow_insecure_server,
         proxy,

@@ -223,6 +223,30 @@ const SETTINGS: &[Setting] = &[
             "Directory that keeps the certificate of an enrolled agent, or a rotated token; without it tokens are not rotated in place",
         )
     },
+    row(
+        "state-secret",
+        Text,
+        "",
+        "NAMESPACE[/PREFIX]: keeps the state directory in the Kubernetes Secret PREFIX-state as well, default culvert-agent-state, for pods without a disk of their own",
+    ),
+    row(
+        "kube-api",
+        Text,
+        "",
+        "https://HOST:PORT of the Kubernetes API for --state-secret; default: that of the pod",
+    ),
+    row(
+        "kube-ca-file",
+        Text,
+        "",
+        "CA certificate of --kube-api, PEM; default: that of the pod's account",
+    ),
+    row(
+        "kube-token-file",
+        Text,
+        "",
+        "Token for --kube-api; default: that of the pod's account",
+    ),
     row("region", Text, "", "Region shown in the hub"),
     Setting {
         env: Some("CULVERT_LABELS"),

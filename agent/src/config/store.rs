@@ -1,10 +1,14 @@
-//! Where registrations and certificates of pairs are kept.
+//! Where registrations and certificates of pairs are kept, and what an agent keeps.
 
 use std::sync::Arc;
 
-use culvert_pair::Stored;
+use culvert_pair::{KubeAccess, SecretStore, Stored};
 
 use super::reader::Reader;
+use crate::mirror::Mirror;
+
+/// How an agent's Secret is called where nothing else is said: with `-state` behind it.
+const AGENT_PREFIX: &str = "culvert-agent";
 
 /// File in a pod that names its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -18,6 +22,40 @@ pub struct StateAt {
 }
 
 impl Reader {
+    /// The Secret that keeps the state directory, which is filled from it.
+    pub(super) fn mirror(&mut self) -> Option<Arc<Mirror>> {
+        let value = self.layers.get("state-secret").cloned()?;
+        let Some(dir) = self.path("state-dir") else {
+            self.problem(&value, "needs --state-dir, which an emptyDir may be");
+            return None;
+        };
+        let pod = KubeAccess::in_cluster();
+        let server = self.layers.get("kube-api").map(|it| it.text.clone());
+        let access = KubeAccess {
+            server: server.unwrap_or(pod.server),
+            ca_file: self.path("kube-ca-file").unwrap_or(pod.ca_file),
+            token_file: self.path("kube-token-file").unwrap_or(pod.token_file),
+        };
+        let (namespace, prefix) = value
+            .text
+            .split_once('/')
+            .unwrap_or((&value.text, AGENT_PREFIX));
+        let mirror = match SecretStore::of_agent(&access, namespace, prefix) {
+            Ok(store) => Arc::new(Mirror::new(store, dir)),
+            Err(why) => {
+                self.problem(&value, format_args!("is no place for state: {why}"));
+                return None;
+            }
+        };
+        match filled(&mirror) {
+            Ok(()) => Some(mirror),
+            Err(why) => {
+                self.problem(&value, format_args!("cannot be read: {why}"));
+                None
+            }
+        }
+    }
+
     pub(super) fn store(&mut self, name: &str) -> Option<Arc<Stored>> {
         let value = self.layers.get(name).cloned()?;
         match Stored::open(&value.text) {
@@ -67,4 +105,17 @@ impl Reader {
             }
         }
     }
+}
+
+/// Before there is a runtime, on a thread of its own: whoever reads a configuration may have one.
+fn filled(mirror: &Mirror) -> Result<(), String> {
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build();
+        let runtime = runtime.map_err(|why| why.to_string())?;
+        let fetched = runtime.block_on(mirror.fetch());
+        fetched.map_err(|why| why.to_string())
+    };
+    let done = std::thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|_| Err("a defect of ours".to_owned()))
 }

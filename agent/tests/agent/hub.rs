@@ -449,6 +449,7 @@ impl Direct {
             flows,
             tokens: Arc::new(Tokens::load(None, false, None).unwrap()),
             identity: None,
+            mirror: None,
             metrics: made.metrics,
             streams_max,
             established: AtomicUsize::new(0),

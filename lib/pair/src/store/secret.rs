@@ -19,7 +19,7 @@ const PREFIX: &str = "culvert-pair";
 /// Tells our Secrets from others.
 const LABEL: &str = "app.kubernetes.io/managed-by";
 const LABEL_VALUE: &str = "culvert";
-/// The key of the document in a Secret.
+/// The key of the document in a Secret of a pair.
 const KEY: &str = "pair.json";
 /// Secrets of one page: with the longest documents it stays within the bound of an answer.
 const PAGE: usize = 8;
@@ -31,6 +31,7 @@ pub struct SecretStore {
     api: Api,
     namespace: String,
     prefix: String,
+    key: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +65,7 @@ struct ItemMeta {
 /// Borrowed, so that the document is in no buffer but those that are wiped.
 #[derive(Deserialize, Default)]
 struct Data<'a> {
-    #[serde(borrow, default, rename = "pair.json")]
+    #[serde(borrow, default, rename = "pair.json", alias = "state.json")]
     document: Option<Cow<'a, str>>,
 }
 
@@ -105,6 +106,23 @@ impl SecretStore {
             api: Api::new(access)?,
             namespace: namespace.to_owned(),
             prefix: prefix.to_owned(),
+            key: KEY,
+        })
+    }
+
+    /// As [`SecretStore::new`], for what an agent keeps: the document is `state.json`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_agent(
+        access: &KubeAccess,
+        namespace: &str,
+        prefix: &str,
+    ) -> Result<SecretStore, StoreError> {
+        let store = SecretStore::new(access, namespace, Some(prefix))?;
+        Ok(SecretStore {
+            key: "state.json",
+            ..store
         })
     }
 
@@ -123,7 +141,7 @@ impl SecretStore {
         let name = name.strip_prefix('-')?.to_owned();
         check_document_name(&name).ok()?;
         let Some(encoded) = item.data.document else {
-            let why = format!("the Secret has no key {KEY}");
+            let why = format!("the Secret has no key {}", self.key);
             let damaged = StoreError::damaged(&name, &why);
             return Some(Err((name, damaged)));
         };
@@ -232,7 +250,7 @@ impl Store for SecretStore {
                 labels: [(LABEL, LABEL_VALUE)].into(),
                 resource_version: expected.map(|revision| revision.0.as_str()),
             },
-            data: [(KEY, encoded.as_str())].into(),
+            data: [(self.key, encoded.as_str())].into(),
         };
         let mut json = Zeroizing::new(Vec::with_capacity(encoded.len() + 1_024));
         serde_json::to_writer(&mut *json, &body).expect("a Secret of strings goes into memory");
