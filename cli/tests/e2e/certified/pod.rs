@@ -126,6 +126,7 @@ fn a_new_pod_finds_its_certificate_in_the_secret() -> Result<()> {
     // Without the API a pod does not begin anew behind its own back.
     pods.stub.set(Mood::Forbids);
     let mut third = pods.new_pod("third")?;
+    third.expect(&["the configuration is refused", "secrets is forbidden"]);
     let status = third.wait_end(START_MAX)?;
     let log = third.log();
     ensure!(status.code() == Some(2), "{status}: {log}");
