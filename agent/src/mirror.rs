@@ -19,6 +19,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::credential::{self, write_durably};
 use crate::enrol::{CA_FILE, IDENTITY_FILE};
+use crate::session::Shared;
 
 /// What is kept. The certificate is behind its CAs, as it is written.
 const FILES: [&str; 3] = [credential::FILE_NAME, CA_FILE, IDENTITY_FILE];
@@ -175,5 +176,14 @@ impl Mirror {
         let mut bytes = Zeroizing::new(Vec::with_capacity(32 << 10));
         serde_json::to_writer(&mut *bytes, &state).map_err(io::Error::other)?;
         Ok(bytes)
+    }
+}
+
+impl Shared {
+    /// The state directory has changed.
+    pub fn keep_soon(&self) {
+        if let Some(mirror) = &self.mirror {
+            mirror.keep_soon();
+        }
     }
 }

@@ -63,13 +63,6 @@ impl Shared {
     pub fn is_established(&self) -> bool {
         self.established.load(Ordering::Acquire) > 0
     }
-
-    /// The state directory has changed.
-    pub fn keep_soon(&self) {
-        if let Some(mirror) = &self.mirror {
-            mirror.keep_soon();
-        }
-    }
 }
 
 /// What the hub said about the session as a whole.
