@@ -5,8 +5,9 @@
 //! is read, and the Secret is written after each change of it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,7 +103,11 @@ impl Mirror {
         {
             return Err(MirrorError::Damaged);
         }
-        fs::create_dir_all(&self.dir)?;
+        let directory = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir);
+        directory?;
         for name in FILES {
             if let Some(text) = state.files.get(name) {
                 let temporary = self.dir.join(format!(".{name}.new"));

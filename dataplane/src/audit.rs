@@ -285,12 +285,12 @@ impl Shared {
             if self.disk.get().is_none() {
                 return Err(Unkept::None);
             }
+            if queue.attempts >= WAITING_MAX {
+                return Err(Unkept::Busy);
+            }
             // Its end has no more bytes than that.
             if !self.shares.take(&attempted.actor.sub, 2 * piece.bytes()) {
                 return Err(Unkept::Share);
-            }
-            if queue.attempts >= WAITING_MAX {
-                return Err(Unkept::Busy);
             }
             queue.attempts += 1;
         }
