@@ -35,7 +35,7 @@ use crate::rights::Rights;
 use crate::routes::follow::Threads;
 use crate::session::take_routes;
 use crate::sessions::Sessions;
-use crate::table::{Defaults, Source, Table};
+use crate::table::{Changes, Defaults, Source, Table};
 use crate::watches::Watches;
 
 /// One data plane.
@@ -150,7 +150,7 @@ impl Plane {
             rate: self.config.cluster_rate_limit.and_then(NonZeroU32::new),
             streams_max: self.config.streams_max,
         };
-        let table = Table::build(state, source, &before, defaults, &self.metrics)
+        let (table, changes) = Table::build(state, source, &before, defaults, &self.metrics)
             .map_err(|why| why.to_string())?;
         let table = Arc::new(table);
         self.table.store(table.clone());
@@ -164,11 +164,11 @@ impl Plane {
             .snapshot_source
             .with_label_values(&[source.as_str()])
             .set(1);
-        for cluster in before.clusters().filter(|it| !table.has(it)) {
-            self.cut_what_lost_its_right(&cluster.state.id, &before, &table);
+        for id in changes.gone.iter().chain(&changes.changed) {
+            self.cut_what_lost_its_right(id, &before, &table);
         }
         self.rights.end_unlawful(&table, unix_ms());
-        self.take_routes(&before, &table);
+        self.take_routes(&before, &table, &changes);
         if before.agent_cas != table.agent_cas {
             for session in self.sessions.list(usize::MAX) {
                 offer_cas(self, &session);
@@ -180,7 +180,7 @@ impl Plane {
 
     /// Flows that the new table does not lead anywhere end, agents hear what
     /// they may be asked for, listeners follow.
-    fn take_routes(&self, before: &Table, now: &Table) {
+    fn take_routes(&self, before: &Table, now: &Table, changes: &Changes) {
         for problem in now.routes.problems() {
             if !before.routes.problems().contains(problem) {
                 tracing::warn!(%problem, "a route is not served");
@@ -190,12 +190,9 @@ impl Plane {
         if cut > 0 {
             tracing::info!(flows = cut, "flows that lost their route or right were cut");
         }
-        for cluster in now.clusters().filter(|it| !before.has(it)) {
-            let known = before.get(cluster.state.id.as_str());
-            if known.is_none_or(|known| known.state != cluster.state) {
-                for session in self.sessions.of(&cluster.state.id) {
-                    take_routes(self, &session);
-                }
+        for id in &changes.changed {
+            for session in self.sessions.of(id) {
+                take_routes(self, &session);
             }
         }
         self.tables.send_replace(());

@@ -1,7 +1,7 @@
 //! What this data plane knows about clusters: built whole, swapped whole, read
 //! without a lock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -79,6 +79,15 @@ pub struct Table {
     pub agent_cas: Vec<Bytes>,
 }
 
+/// What is other in a generation than in the one before it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Clusters that are new, or described otherwise.
+    pub changed: HashSet<ClusterId>,
+    /// Clusters that are there no more.
+    pub gone: HashSet<ClusterId>,
+}
+
 /// One cluster as this generation describes it.
 pub struct Cluster {
     /// What control said.
@@ -136,8 +145,9 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Builds a generation; counts and instruments of known clusters go on. What is the same as
-    /// `before` is shared with it, so that a step costs what it changes and a walk over the rest.
+    /// Builds a generation, and tells what is other than `before`. Counts and instruments of known
+    /// clusters go on, and what is the same is shared: a step costs what it changes and one walk over
+    /// the rest.
     ///
     /// # Errors
     /// When two clusters share a token.
@@ -147,7 +157,7 @@ impl Table {
         before: &Table,
         defaults: Defaults,
         metrics: &Metrics,
-    ) -> Result<Self, IndexError> {
+    ) -> Result<(Self, Changes), IndexError> {
         let mut table = Self {
             generation: state.generation,
             source,
@@ -158,32 +168,43 @@ impl Table {
             defaults: Some(defaults),
             ..Self::default()
         };
-        let mut changed = Vec::new();
+        let mut changes = Changes::default();
+        let mut stayed = 0;
         for state in state.clusters.values() {
             let known = before.clusters.get(state.id.as_str());
+            stayed += usize::from(known.is_some());
             let same = known.filter(|known| {
                 Arc::ptr_eq(&known.state, state) && before.defaults == table.defaults
             });
             let cluster = same.cloned().unwrap_or_else(|| {
-                changed.push(state);
                 let known = known.map(Arc::as_ref);
+                if known.is_none_or(|known| known.state != *state) {
+                    changes.changed.insert(state.id.clone());
+                }
                 Arc::new(Cluster::new(state.clone(), known, defaults, metrics))
             });
             table.clusters.insert(state.id.clone(), cluster);
         }
-        let left = |id: &ClusterId| {
-            let (old, new) = (before.clusters.get(id), table.clusters.get(id));
-            !matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
-        };
-        table.tokens = match changed.is_empty() && table.clusters.len() == before.clusters.len() {
+        if stayed < before.clusters.len() {
+            let gone = before
+                .clusters
+                .keys()
+                .filter(|id| !table.clusters.contains_key(*id));
+            changes.gone = gone.cloned().collect();
+        }
+        table.tokens = match changes.is_empty() {
             true => before.tokens.clone(),
             false => {
-                let entries = changed.iter().flat_map(|state| state.token_entries());
-                Arc::new(before.tokens.with(left, entries)?)
+                let now = changes
+                    .changed
+                    .iter()
+                    .filter_map(|id| table.clusters.get(id));
+                let entries = now.flat_map(|cluster| cluster.state.token_entries());
+                Arc::new(before.tokens.with(|id| changes.has(id), entries)?)
             }
         };
         table.routes = Routes::build(table.clusters.values().map(|cluster| &cluster.state));
-        Ok(table)
+        Ok((table, changes))
     }
 
     /// The cluster called `id`.
@@ -191,22 +212,21 @@ impl Table {
         self.clusters.get(id)
     }
 
-    /// Whether `cluster`, of some generation, is the same in this one.
-    pub fn has(&self, cluster: &Arc<Cluster>) -> bool {
-        self.get(cluster.state.id.as_str())
-            .is_some_and(|own| Arc::ptr_eq(own, cluster))
-    }
-
-    /// All clusters.
-    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.clusters.values()
-    }
-
     /// The epoch below which sessions of `cluster` are dead; `None` when the
     /// cluster is unknown or disabled and none may live.
     pub fn floor(&self, cluster: &str) -> Option<Epoch> {
         let cluster = self.get(cluster)?;
         cluster.state.enabled.then_some(cluster.state.epoch_floor)
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.gone.is_empty()
+    }
+
+    fn has(&self, id: &ClusterId) -> bool {
+        self.changed.contains(id) || self.gone.contains(id)
     }
 }
 
