@@ -299,8 +299,11 @@ fn loaded(programs: &HashSet<u32>) -> (HashSet<u32>, HashSet<u32>, HashSet<u32>)
     let mut maps = HashSet::new();
     let mut left = HashSet::new();
     for info in ours {
-        left.insert(info.id());
-        maps.extend(info.map_ids().unwrap().unwrap_or_default());
+        // One may go while it is looked at.
+        if let Ok(of_it) = info.map_ids() {
+            left.insert(info.id());
+            maps.extend(of_it.unwrap_or_default());
+        }
     }
     let links = aya::programs::loaded_links().flatten();
     let links = links.filter(|it| programs.contains(&it.program_id()));
