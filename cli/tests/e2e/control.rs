@@ -226,8 +226,11 @@ impl Fleet {
         let site2 = bed.site2.as_ref().context("a second site")?;
         let dev = Upstream::start(&bed.site)?;
         let neighbour = Upstream::start_at(site2, "10.77.4.2".parse()?)?;
-        let dev_agent =
-            Agent::plain(&bed.site, "dev-agent", &dev_token, dev.address).start(&bed)?;
+        // Their hub is killed more often than a session counts as healthy.
+        let soon = ["--max-retry", "2s"];
+        let dev_agent = Agent::plain(&bed.site, "dev-agent", &dev_token, dev.address)
+            .with(&soon)
+            .start(&bed)?;
         let mut agent = Agent::plain(
             site2,
             "neighbour-agent",
@@ -235,7 +238,7 @@ impl Fleet {
             neighbour.address,
         );
         agent.server = format!("ws://{}:8443/agent", culvert_perf::testbed::HUB_FOR_SITE2);
-        let neighbour_agent = agent.start(&bed)?;
+        let neighbour_agent = agent.with(&soon).start(&bed)?;
         Ok(Fleet {
             dev_agent,
             neighbour_agent,
