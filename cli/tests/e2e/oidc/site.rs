@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_net::tls::dev::DevCa;
@@ -12,9 +11,6 @@ use serde_json::json;
 
 use crate::control::Control;
 use crate::hub::{START_MAX, binary};
-
-/// The first of a run reads node and its packages from a cold disk.
-const PROVIDER_START_MAX: Duration = Duration::from_secs(60);
 
 /// What an ID token may be signed with; the provider of the same name does.
 pub const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
@@ -108,7 +104,7 @@ fn provider(bed: &Testbed) -> Result<Process> {
         .args([bed.path("provider.crt"), bed.path("provider.key")])
         .args([serde_json::Value::from(clients).to_string()])
         .start(bed, &bed.hub, "provider")?;
-    process.wait_port(&bed.hub, ([127, 0, 0, 1], 9443).into(), PROVIDER_START_MAX)?;
+    process.wait_port(&bed.hub, ([127, 0, 0, 1], 9443).into(), START_MAX)?;
     Ok(process)
 }
 

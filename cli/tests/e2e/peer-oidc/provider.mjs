@@ -3,7 +3,7 @@
 //
 // node provider.mjs NODE_MODULES_PARENT PORT CERT KEY CLIENTS_JSON
 
-import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { createRequire } from 'node:module';
@@ -16,9 +16,13 @@ const { Provider } = await import(pathToFileURL(found));
 
 const GROUPS = { ana: ['ops', 'people'], bob: ['people'] };
 
-const jwk = (kind, options, kid, alg) => ({
-  ...generateKeyPairSync(kind, options).privateKey.export({ format: 'jwk' }), kid, alg, use: 'sig',
-});
+// By way of PEM: node 20 waits for itself for ever where the collector meets a key that was just
+// made in the midst of its export.
+const jwk = (kind, options, kid, alg) => {
+  const privateKeyEncoding = { type: 'pkcs8', format: 'pem' };
+  const { privateKey } = generateKeyPairSync(kind, { ...options, privateKeyEncoding });
+  return { ...createPrivateKey(privateKey).export({ format: 'jwk' }), kid, alg, use: 'sig' };
+};
 
 const issuer = `https://127.0.0.1:${port}`;
 const provider = new Provider(issuer, {
