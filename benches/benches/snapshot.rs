@@ -171,17 +171,19 @@ fn main() {
         let got = sent(&step);
         assert!(key.verifying_key().verify(&got, &signature));
         let arrived_update = began.elapsed();
-        let held = held.follow(&Update::decode(&got).unwrap());
+        let before = ALLOCATOR.allocated();
+        let next = held.follow(&Update::decode(&got).unwrap());
         let updated = began.elapsed();
-        assert_eq!((held.tokens.len(), held.policies.len()), (20_000, CLUSTERS));
+        let beside = ALLOCATOR.allocated() - before;
+        assert_eq!((next.tokens.len(), next.policies.len()), (20_000, CLUSTERS));
         slowest = [slowest[0].max(swapped), slowest[1].max(updated)];
         println!(
             "round {round}: made {made:?}, encoded and signed {encoded:?}, sent {arrived:?}, in use \
-             {swapped:?}; {} bytes, {} KiB held; update sent {arrived_update:?}, in use {updated:?}; \
-             {} clusters",
+             {swapped:?}; {} bytes, {} KiB held; update sent {arrived_update:?}, in use {updated:?}, \
+             {} KiB beside the state before it",
             body.len(),
             memory / 1024,
-            held.state.clusters.len()
+            beside / 1024
         );
     }
     println!(
