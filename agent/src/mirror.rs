@@ -22,12 +22,10 @@ use crate::credential::{self, write_durably};
 use crate::enrol::{CA_FILE, IDENTITY_FILE};
 use crate::session::Shared;
 
-/// What is kept. The certificate is behind its CAs, as it is written.
-const FILES: [&str; 3] = [credential::FILE_NAME, CA_FILE, IDENTITY_FILE];
+/// What is kept, in the order in which it is written: CAs say nothing alone, each other file does.
+const FILES: [&str; 3] = [CA_FILE, IDENTITY_FILE, credential::FILE_NAME];
 /// The Secret is `<prefix>-state`.
 const DOCUMENT: &str = "state";
-/// The key in it.
-pub const KEY: &str = "state.json";
 /// Longest wait between two tries to write it.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -41,7 +39,7 @@ pub enum MirrorError {
     #[error("the state directory: {0}")]
     Io(#[from] io::Error),
     /// What the Secret holds.
-    #[error("the Secret's {KEY} is not what an agent keeps; remove the Secret and enrol anew")]
+    #[error("the Secret does not hold what an agent keeps; remove it and enrol anew")]
     Damaged,
 }
 
@@ -83,12 +81,13 @@ impl Mirror {
         }
     }
 
-    /// Fills the directory, unless it holds something: then it is of this pod, and newer.
+    /// Fills the directory, unless it holds something: then it is of this pod, and newer. What was
+    /// cut short is done again.
     ///
     /// # Errors
-    /// [`MirrorError`]; then nothing was written.
+    /// [`MirrorError`].
     pub async fn fetch(&self) -> Result<(), MirrorError> {
-        if FILES.iter().any(|name| self.dir.join(name).exists()) {
+        if FILES[1..].iter().any(|name| self.dir.join(name).exists()) {
             return Ok(());
         }
         let Some(document) = self.store.read(DOCUMENT).await? else {

@@ -15,7 +15,7 @@ use anyhow::{Result, ensure};
 use culvert_perf::testbed::{NamespaceRuntime, wait_for};
 
 use super::Rig;
-use crate::hub::{START_MAX, ready};
+use crate::hub::{Agent, START_MAX, ready};
 use crate::watched::{HUB_GONE, Watched};
 use stub::{Mood, State, Stub};
 
@@ -47,18 +47,26 @@ impl Pods {
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
+        // As a start leaves it that was cut short.
+        std::fs::create_dir(&dir)?;
+        std::fs::write(dir.join("agent-ca.pem"), "half of")?;
+        let flags = self.flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        self.rig.agent_told(name, &self.join, &flags)
+    }
+
+    fn flags(&self) -> [String; 8] {
         let access = &self.stub.access;
-        let further = [
-            "--state-secret",
-            "pairs",
-            "--kube-api",
-            &access.server,
-            "--kube-ca-file",
-            &access.ca_file.to_string_lossy(),
-            "--kube-token-file",
-            &access.token_file.to_string_lossy(),
-        ];
-        self.rig.agent_told(name, &self.join, &further)
+        [
+            "--state-secret".to_owned(),
+            "pairs".to_owned(),
+            "--kube-api".to_owned(),
+            access.server.clone(),
+            "--kube-ca-file".to_owned(),
+            access.ca_file.display().to_string(),
+            "--kube-token-file".to_owned(),
+            access.token_file.display().to_string(),
+        ]
     }
 
     fn connected(&self, name: &str) -> Result<Watched> {
@@ -131,5 +139,48 @@ fn a_new_pod_finds_its_certificate_in_the_secret() -> Result<()> {
     let log = third.log();
     ensure!(status.code() == Some(2), "{status}: {log}");
     ensure!(log.contains("secrets is forbidden"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_rotated_token_is_in_the_secret_before_the_hub_hears_of_it() -> Result<()> {
+    if !ready(
+        "a_rotated_token_is_in_the_secret_before_the_hub_hears_of_it",
+        &[],
+    ) {
+        return Ok(());
+    }
+    let pods = Pods::start()?;
+    let (rig, flags) = (&pods.rig, pods.flags());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let token = rig.control.add("web")?;
+    let pod = |name| {
+        let agent = Agent::plain(&rig.bed.site, name, &token, rig.upstream.address);
+        agent.with(&flags).start(&rig.bed)
+    };
+    let kept = |name| std::fs::read(rig.state_of(name).join("agent-token"));
+    let mut first = pod("first")?;
+    first.expect(HUB_GONE);
+    first.expect(&["is not in its Secret"]);
+    pods.kept(1)?;
+    pods.stub.set(Mood::Forbids);
+    let rotate = "/api/clusters/web/rotate-token?deliver=true";
+    // Control hears of a session a little after it stands.
+    wait_for("an agent to deliver to", START_MAX, || {
+        let (status, _) = rig.control.call("POST", rotate, None).ok()?;
+        (status == 200).then_some(())
+    })?;
+    first.wait_log("the hub is not told of it", START_MAX)?;
+    ensure!(!first.log().contains("new token kept"), "{}", first.log());
+    let refused = pods.writes();
+    pods.stub.set(Mood::Sound);
+    wait_for("another write", START_MAX, || {
+        (pods.writes() > refused).then_some(())
+    })?;
+    let rotated = kept("first")?;
+    first.kill_9()?;
+    // With the token of old in its environment, and nothing on its disk.
+    let _second = pod("second")?;
+    assert_eq!(kept("second")?, rotated);
     Ok(())
 }
